@@ -1,0 +1,353 @@
+//! Control plane and agent. Requests go to `/agent/v1/…`; bodies and answers are JSON unless the row says otherwise.
+//!
+//! | call | credential | body | answer |
+//! |---|---|---|---|
+//! | `POST register` | agent token | [`Register`] | [`Registered`] |
+//! | `POST sync` | session | [`Sync`] | [`Synced`] |
+//! | `POST jobs/:id/claim` | session | [`Claim`] | [`Claimed`], 409 [`Refused`] |
+//! | `POST jobs/:id/start` | job | [`Start`] | [`Started`], 409 [`Refused`] |
+//! | `GET jobs/:id/bundle` | job | – | raw bytes: the parts, in order |
+//! | `PATCH jobs/:id/log?offset=N` | job | raw bytes | [`LogPosition`], 416 [`LogPosition`] |
+//! | `PUT jobs/:id/state` | job | raw bytes; headers [`STATE_SERIAL`], [`STATE_LINEAGE`], [`CONTENT_SHA256`] | [`StateStored`] |
+//! | `PUT jobs/:id/artifacts/:name` | job | raw bytes; header [`CONTENT_SHA256`] | 204 |
+//! | `POST jobs/:id/finish` | job | [`Finish`] | [`Finished`], 409 [`Incomplete`] |
+//!
+//! Credentials are bearer tokens. 401 means the credential is not valid (any more); 410 that a newer process of the
+//! same agent has registered.
+
+use serde::{Deserialize, Serialize};
+use terrapool_model::engine::Engine;
+use terrapool_model::id::{AgentId, AgentPoolId, AttemptId, InstallationId, JobId, RunId};
+use terrapool_model::time::{Millis, Timestamp};
+
+use crate::job::{Artifact, JobSpec, Limits, Outcome, Phase, StateMark, Usage};
+use crate::secret::Secret;
+
+/// Header of a state upload: the serial, when the document could be read.
+pub const STATE_SERIAL: &str = "terrapool-state-serial";
+/// Header of a state upload: the lineage, when the document could be read.
+pub const STATE_LINEAGE: &str = "terrapool-state-lineage";
+/// Header of uploads: SHA-256 of the body, lower-case hex.
+pub const CONTENT_SHA256: &str = "terrapool-content-sha256";
+
+/// Makes a process known. A newer session of the same instance key supersedes the older one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Register {
+    /// Names the installed agent; drawn once, kept in its data folder (128 random bits, hex).
+    pub instance_key: Secret,
+    /// Names this process; drawn at its start (128 random bits, hex). A repeated request with the same nonce gives the
+    /// same session.
+    pub process_nonce: String,
+    /// Name for people.
+    pub name: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Host name.
+    pub hostname: String,
+    /// Kernel release, as `uname -r`.
+    pub kernel: String,
+    /// How jobs are isolated (`docker`).
+    pub driver: String,
+    /// What it can take.
+    pub capacity: Capacity,
+    /// Engines that need no download.
+    pub engines: Vec<Engine>,
+}
+
+/// What an agent can take, as it counts now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Jobs it may hold at once.
+    pub slots: u32,
+    /// Of these, free.
+    pub free_slots: u32,
+    /// Memory it may hand out in all, in MiB.
+    pub memory_mb: u64,
+    /// Memory not handed out, in MiB.
+    pub free_memory_mb: u64,
+    /// Memory kept for the operating system, in MiB.
+    pub reserve_mb: u64,
+}
+
+/// The answer to [`Register`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Registered {
+    /// The agent's id; the same for the same instance key.
+    pub agent: AgentId,
+    /// Its pool.
+    pub pool: AgentPoolId,
+    /// The pool's name.
+    pub pool_name: String,
+    /// Grows with each new process.
+    pub session: u64,
+    /// Credential of the session.
+    pub session_token: Secret,
+    /// The control plane's installation.
+    pub installation: InstallationId,
+    /// Grows when the database is restored from a backup.
+    pub incarnation: u64,
+    /// Times and defaults.
+    pub settings: Settings,
+}
+
+/// What the control plane wants from the agent's loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// A sync may be held open this long.
+    pub hold: Millis,
+    /// Wait before an immediate retry after an error; the agent doubles it, with jitter, up to `retry_max`.
+    pub retry_min: Millis,
+    /// Longest wait between retries.
+    pub retry_max: Millis,
+    /// Limits of a sandbox whose job says nothing else: what warm sandboxes are made with.
+    pub default_limits: Limits,
+}
+
+/// Heartbeat, lease renewal and request for work.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sync {
+    /// The session that [`Registered`] gave.
+    pub session: u64,
+    /// What it can take now.
+    pub capacity: Capacity,
+    /// The agent takes no new jobs (it drains).
+    pub draining: bool,
+    /// How long the answer may be held when there is nothing to say. Zero: answer at once.
+    pub hold: Millis,
+    /// Every attempt the agent knows and has not been told to forget.
+    pub attempts: Vec<AttemptReport>,
+}
+
+/// Names an assignment and the process that holds it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttemptKey {
+    /// The job.
+    pub job: JobId,
+    /// Which assignment of it.
+    pub generation: u64,
+    /// Which try.
+    pub attempt: AttemptId,
+}
+
+/// One attempt, as the agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptReport {
+    /// Which one.
+    #[serde(flatten)]
+    pub key: AttemptKey,
+    /// The phase of its job.
+    pub phase: Phase,
+    /// Where it stands.
+    pub stage: AttemptStage,
+    /// Incarnation that assigned it.
+    pub incarnation: u64,
+}
+
+/// Where an attempt stands (the states of the attempt table that a server needs to tell apart).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttemptStage {
+    /// Claimed; the engine phase has not started.
+    Preparing,
+    /// The engine phase runs.
+    Running,
+    /// The engine phase runs and was told to stop.
+    Stopping,
+    /// The engine has ended; log, state and artifacts are being delivered.
+    Delivering,
+    /// Nothing was started; the assignment is being given back.
+    Returning,
+}
+
+/// The answer to [`Sync`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Synced {
+    /// One for each reported attempt.
+    pub answers: Vec<AttemptAnswer>,
+    /// Work the agent may claim, at most as much as it has free slots.
+    pub offers: Vec<Offer>,
+    /// Whether the agent may take work at all.
+    pub mode: SyncMode,
+    /// Settings, as they hold now.
+    pub settings: Settings,
+    /// The control plane's clock, to tell people of clock skew.
+    pub now: Timestamp,
+}
+
+/// Whether an agent may take work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncMode {
+    /// It may.
+    Normal,
+    /// Only finish what it holds: superseded, draining, or its token was revoked.
+    FinishOnly,
+}
+
+/// What to do with one attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptAnswer {
+    /// Which one.
+    #[serde(flatten)]
+    pub key: AttemptKey,
+    /// What to do.
+    pub verdict: Verdict,
+}
+
+/// What to do with an attempt. All of the first three renew its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Go on.
+    Keep,
+    /// Stop gracefully: SIGINT, grace, SIGINT, kill.
+    Cancel,
+    /// Stop now: SIGINT, short grace, kill; deliver what there is.
+    Kill,
+    /// The assignment is gone; deliver what there is, then forget.
+    Deliver,
+    /// Everything has arrived, or nothing is wanted: remove sandbox and volumes.
+    Forget,
+    /// The control plane does not know this attempt (restored from a backup, or another history).
+    Surrender {
+        /// Stop the engine as well.
+        kill: bool,
+    },
+}
+
+/// A job that may be claimed. Costs the control plane no write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The job.
+    pub job: JobId,
+    /// Its generation, which the claim has to repeat.
+    pub generation: u64,
+    /// Its run, for people.
+    pub run: RunId,
+    /// Its phase.
+    pub phase: Phase,
+    /// What its sandbox needs.
+    pub limits: Limits,
+    /// Image of the sandbox; `None` is the agent's default.
+    pub image: Option<String>,
+}
+
+/// Takes a job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Claim {
+    /// The session.
+    pub session: u64,
+    /// The generation in the offer.
+    pub generation_seen: u64,
+    /// The attempt, journaled before this is sent.
+    pub attempt: AttemptId,
+    /// The incarnation that [`Registered`] gave.
+    pub incarnation: u64,
+}
+
+/// The job is this attempt's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Claimed {
+    /// The assignment's generation.
+    pub generation: u64,
+    /// Credential for (job, generation, attempt).
+    pub credential: Secret,
+    /// What to do.
+    pub spec: JobSpec,
+}
+
+/// A claim or start that is refused; nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// A sentence for the agent's log.
+    pub reason: String,
+}
+
+/// Asks for the start grant of an apply: the point of no return.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The assignment.
+    pub generation: u64,
+    /// The attempt.
+    pub attempt: AttemptId,
+}
+
+/// The start grant; committed durably before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// The assignment.
+    pub generation: u64,
+}
+
+/// How far a log has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPosition {
+    /// Bytes received; the next append starts here.
+    pub received: u64,
+    /// Bytes that survive a crash of the control plane; the agent keeps everything above.
+    pub durable: u64,
+}
+
+/// What became of an uploaded state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateFate {
+    /// Stored; becomes current when the apply ends.
+    Intermediate,
+    /// Stored and current.
+    Current,
+    /// Stored apart; a person may promote it.
+    KeptApart,
+    /// The same bytes were stored before.
+    AlreadyStored,
+}
+
+/// The answer to a state upload. A state is never refused to its only witness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateStored {
+    /// What became of it.
+    pub fate: StateFate,
+}
+
+/// Reports a job's end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finish {
+    /// The assignment.
+    pub generation: u64,
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Bytes of the whole log.
+    pub log_size: u64,
+    /// SHA-256 of the whole log, lower-case hex.
+    pub log_sha256: String,
+    /// The newest state, for an apply that started; uploaded before.
+    pub state: Option<StateMark>,
+    /// Artifacts, uploaded before.
+    pub artifacts: Vec<Artifact>,
+    /// SHA-256 of the engine binary that was used.
+    pub engine_sha256: Option<String>,
+    /// The engine that was used (`latest` resolved).
+    pub engine: Option<Engine>,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// The end was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finished {
+    /// Whether the run took the result; false when it had ended before (agent lost, force-canceled).
+    pub accepted: bool,
+}
+
+/// The end can't be recorded yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incomplete {
+    /// How far the log has come.
+    pub log: LogPosition,
+    /// Whether the named state has not arrived.
+    pub state_missing: bool,
+    /// Artifacts that have not arrived.
+    pub artifacts_missing: Vec<crate::job::ArtifactName>,
+}

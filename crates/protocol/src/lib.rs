@@ -1,0 +1,8 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod frame;
+pub mod job;
+pub mod runner;
+pub mod secret;

@@ -1,0 +1,187 @@
+//! Agent and runner.
+//!
+//! The runner is PID 1 of a sandbox and listens on a Unix socket on its job volume ([`SOCKET`]). The agent reaches it
+//! through `terrapool-runner connect`, which joins its own stdin and stdout to that socket. One connection at a time;
+//! a newer one replaces the older, so a restarted agent finds its sandbox again. Everything on the stream is a
+//! [`frame`](crate::frame).
+//!
+//! Nothing is lost with a connection: log, states and artifacts lie on volumes, and [`ToRunner::Hello`] says from where
+//! the agent wants to hear again.
+
+use serde::{Deserialize, Serialize};
+use terrapool_model::engine::Engine;
+use terrapool_model::time::Millis;
+
+use crate::job::{Artifact, ArtifactName, JobSpec, Outcome, StateMark, Usage};
+use crate::secret::Secret;
+
+/// Where engines and the runner's own binary are mounted, read-only.
+pub const BIN: &str = "/terrapool/bin";
+/// The job volume: spool, marker, socket, home, plan file.
+pub const JOB: &str = "/terrapool/job";
+/// The work volume. The configuration is unpacked into `config` below it.
+pub const WORK: &str = "/terrapool/work";
+/// The state volume.
+pub const STATE: &str = "/terrapool/state";
+/// Provider mirror and cache, where the agent has one.
+pub const PROVIDERS: &str = "/terrapool/providers";
+/// The runner's socket, below [`JOB`].
+pub const SOCKET: &str = "runner.sock";
+
+/// From agent to runner.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum ToRunner {
+    /// First message of every connection. The first connection sets the key; later ones have to repeat it.
+    Hello {
+        /// Random, kept in the agent's journal; keeps processes inside the sandbox from talking to the runner.
+        key: Secret,
+        /// The runner sends the log from this offset on.
+        log_from: u64,
+    },
+    /// The job. Sent once; the parts of the bundle follow as [`ToRunner::Part`] bodies.
+    Work {
+        /// What to do.
+        spec: Box<JobSpec>,
+        /// Path of the engine binary below [`BIN`].
+        engine_path: String,
+        /// The engine, with `latest` resolved.
+        engine: Engine,
+        /// SHA-256 that the engine binary has to have.
+        engine_sha256: String,
+        /// Lock-file digests (see [`FromRunner::Finished`]) for which the agent holds the provider schemas.
+        known_schemas: Vec<String>,
+    },
+    /// Bytes of the bundle, in order; the cuts mean nothing.
+    Part,
+    /// The start grant of an apply: execute now.
+    Go,
+    /// The contact limit, anew: the engine is stopped when this much time passes without another.
+    Renew {
+        /// `None` is never.
+        remaining: Option<Millis>,
+    },
+    /// Everything below this offset was taken; the runner sends at most [`LOG_WINDOW`] bytes above it.
+    LogTaken {
+        /// Offset.
+        offset: u64,
+    },
+    /// Send the log again from here.
+    LogFrom {
+        /// Offset.
+        offset: u64,
+    },
+    /// The state with this digest was taken; the next may follow.
+    StateTaken {
+        /// SHA-256, lower-case hex.
+        sha256: String,
+    },
+    /// Send an artifact, as [`FromRunner::ArtifactData`].
+    Fetch {
+        /// Which one.
+        name: ArtifactName,
+    },
+    /// Stop the engine. Repeating it is harmless; `kill` after `cancel` escalates.
+    Stop {
+        /// How.
+        kind: StopKind,
+        /// Becomes the outcome's message when the engine is stopped for a reason of ours.
+        reason: StopReason,
+    },
+    /// Everything was delivered; the runner ends and its sandbox may be removed.
+    Release,
+}
+
+/// How to stop an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopKind {
+    /// SIGINT to the engine, `G`, SIGINT, `K`, SIGKILL of everything.
+    Cancel,
+    /// SIGINT to the engine, `K`, SIGKILL of everything.
+    Kill,
+}
+
+/// Why an engine is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopReason {
+    /// A person asked for it.
+    Canceled,
+    /// No contact with the control plane for longer than allowed.
+    LostContact,
+    /// The agent ends.
+    AgentEnds,
+}
+
+/// Bytes of log above the taken offset that the runner sends without waiting.
+pub const LOG_WINDOW: u64 = 256 << 10;
+
+/// From runner to agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum FromRunner {
+    /// Answer to [`ToRunner::Hello`].
+    Ready {
+        /// The runner's version.
+        version: String,
+        /// Where it stands.
+        stage: RunnerStage,
+    },
+    /// `init` is done and the engine is verified. An apply now waits for [`ToRunner::Go`]; a plan goes on by itself.
+    Prepared,
+    /// The `started` marker was written and the engine phase (plan or apply) executes.
+    Started,
+    /// The body is log bytes.
+    Log {
+        /// Where they belong.
+        offset: u64,
+    },
+    /// The body is a whole state document.
+    State {
+        /// What was read of it.
+        mark: StateMark,
+    },
+    /// The body is a piece of an artifact.
+    ArtifactData {
+        /// Which one.
+        name: ArtifactName,
+        /// Where the piece belongs.
+        offset: u64,
+        /// Whether it is the last piece.
+        last: bool,
+    },
+    /// The job has ended; log and files are complete. Sent again on each new connection.
+    Finished {
+        /// How.
+        outcome: Outcome,
+        /// Bytes of the whole log.
+        log_size: u64,
+        /// SHA-256 of the whole log, lower-case hex.
+        log_sha256: String,
+        /// The newest state, for an apply that started.
+        state: Option<StateMark>,
+        /// Files to fetch.
+        artifacts: Vec<Artifact>,
+        /// SHA-256 of the dependency lock file and the engine's digest: the key of the provider schemas.
+        schemas_key: Option<String>,
+        /// What it used.
+        usage: Usage,
+    },
+}
+
+/// Where a runner stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunnerStage {
+    /// Warm: no job yet.
+    Waiting,
+    /// Receiving the bundle, unpacking, `init`.
+    Preparing,
+    /// Waiting for [`ToRunner::Go`].
+    Prepared,
+    /// The engine phase executes.
+    Running,
+    /// The engine has ended.
+    Finished,
+}

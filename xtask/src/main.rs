@@ -1,0 +1,3 @@
+//! Project tasks: `cargo xtask demo | test | bench | image`.
+
+fn main() {}
