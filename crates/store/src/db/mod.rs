@@ -1,0 +1,285 @@
+//! The database: SQLite with one group-committing writer, or PostgreSQL.
+//!
+//! Writes are *commands*: closures over a [`Tx`] that may be run again. On SQLite they queue for the one writer and
+//! are committed in groups; on PostgreSQL each is a transaction of its own, run again on serialization failures.
+//! `write` returns when the commit is durable.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use terrapool_model::time::Timestamp;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+mod connection;
+mod value;
+mod writer;
+
+pub use connection::{Connection, Hint, Tx};
+pub use value::{Row, Value};
+
+use crate::error::StoreError;
+use connection::Inner;
+
+static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
+static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
+
+/// How often a PostgreSQL transaction is run again before its error is returned.
+const RETRIES: u32 = 10;
+
+/// Where `now` comes from. On PostgreSQL transactions use the database's own clock, so that replicas agree.
+pub trait Clock: Send + Sync + 'static {
+    /// The current time.
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let elapsed = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        Timestamp(i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// The database. Cheap to clone.
+#[derive(Clone)]
+pub struct Db {
+    engine: Engine,
+    clock: Arc<dyn Clock>,
+    hints: broadcast::Sender<Hint>,
+}
+
+#[derive(Clone)]
+enum Engine {
+    Sqlite {
+        readers: SqlitePool,
+        writer: mpsc::Sender<Box<dyn writer::Command>>,
+    },
+    Postgres {
+        pool: PgPool,
+    },
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self.engine {
+            Engine::Sqlite { .. } => "Db(sqlite)",
+            Engine::Postgres { .. } => "Db(postgres)",
+        })
+    }
+}
+
+impl Db {
+    /// Opens the database named by `sqlite:<path>` or `postgres://…` and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the address is none, the database is away, or its schema is newer than this program.
+    pub async fn open(address: &str, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let (hints, _) = broadcast::channel(1024);
+        if let Some(path) = address.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let (readers, writer_pool) = open_sqlite(Path::new(path)).await?;
+            let writer = writer::start(writer_pool, Arc::clone(&clock), hints.clone());
+            return Ok(Self {
+                engine: Engine::Sqlite { readers, writer },
+                clock,
+                hints,
+            });
+        }
+        if address.starts_with("postgres://") || address.starts_with("postgresql://") {
+            let pool = open_postgres(address).await?;
+            return Ok(Self {
+                engine: Engine::Postgres { pool },
+                clock,
+                hints,
+            });
+        }
+        // The address may hold a password; only its scheme is shown.
+        let scheme = address.split(':').next().unwrap_or_default();
+        Err(StoreError::Address(scheme.chars().take(20).collect()))
+    }
+
+    /// The clock that transactions read. Handlers use it too.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Whether this is PostgreSQL.
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.engine, Engine::Postgres { .. })
+    }
+
+    /// Hints of this process's commits, from now on.
+    pub fn hints(&self) -> broadcast::Receiver<Hint> {
+        self.hints.subscribe()
+    }
+
+    /// A connection to read from.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when none can be had.
+    pub async fn read(&self) -> Result<Connection, StoreError> {
+        let fail = |source| StoreError::from_driver("connecting", source);
+        let inner = match &self.engine {
+            Engine::Sqlite { readers, .. } => Inner::Sqlite(readers.acquire().await.map_err(fail)?),
+            Engine::Postgres { pool } => Inner::Postgres(pool.acquire().await.map_err(fail)?),
+        };
+        Ok(Connection { inner })
+    }
+
+    /// Runs a command and returns when its commit is durable. An error takes back everything the command wrote.
+    /// The command may be run more than once, so it must not have effects outside the transaction.
+    ///
+    /// # Errors
+    /// Whatever the command returns, and [`StoreError::Unavailable`] when nothing could be committed.
+    pub async fn write<T, E, F>(&self, command: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: Send + From<StoreError> + Retryable + 'static,
+        F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + Sync + 'static,
+    {
+        match &self.engine {
+            Engine::Sqlite { writer, .. } => {
+                let (reply, answer) = oneshot::channel();
+                let gone = || StoreError::Unavailable {
+                    context: "the writer has ended".to_owned(),
+                    source: None,
+                };
+                writer
+                    .send(Box::new(writer::Pending::new(command, reply)))
+                    .await
+                    .map_err(|_| gone())?;
+                answer.await.map_err(|_| E::from(gone()))?
+            }
+            Engine::Postgres { pool } => {
+                let mut tries = 0;
+                loop {
+                    let result = self.write_postgres(pool, &command).await;
+                    match &result {
+                        Err(error) if error.is_retryable() && tries < RETRIES => {
+                            tries += 1;
+                            tokio::time::sleep(Duration::from_millis(u64::from(tries) * 5)).await;
+                        }
+                        _ => return result,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write_postgres<T, E, F>(&self, pool: &PgPool, command: &F) -> Result<T, E>
+    where
+        E: From<StoreError>,
+        F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T, E>>,
+    {
+        let connection = pool
+            .acquire()
+            .await
+            .map_err(|source| StoreError::from_driver("connecting", source))?;
+        let mut tx = Tx {
+            connection: Connection {
+                inner: Inner::Postgres(connection),
+            },
+            now: Timestamp(0),
+            hints: Vec::new(),
+        };
+        tx.execute("BEGIN", Vec::new()).await?;
+        const NOW: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT) AS now";
+        tx.now = tx.fetch_one(NOW, Vec::new()).await?.time("now")?;
+        let result = command(&mut tx).await;
+        let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        let ended = tx.execute(end, Vec::new()).await;
+        if let Err(error) = ended {
+            // An open transaction must not go back to the pool.
+            if let Inner::Postgres(connection) = tx.connection.inner {
+                let _ = connection.close().await;
+            }
+            return result.and(Err(error.into()));
+        }
+        if result.is_ok() {
+            for hint in tx.hints {
+                let _ = self.hints.send(hint);
+            }
+        }
+        result
+    }
+}
+
+/// Whether a PostgreSQL transaction that ended with this error should be run again.
+pub trait Retryable {
+    /// True for serialization failures and deadlocks only.
+    fn is_retryable(&self) -> bool;
+}
+
+impl Retryable for StoreError {
+    fn is_retryable(&self) -> bool {
+        Self::is_retryable(self)
+    }
+}
+
+async fn open_sqlite(path: &Path) -> Result<(SqlitePool, SqlitePool), StoreError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // With NORMAL a power cut can take back a commit that was answered: a start grant must survive.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(10));
+    let fail = |source| StoreError::from_driver(&format!("opening {}", path.display()), source);
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_with(options.clone())
+        .await
+        .map_err(fail)?;
+    migrate(&SQLITE_MIGRATIONS, SQLITE_MIGRATIONS.run(&writer).await)?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(8)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect_with(options.read_only(true).create_if_missing(false))
+        .await
+        .map_err(fail)?;
+    Ok((readers, writer))
+}
+
+async fn open_postgres(address: &str) -> Result<PgPool, StoreError> {
+    let options =
+        PgConnectOptions::from_str(address).map_err(|_| StoreError::Address("postgres".to_owned()))?;
+    let pool = PgPoolOptions::new()
+        .max_connections(16)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect_with(options)
+        .await
+        .map_err(|source| StoreError::from_driver("connecting to PostgreSQL", source))?;
+    migrate(&POSTGRES_MIGRATIONS, POSTGRES_MIGRATIONS.run(&pool).await)?;
+    Ok(pool)
+}
+
+fn migrate(migrator: &Migrator, result: Result<(), MigrateError>) -> Result<(), StoreError> {
+    result.map_err(|error| {
+        let known = migrator
+            .iter()
+            .map(|migration| migration.version)
+            .max()
+            .unwrap_or(0);
+        match error {
+            MigrateError::VersionMissing(found) if found > known => StoreError::NewerSchema { found, known },
+            error => StoreError::Migration(Box::new(error)),
+        }
+    })
+}
