@@ -1,0 +1,33 @@
+//! What every handler and reconciler holds.
+
+use std::sync::Arc;
+
+use terrapool_model::time::Timestamp;
+use terrapool_objects::Objects;
+use terrapool_store::db::Db;
+
+use crate::config::Config;
+use crate::logs::LogStore;
+use crate::presence::Presence;
+
+/// The parts of a running control plane. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The database.
+    pub db: Db,
+    /// Configurations, states, plan archives.
+    pub objects: Objects,
+    /// Log bytes.
+    pub logs: LogStore,
+    /// Agents' last contacts and reservations, in memory.
+    pub presence: Presence,
+    /// The configuration.
+    pub config: Arc<Config>,
+}
+
+impl App {
+    /// The current time, by the clock that transactions use.
+    pub fn now(&self) -> Timestamp {
+        self.db.clock().now()
+    }
+}
