@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -128,6 +129,19 @@ impl Keyring {
         }
     }
 
+    /// Signs a message with the newest key, for URLs that authenticate themselves. `purpose` keeps uses apart.
+    pub fn sign(&self, purpose: &str, message: &str) -> Vec<u8> {
+        signature(self.newest().1, purpose, message)
+    }
+
+    /// Whether any key of the ring made this signature. Compares in constant time.
+    pub fn verify(&self, purpose: &str, message: &str, found: &[u8]) -> bool {
+        self.keys.values().any(|key| {
+            let expected = signature(key, purpose, message);
+            aws_lc_rs::constant_time::verify_slices_are_equal(&expected, found).is_ok()
+        })
+    }
+
     /// Whether the ring holds the key that sealed this value.
     pub fn holds_key_of(&self, sealed: &[u8]) -> bool {
         sealed::key_id(sealed).is_some_and(|id| self.keys.contains_key(&id))
@@ -142,6 +156,14 @@ impl Keyring {
             .get(id)
             .ok_or_else(|| ObjectError::MissingKey(String::from_utf8_lossy(id).into_owned()))
     }
+}
+
+fn signature(key: &[u8; 32], purpose: &str, message: &str) -> Vec<u8> {
+    // The wrapping key itself signs nothing that an outsider sees: a key for the purpose is derived from it.
+    let root = hmac::Key::new(hmac::HMAC_SHA256, key);
+    let derived = hmac::sign(&root, purpose.as_bytes());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
+    hmac::sign(&key, message.as_bytes()).as_ref().to_vec()
 }
 
 fn new_key() -> Result<(KeyId, [u8; 32]), ObjectError> {

@@ -20,7 +20,7 @@ use terrapool_model::engine::Engine;
 use terrapool_model::id::{AgentId, AgentPoolId, AttemptId, InstallationId, JobId, RunId};
 use terrapool_model::time::{Millis, Timestamp};
 
-use crate::job::{Artifact, JobSpec, Limits, Outcome, Phase, StateMark, Usage};
+use crate::job::{Artifact, ChangeCounts, JobSpec, Limits, Outcome, Phase, StateMark, Usage};
 use crate::secret::Secret;
 
 /// Header of a state upload: the serial, when the document could be read.
@@ -330,6 +330,8 @@ pub struct Finish {
     pub engine_sha256: Option<String>,
     /// The engine that was used (`latest` resolved).
     pub engine: Option<Engine>,
+    /// What a plan would change, or an apply changed, where it is known.
+    pub counts: Option<ChangeCounts>,
     /// What it used.
     pub usage: Usage,
 }

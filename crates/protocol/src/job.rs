@@ -322,3 +322,16 @@ pub struct Usage {
     /// Time from the engine's first start to its last end in milliseconds.
     pub engine_ms: Option<u64>,
 }
+
+/// How many resources a plan or apply touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ChangeCounts {
+    /// Created.
+    pub add: u64,
+    /// Updated in place.
+    pub change: u64,
+    /// Destroyed.
+    pub destroy: u64,
+    /// Imported.
+    pub import: u64,
+}

@@ -186,7 +186,6 @@ CREATE TABLE configuration_versions (
     provisional INTEGER NOT NULL,
     auto_queue_runs INTEGER NOT NULL,
     source TEXT NOT NULL,
-    upload_hash BLOB NOT NULL UNIQUE,
     object_key TEXT,
     size INTEGER,
     sha256 TEXT,
@@ -290,8 +289,6 @@ CREATE INDEX jobs_agent ON jobs (agent_id, state);
 CREATE TABLE logs (
     id TEXT PRIMARY KEY,
     job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-    -- capability of the log-read-url
-    read_hash BLOB NOT NULL,
     started INTEGER NOT NULL,
     sealed INTEGER NOT NULL,
     -- bytes of the whole file when sealed
@@ -325,23 +322,14 @@ CREATE TABLE state_versions (
     size INTEGER,
     object_key TEXT,
     json_object_key TEXT,
-    -- outputs as the API gives them (JSON object), sealed with the key ring; NULL when they can't be read
+    -- outputs that a client sent beside a state which can't be read here (JSON object, sealed with the key ring)
     outputs BLOB,
     resource_count INTEGER,
     engine_version TEXT,
-    upload_hash BLOB UNIQUE,
-    json_upload_hash BLOB UNIQUE,
     created_at INTEGER NOT NULL
 );
 CREATE INDEX state_versions_workspace ON state_versions (workspace_id, created_at);
 CREATE INDEX state_versions_job ON state_versions (job_id);
-
-CREATE TABLE state_version_outputs (
-    id TEXT PRIMARY KEY,
-    state_version_id TEXT NOT NULL REFERENCES state_versions (id) ON DELETE CASCADE,
-    name TEXT NOT NULL,
-    UNIQUE (state_version_id, name)
-);
 
 CREATE TABLE audit_entries (
     id TEXT PRIMARY KEY,

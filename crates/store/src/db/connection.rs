@@ -1,12 +1,14 @@
 //! One connection, on either engine, and the transaction that commands write through.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Postgres, Sqlite};
 use terrapool_model::id::{AgentPoolId, RunId};
 use terrapool_model::time::Timestamp;
 
+use super::Entropy;
 use super::value::{Row, Value};
 use crate::error::StoreError;
 
@@ -159,14 +161,25 @@ pub enum Hint {
 }
 
 /// A running write transaction. `now` was read at its start and is the only clock its decisions use.
-#[derive(Debug)]
 pub struct Tx {
     pub(super) connection: Connection,
     pub(super) now: Timestamp,
+    pub(super) entropy: Arc<dyn Entropy>,
     pub(super) hints: Vec<Hint>,
 }
 
+impl std::fmt::Debug for Tx {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Tx({:?}, {:?})", self.connection, self.now)
+    }
+}
+
 impl Tx {
+    /// Sixteen random bytes, for an id: `RunId::from_random(tx.draw())`.
+    pub fn draw(&self) -> [u8; 16] {
+        self.entropy.draw()
+    }
+
     /// The time of this transaction.
     pub fn now(&self) -> Timestamp {
         self.now

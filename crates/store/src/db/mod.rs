@@ -53,11 +53,33 @@ impl Clock for SystemClock {
     }
 }
 
+/// Where random bytes come from: ids that a transaction makes are drawn from it.
+pub trait Entropy: Send + Sync + 'static {
+    /// Sixteen fresh random bytes.
+    fn draw(&self) -> [u8; 16];
+}
+
+/// The operating system's random generator.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn draw(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        if getrandom::fill(&mut bytes).is_err() {
+            // Without random numbers neither tokens nor ids can be made; going on would be worse than ending.
+            std::process::abort();
+        }
+        bytes
+    }
+}
+
 /// The database. Cheap to clone.
 #[derive(Clone)]
 pub struct Db {
     engine: Engine,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     hints: broadcast::Sender<Hint>,
 }
 
@@ -86,12 +108,21 @@ impl Db {
     ///
     /// # Errors
     /// [`StoreError`] when the address is none, the database is away, or its schema is newer than this program.
-    pub async fn open(address: &str, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+    pub async fn open(
+        address: &str,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, StoreError> {
         let (hints, _) = broadcast::channel(1024);
         if let Some(path) = address.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             let (readers, writer_pool) = open_sqlite(Path::new(path)).await?;
-            let writer = writer::start(writer_pool, Arc::clone(&clock), hints.clone());
+            let writer = writer::start(
+                writer_pool,
+                Arc::clone(&clock),
+                Arc::clone(&entropy),
+                hints.clone(),
+            );
             return Ok(Self {
                 engine: Engine::Sqlite { readers, writer },
                 clock,
@@ -114,6 +145,11 @@ impl Db {
     /// The clock that transactions read. Handlers use it too.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// Where ids and tokens come from. Handlers use it too.
+    pub fn entropy(&self) -> &Arc<dyn Entropy> {
+        &self.entropy
     }
 
     /// Whether this is PostgreSQL.
@@ -193,6 +229,7 @@ impl Db {
                 inner: Inner::Postgres(connection),
             },
             now: Timestamp(0),
+            entropy: Arc::clone(&self.entropy),
             hints: Vec::new(),
         };
         tx.execute("BEGIN", Vec::new()).await?;

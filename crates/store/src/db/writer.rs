@@ -7,8 +7,8 @@ use futures_util::future::BoxFuture;
 use sqlx::SqlitePool;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::Clock;
 use super::connection::{Connection, Hint, Inner, Tx};
+use super::{Clock, Entropy};
 use crate::error::StoreError;
 
 /// Commands committed together at most. More only makes the first one wait.
@@ -81,13 +81,14 @@ where
 pub(super) fn start(
     pool: SqlitePool,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     hints: broadcast::Sender<Hint>,
 ) -> mpsc::Sender<Box<dyn Command>> {
     let (sender, mut receiver) = mpsc::channel::<Box<dyn Command>>(1024);
     tokio::spawn(async move {
         while let Some(first) = receiver.recv().await {
             let mut group = vec![first];
-            let outcome = write_group(&pool, clock.as_ref(), &mut group, &mut receiver).await;
+            let outcome = write_group(&pool, clock.as_ref(), &entropy, &mut group, &mut receiver).await;
             let (committed, to_send) = match outcome {
                 Ok(to_send) => (Ok(()), to_send),
                 Err(error) => {
@@ -124,6 +125,7 @@ fn describe(error: &StoreError) -> String {
 async fn write_group(
     pool: &SqlitePool,
     clock: &dyn Clock,
+    entropy: &Arc<dyn Entropy>,
     group: &mut Vec<Box<dyn Command>>,
     receiver: &mut mpsc::Receiver<Box<dyn Command>>,
 ) -> Result<Vec<Hint>, StoreError> {

@@ -1,0 +1,5 @@
+//! The configuration.
+
+/// The configuration of a control plane.
+#[derive(Debug, Clone, Default)]
+pub struct Config {}

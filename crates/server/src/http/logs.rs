@@ -1,0 +1,1 @@
+//! Log ranges for clients.

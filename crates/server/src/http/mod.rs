@@ -1,0 +1,6 @@
+//! All routes.
+
+pub mod agent;
+pub mod logs;
+pub mod ops;
+pub mod tfe;
