@@ -126,6 +126,7 @@ impl Db {
             return Ok(Self {
                 engine: Engine::Sqlite { readers, writer },
                 clock,
+                entropy,
                 hints,
             });
         }
@@ -134,6 +135,7 @@ impl Db {
             return Ok(Self {
                 engine: Engine::Postgres { pool },
                 clock,
+                entropy,
                 hints,
             });
         }

@@ -138,6 +138,7 @@ async fn write_group(
             inner: Inner::Sqlite(connection),
         },
         now: clock.now(),
+        entropy: Arc::clone(entropy),
         hints: Vec::new(),
     };
     begin(&mut tx).await?;
