@@ -1,0 +1,217 @@
+use super::*;
+
+const TIMES: JobTimes = JobTimes {
+    contact_limit: Some(Millis(60_000)),
+    grace: Millis(60_000),
+    kill_after: Millis(10_000),
+    start_window: Millis(20_000),
+};
+
+fn attempt(phase: Phase, state: State) -> Attempt {
+    let job = JobId::from_random([1; 16]);
+    let id = AttemptId::from_random([2; 16]);
+    Attempt {
+        times: Some(TIMES),
+        state,
+        ..Attempt::new(job, 1, id, phase, 1, Boottime(0))
+    }
+}
+
+fn after(attempt: &Attempt, event: Event, now: u64) -> (State, Vec<Action>) {
+    let (next, actions) = step(attempt, event, Boottime(now)).unwrap();
+    (next.state, actions)
+}
+
+#[test]
+fn a_plan_runs_as_soon_as_it_is_prepared_and_an_apply_asks_first() {
+    let (state, actions) = after(&attempt(Phase::Plan, State::Claimed), Event::Prepared, 5);
+    assert_eq!((state, actions), (State::Running, vec![Action::Journal]));
+    let (state, actions) = after(&attempt(Phase::Apply, State::Claimed), Event::Prepared, 5);
+    assert_eq!(state, State::Starting { sent: Boottime(5) });
+    assert_eq!(actions, [Action::Journal, Action::SendStart]);
+}
+
+#[test]
+fn a_grant_is_used_within_its_window_only() {
+    let starting = attempt(Phase::Apply, State::Starting { sent: Boottime(1000) });
+    let (state, actions) = after(&starting, Event::Granted, 20_999);
+    assert_eq!(state, State::Running);
+    assert_eq!(actions.last(), Some(&Action::Go));
+    let (state, actions) = after(&starting, Event::Granted, 21_000);
+    assert!(matches!(state, State::Returning { .. }));
+    assert!(!actions.contains(&Action::Go));
+}
+
+#[test]
+fn a_grant_that_arrives_after_a_stop_is_not_used() {
+    let stopping = attempt(
+        Phase::Apply,
+        State::Stopping {
+            kind: StopKind::Cancel,
+        },
+    );
+    let (state, actions) = after(&stopping, Event::Granted, 10);
+    assert_eq!(
+        state,
+        State::Stopping {
+            kind: StopKind::Cancel
+        }
+    );
+    assert!(actions.is_empty());
+}
+
+#[test]
+fn the_contact_limit_counts_from_when_the_answered_sync_was_sent() {
+    let running = attempt(Phase::Plan, State::Running);
+    let (renewed, actions) = step(
+        &running,
+        Event::Verdict {
+            sent: Boottime(10_000),
+            verdict: Verdict::Keep,
+        },
+        Boottime(35_000),
+    )
+    .unwrap();
+    assert_eq!(
+        actions,
+        [Action::Renew {
+            remaining: Some(Millis(35_000))
+        }]
+    );
+    let (state, _) = after(&renewed, Event::Tick, 69_999);
+    assert_eq!(state, State::Running);
+    let (state, actions) = after(&renewed, Event::Tick, 70_000);
+    assert_eq!(
+        state,
+        State::Stopping {
+            kind: StopKind::Cancel
+        }
+    );
+    assert_eq!(
+        actions,
+        [Action::Stop {
+            kind: StopKind::Cancel,
+            reason: StopReason::LostContact
+        }]
+    );
+}
+
+#[test]
+fn repeated_cancels_stop_once_and_a_kill_escalates() {
+    let cancel = Event::Verdict {
+        sent: Boottime(1),
+        verdict: Verdict::Cancel,
+    };
+    let running = attempt(Phase::Apply, State::Running);
+    let (stopping, actions) = step(&running, cancel.clone(), Boottime(2)).unwrap();
+    assert!(actions.contains(&Action::Stop {
+        kind: StopKind::Cancel,
+        reason: StopReason::Canceled
+    }));
+    let (_, actions) = step(&stopping, cancel, Boottime(3)).unwrap();
+    assert!(!actions.iter().any(|action| matches!(action, Action::Stop { .. })));
+    let kill = Event::Verdict {
+        sent: Boottime(4),
+        verdict: Verdict::Kill,
+    };
+    let (killed, actions) = step(&stopping, kill, Boottime(5)).unwrap();
+    assert_eq!(killed.state, State::Stopping { kind: StopKind::Kill });
+    assert!(actions.contains(&Action::Stop {
+        kind: StopKind::Kill,
+        reason: StopReason::Canceled
+    }));
+}
+
+#[test]
+fn a_cancel_before_the_engine_started_gives_the_assignment_back() {
+    let claimed = attempt(Phase::Apply, State::Claimed);
+    let (state, actions) = after(
+        &claimed,
+        Event::Verdict {
+            sent: Boottime(1),
+            verdict: Verdict::Cancel,
+        },
+        2,
+    );
+    assert!(matches!(state, State::Returning { .. }));
+    assert!(matches!(
+        actions.last(),
+        Some(Action::Finish {
+            outcome: Outcome::NeverStarted { .. }
+        })
+    ));
+}
+
+#[test]
+fn a_sandbox_that_vanishes_is_lost_or_never_started_by_its_marker() {
+    let running = attempt(Phase::Apply, State::Running);
+    let (state, _) = after(&running, Event::SandboxVanished { marker: true }, 2);
+    assert!(matches!(
+        state,
+        State::Delivering {
+            outcome: Outcome::EngineLost { .. }
+        }
+    ));
+    let starting = attempt(Phase::Apply, State::Starting { sent: Boottime(0) });
+    let (state, _) = after(&starting, Event::SandboxVanished { marker: false }, 2);
+    assert!(matches!(state, State::Returning { .. }));
+}
+
+#[test]
+fn every_change_that_a_restart_must_know_is_journaled_first() {
+    let times = TIMES;
+    let events = [
+        (
+            State::Claiming,
+            Event::ClaimAccepted {
+                generation: 2,
+                sent: Boottime(1),
+                times,
+            },
+        ),
+        (State::Claiming, Event::ClaimFailed),
+        (
+            State::Claimed,
+            Event::SandboxFailed {
+                message: "no".to_owned(),
+            },
+        ),
+        (State::Claimed, Event::Prepared),
+        (State::Starting { sent: Boottime(1) }, Event::Granted),
+        (
+            State::Running,
+            Event::Ended {
+                outcome: Outcome::Canceled,
+                marker: true,
+            },
+        ),
+        (
+            State::Delivering {
+                outcome: Outcome::Canceled,
+            },
+            Event::FinishAnswered,
+        ),
+    ];
+    for (state, event) in events {
+        let (_, actions) = after(&attempt(Phase::Apply, state.clone()), event, 3);
+        assert_eq!(actions.first(), Some(&Action::Journal), "{state:?}");
+    }
+}
+
+#[test]
+fn an_attempt_is_reported_from_its_claim_until_it_is_over() {
+    for (state, reported) in [
+        (State::Claiming, false),
+        (State::Claimed, true),
+        (State::Running, true),
+        (
+            State::Delivering {
+                outcome: Outcome::Canceled,
+            },
+            true,
+        ),
+        (State::Done, false),
+    ] {
+        assert_eq!(attempt(Phase::Plan, state).report().is_some(), reported);
+    }
+}
