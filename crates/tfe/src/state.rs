@@ -1,0 +1,160 @@
+//! What can be read in a raw state.
+//!
+//! States are kept byte for byte. Reading one is optional: a state that a client encrypted, or one of an unknown
+//! format, is opaque, and only its serial and lineage are taken when they are in clear.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// One output value of a state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// Name.
+    pub name: String,
+    /// Whether the configuration marked it sensitive.
+    pub sensitive: bool,
+    /// The value.
+    pub value: Value,
+    /// The engine's type, for example `"string"` or `["tuple", ["string"]]`.
+    pub detailed_type: Value,
+}
+
+impl Output {
+    /// The simple type that clients show: string, number, boolean, array, object.
+    pub fn simple_type(&self) -> &'static str {
+        let name = match &self.detailed_type {
+            Value::String(name) => name.as_str(),
+            Value::Array(parts) => parts.first().and_then(Value::as_str).unwrap_or_default(),
+            _ => "",
+        };
+        match name {
+            "string" => "string",
+            "number" => "number",
+            "bool" => "boolean",
+            "list" | "set" | "tuple" => "array",
+            "map" | "object" => "object",
+            _ => match &self.value {
+                Value::String(_) => "string",
+                Value::Number(_) => "number",
+                Value::Bool(_) => "boolean",
+                Value::Array(_) => "array",
+                Value::Object(_) | Value::Null => "object",
+            },
+        }
+    }
+}
+
+/// What a raw state says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// Serial, when it is in clear.
+    pub serial: Option<u64>,
+    /// Lineage, when it is in clear.
+    pub lineage: Option<String>,
+    /// Version of the engine that wrote it.
+    pub engine_version: Option<String>,
+    /// The contents, unless they can't be read here.
+    pub contents: Option<Contents>,
+}
+
+/// The readable contents of a state.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Contents {
+    /// Outputs of the root module, by name.
+    pub outputs: Vec<Output>,
+    /// Instances of managed resources.
+    pub resource_count: u64,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    version: Option<u64>,
+    serial: Option<u64>,
+    lineage: Option<String>,
+    terraform_version: Option<String>,
+    encrypted_data: Option<Value>,
+    outputs: Option<serde_json::Map<String, Value>>,
+    resources: Option<Vec<RawResource>>,
+}
+
+#[derive(Deserialize)]
+struct RawResource {
+    mode: Option<String>,
+    #[serde(default)]
+    instances: Vec<serde::de::IgnoredAny>,
+}
+
+/// Reads a raw state. Never fails: what can't be read is left out.
+pub fn read(bytes: &[u8]) -> State {
+    let Ok(raw) = serde_json::from_slice::<Raw>(bytes) else {
+        return State::default();
+    };
+    let readable = raw.version == Some(4) && raw.encrypted_data.is_none();
+    let contents = readable.then(|| Contents {
+        outputs: raw
+            .outputs
+            .iter()
+            .flatten()
+            .map(|(name, value)| output(name, value))
+            .collect(),
+        resource_count: raw
+            .resources
+            .iter()
+            .flatten()
+            .filter(|resource| resource.mode.as_deref() == Some("managed"))
+            .map(|resource| resource.instances.len() as u64)
+            .sum(),
+    });
+    State {
+        serial: raw.serial,
+        lineage: raw.lineage.filter(|lineage| !lineage.is_empty()),
+        engine_version: raw.terraform_version,
+        contents,
+    }
+}
+
+/// Reads the outputs that clients send beside a state (`json-state-outputs`): `{name: {sensitive, value, type}}`.
+pub fn read_outputs(bytes: &[u8]) -> Option<Vec<Output>> {
+    let outputs: serde_json::Map<String, Value> = serde_json::from_slice(bytes).ok()?;
+    Some(outputs.iter().map(|(name, value)| output(name, value)).collect())
+}
+
+fn output(name: &str, value: &Value) -> Output {
+    Output {
+        name: name.to_owned(),
+        sensitive: value.get("sensitive").and_then(Value::as_bool).unwrap_or(false),
+        value: value.get("value").cloned().unwrap_or(Value::Null),
+        detailed_type: value.get("type").cloned().unwrap_or(Value::Null),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: &str = r#"{"version":4,"terraform_version":"1.11.4","serial":7,"lineage":"babf",
+        "outputs":{"o":{"value":"d","type":"string"},"l":{"value":["a"],"type":["tuple",["string"]],"sensitive":true}},
+        "resources":[{"mode":"managed","type":"t","name":"a","instances":[{},{}]},
+                     {"mode":"data","type":"t","name":"b","instances":[{}]}]}"#;
+
+    #[test]
+    fn a_plain_state_gives_its_outputs_and_counts_managed_resources() {
+        let state = read(PLAIN.as_bytes());
+        assert_eq!((state.serial, state.lineage.as_deref()), (Some(7), Some("babf")));
+        let contents = state.contents.unwrap();
+        assert_eq!(contents.resource_count, 2);
+        let list = contents.outputs.iter().find(|output| output.name == "l").unwrap();
+        assert!(list.sensitive);
+        assert_eq!(list.simple_type(), "array");
+    }
+
+    #[test]
+    fn an_encrypted_state_stays_opaque_but_for_serial_and_lineage() {
+        let state = read(
+            br#"{"serial":3,"lineage":"x","meta":{},"encrypted_data":"AAAA","encryption_version":"v0"}"#,
+        );
+        assert_eq!((state.serial, state.lineage.as_deref()), (Some(3), Some("x")));
+        assert_eq!(state.contents, None);
+        assert_eq!(read(b"\x00garbage"), State::default());
+    }
+}
