@@ -24,6 +24,8 @@ CREATE TABLE organizations (
     email TEXT NOT NULL,
     default_execution_mode TEXT NOT NULL,
     default_agent_pool_id TEXT,
+    -- further settings of the API that only clients read back (JSON object)
+    settings TEXT NOT NULL,
     created_at BIGINT NOT NULL
 );
 
@@ -158,6 +160,8 @@ CREATE TABLE workspace_tags (
     key TEXT COLLATE "C" NOT NULL,
     -- empty for a plain tag
     value TEXT COLLATE "C" NOT NULL,
+    -- grows in a workspace; clients see tags in the order they were added
+    position BIGINT NOT NULL,
     PRIMARY KEY (workspace_id, key)
 );
 CREATE INDEX workspace_tags_key ON workspace_tags (key);
@@ -172,6 +176,8 @@ CREATE TABLE variables (
     hcl BOOLEAN NOT NULL,
     sensitive BOOLEAN NOT NULL,
     description TEXT NOT NULL,
+    -- new with every change
+    version_id TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     UNIQUE (workspace_id, category, key)
 );

@@ -23,6 +23,8 @@ CREATE TABLE organizations (
     email TEXT NOT NULL,
     default_execution_mode TEXT NOT NULL,
     default_agent_pool_id TEXT,
+    -- further settings of the API that only clients read back (JSON object)
+    settings TEXT NOT NULL,
     created_at INTEGER NOT NULL
 );
 
@@ -157,6 +159,8 @@ CREATE TABLE workspace_tags (
     key TEXT NOT NULL,
     -- empty for a plain tag
     value TEXT NOT NULL,
+    -- grows in a workspace; clients see tags in the order they were added
+    position INTEGER NOT NULL,
     PRIMARY KEY (workspace_id, key)
 );
 CREATE INDEX workspace_tags_key ON workspace_tags (key);
@@ -171,6 +175,8 @@ CREATE TABLE variables (
     hcl INTEGER NOT NULL,
     sensitive INTEGER NOT NULL,
     description TEXT NOT NULL,
+    -- new with every change
+    version_id TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     UNIQUE (workspace_id, category, key)
 );
