@@ -1,6 +1,18 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod access;
+pub mod agent_status;
 pub mod engine;
+pub mod execution;
 pub mod id;
+pub mod job;
+pub mod lock;
+pub mod refusal;
+pub mod run;
+pub mod schedule;
+pub mod state_copy;
+pub mod sync;
 pub mod time;
+pub mod times;
+pub mod transition;

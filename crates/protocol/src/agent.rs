@@ -18,6 +18,7 @@
 use serde::{Deserialize, Serialize};
 use terrapool_model::engine::Engine;
 use terrapool_model::id::{AgentId, AgentPoolId, AttemptId, InstallationId, JobId, RunId};
+pub use terrapool_model::sync::{AttemptStage, Verdict};
 use terrapool_model::time::{Millis, Timestamp};
 
 use crate::job::{Artifact, ChangeCounts, JobSpec, Limits, Outcome, Phase, StateMark, Usage};
@@ -143,22 +144,6 @@ pub struct AttemptReport {
     pub incarnation: u64,
 }
 
-/// Where an attempt stands (the states of the attempt table that a server needs to tell apart).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AttemptStage {
-    /// Claimed; the engine phase has not started.
-    Preparing,
-    /// The engine phase runs.
-    Running,
-    /// The engine phase runs and was told to stop.
-    Stopping,
-    /// The engine has ended; log, state and artifacts are being delivered.
-    Delivering,
-    /// Nothing was started; the assignment is being given back.
-    Returning,
-}
-
 /// The answer to [`Sync`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Synced {
@@ -192,27 +177,6 @@ pub struct AttemptAnswer {
     pub key: AttemptKey,
     /// What to do.
     pub verdict: Verdict,
-}
-
-/// What to do with an attempt. All of the first three renew its lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "verdict", rename_all = "kebab-case")]
-pub enum Verdict {
-    /// Go on.
-    Keep,
-    /// Stop gracefully: SIGINT, grace, SIGINT, kill.
-    Cancel,
-    /// Stop now: SIGINT, short grace, kill; deliver what there is.
-    Kill,
-    /// The assignment is gone; deliver what there is, then forget.
-    Deliver,
-    /// Everything has arrived, or nothing is wanted: remove sandbox and volumes.
-    Forget,
-    /// The control plane does not know this attempt (restored from a backup, or another history).
-    Surrender {
-        /// Stop the engine as well.
-        kill: bool,
-    },
 }
 
 /// A job that may be claimed. Costs the control plane no write.

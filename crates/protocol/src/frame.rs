@@ -83,7 +83,10 @@ impl Decoder {
     ///
     /// # Errors
     /// [`FrameError`] when the bytes are no frame; the stream is of no use after that.
-    #[expect(clippy::should_implement_trait, reason = "generic over the message, so it cannot be an iterator")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "generic over the message, so it cannot be an iterator"
+    )]
     pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<(M, Vec<u8>)>, FrameError> {
         let pending = &self.buffer[self.consumed..];
         let Some((lengths, rest)) = pending.split_first_chunk::<8>() else {

@@ -3,29 +3,10 @@
 use serde::{Deserialize, Serialize};
 use terrapool_model::engine::EngineKind;
 use terrapool_model::id::{ConfigurationVersionId, RunId, WorkspaceId};
+pub use terrapool_model::job::Phase;
 use terrapool_model::time::Millis;
 
 use crate::secret::Secret;
-
-/// The phase of a run that a job executes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Phase {
-    /// `init`, `plan -out`, `show -json`.
-    Plan,
-    /// `init`, then `apply` of the plan that the plan job made.
-    Apply,
-}
-
-impl Phase {
-    /// The word for logs and labels.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Plan => "plan",
-            Self::Apply => "apply",
-        }
-    }
-}
 
 /// How the engine writes its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
