@@ -1,0 +1,90 @@
+//! The audit log: who did what to whom, in the transaction that did it.
+
+use serde_json::Value as Json;
+use terrapool_model::id::{AuditId, OrganizationId};
+use terrapool_model::time::Timestamp;
+
+use crate::db::{Connection, Row, Tx};
+use crate::error::StoreError;
+use crate::values;
+
+/// An entry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuditRecord {
+    /// Id.
+    pub id: AuditId,
+    /// The organization it belongs to; none for the installation itself.
+    pub organization_id: Option<OrganizationId>,
+    /// Who: a user's id, a token's id, or `system`.
+    pub actor: String,
+    /// What, for example `workspace.delete`.
+    pub action: String,
+    /// To whom: an id or a name.
+    pub subject: String,
+    /// More, without secrets.
+    pub detail: Json,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Adds an entry.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn record(
+    tx: &mut Tx,
+    organization: Option<&OrganizationId>,
+    actor: &str,
+    action: &str,
+    subject: &str,
+    detail: &Json,
+) -> Result<(), StoreError> {
+    let id = AuditId::from_random(tx.draw());
+    let now = tx.now();
+    tx.execute(
+        "INSERT INTO audit_entries (id, organization_id, actor, action, subject, detail, at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        values![
+            &id,
+            organization.cloned(),
+            actor,
+            action,
+            subject,
+            detail.to_string(),
+            now
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The newest entries of an organization, newest first.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn newest(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    limit: u32,
+) -> Result<Vec<AuditRecord>, StoreError> {
+    let rows = connection
+        .fetch_all(
+            "SELECT id, organization_id, actor, action, subject, detail, at FROM audit_entries \
+             WHERE organization_id = $1 ORDER BY at DESC, id LIMIT $2",
+            values![organization, limit],
+        )
+        .await?;
+    rows.iter().map(read).collect()
+}
+
+fn read(row: &Row) -> Result<AuditRecord, StoreError> {
+    Ok(AuditRecord {
+        id: row.parse("id")?,
+        organization_id: row.opt_parse("organization_id")?,
+        actor: row.text("actor")?,
+        action: row.text("action")?,
+        subject: row.text("subject")?,
+        detail: row.json("detail")?,
+        at: row.time("at")?,
+    })
+}

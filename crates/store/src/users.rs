@@ -1,0 +1,137 @@
+//! Users.
+
+use terrapool_model::id::UserId;
+use terrapool_model::time::Timestamp;
+use terrapool_protocol::secret::Secret;
+
+use crate::db::{Connection, Row, Tx};
+use crate::error::StoreError;
+use crate::values;
+
+/// A user.
+#[derive(Debug, Clone)]
+pub struct UserRecord {
+    /// Id.
+    pub id: UserId,
+    /// Unique name.
+    pub username: String,
+    /// E-mail address.
+    pub email: String,
+    /// May do everything in every organization.
+    pub site_admin: bool,
+    /// Derived from the password; none when the user has no password.
+    pub password_hash: Option<Secret>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A user to be made.
+#[derive(Debug, Clone)]
+pub struct NewUser {
+    /// Unique name.
+    pub username: String,
+    /// E-mail address.
+    pub email: String,
+    /// May do everything in every organization.
+    pub site_admin: bool,
+    /// Derived from the password.
+    pub password_hash: Option<Secret>,
+}
+
+const COLUMNS: &str = "id, username, email, site_admin, password_hash, created_at";
+
+fn read(row: &Row) -> Result<UserRecord, StoreError> {
+    Ok(UserRecord {
+        id: row.parse("id")?,
+        username: row.text("username")?,
+        email: row.text("email")?,
+        site_admin: row.bool("site_admin")?,
+        password_hash: row.opt_text("password_hash")?.map(Secret::new),
+        created_at: row.time("created_at")?,
+    })
+}
+
+/// Makes a user.
+///
+/// # Errors
+/// [`StoreError::Conflict`] when the name is taken.
+pub async fn create(tx: &mut Tx, new: &NewUser) -> Result<UserRecord, StoreError> {
+    let id = UserId::from_random(tx.draw());
+    let now = tx.now();
+    tx.execute(
+        "INSERT INTO users (id, username, email, site_admin, password_hash, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        values![
+            &id,
+            &new.username,
+            &new.email,
+            new.site_admin,
+            new.password_hash.as_ref().map(Secret::expose),
+            now
+        ],
+    )
+    .await?;
+    Ok(UserRecord {
+        id,
+        username: new.username.clone(),
+        email: new.email.clone(),
+        site_admin: new.site_admin,
+        password_hash: new.password_hash.clone(),
+        created_at: now,
+    })
+}
+
+/// The user with an id.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn get(connection: &mut Connection, id: &UserId) -> Result<Option<UserRecord>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM users WHERE id = $1");
+    connection
+        .fetch_optional(&sql, values![id])
+        .await?
+        .as_ref()
+        .map(read)
+        .transpose()
+}
+
+/// The user with a name.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn by_username(
+    connection: &mut Connection,
+    username: &str,
+) -> Result<Option<UserRecord>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM users WHERE username = $1");
+    connection
+        .fetch_optional(&sql, values![username])
+        .await?
+        .as_ref()
+        .map(read)
+        .transpose()
+}
+
+/// Changes name and address.
+///
+/// # Errors
+/// [`StoreError::Conflict`] when the name is taken.
+pub async fn update(tx: &mut Tx, id: &UserId, username: &str, email: &str) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE users SET username = $2, email = $3 WHERE id = $1",
+        values![id, username, email],
+    )
+    .await?;
+    Ok(())
+}
+
+/// How many users there are.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn count(connection: &mut Connection) -> Result<u64, StoreError> {
+    let row = connection
+        .fetch_one("SELECT COUNT(*) AS total FROM users", Vec::new())
+        .await?;
+    row.count("total")
+}
