@@ -1,2 +1,31 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+
+pub mod archive;
+pub mod bundle;
+pub mod children;
+pub mod configuration;
+pub mod connect;
+pub mod dump;
+pub mod environment;
+pub mod error;
+pub mod frames;
+pub mod hcl;
+pub mod job;
+pub mod link;
+pub mod mask;
+pub mod paths;
+pub mod plan_archive;
+pub mod runner;
+pub mod shared;
+pub mod spool;
+pub mod state;
+pub mod stop;
+pub mod usage;
+
+mod digest;
+mod process;
+
+pub use error::RunnerError;
+pub use paths::Paths;
+pub use runner::{Options, run};

@@ -1,0 +1,605 @@
+//! The steps of a job, from the unpacked bundle to what it leaves behind.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+use terrapool_model::engine::{Engine, EngineKind};
+use terrapool_protocol::job::{
+    Artifact, ArtifactName, FailureReason, JobSpec, Outcome, OutputFormat, PartName, Phase, PlanMode, StateMark, Usage,
+};
+use terrapool_protocol::runner::{FromRunner, RunnerStage, StopReason};
+
+use crate::archive::{self, ArchiveError, ArchiveLimits, Inventory};
+use crate::bundle::{StateFile, part_path};
+use crate::children::Exit;
+use crate::configuration::{self, LOCK_FILE};
+use crate::digest;
+use crate::environment::{self, Environment};
+use crate::error::{Failure, Halt};
+use crate::mask::{self, Masker};
+use crate::plan_archive::{self, Manifest};
+use crate::process::{self, Output};
+use crate::shared::{Shared, Status, Stop};
+use crate::spool::{LOG_LIMIT, Spool};
+use crate::state::StateWatcher;
+use crate::usage::ControlGroup;
+
+/// What the agent sent as [`Work`](terrapool_protocol::runner::ToRunner::Work).
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// What to do.
+    pub spec: JobSpec,
+    /// The engine below the folder of engines.
+    pub engine_path: String,
+    /// Kind and version.
+    pub engine: Engine,
+    /// The digest that it has to have.
+    pub engine_sha256: String,
+    /// Keys of the provider schemas that the agent has.
+    pub known_schemas: Vec<String>,
+}
+
+/// Where temporary files go, found once per sandbox.
+pub fn temporary_folder(paths: &crate::paths::Paths) -> PathBuf {
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    if rustix::fs::access(&paths.tmp, access).is_ok() {
+        return paths.tmp.clone();
+    }
+    paths.job.join("tmp")
+}
+
+/// What a job leaves behind apart from its log.
+#[derive(Debug, Default)]
+struct Left {
+    state: Option<StateMark>,
+    artifacts: Vec<Artifact>,
+    schemas_key: Option<String>,
+}
+
+struct Job<'job> {
+    shared: &'job Arc<Shared>,
+    work: &'job Work,
+    spool: &'job Spool,
+    engine: PathBuf,
+    environment: Environment,
+    configuration: PathBuf,
+    group: ControlGroup,
+    clock: Option<Instant>,
+    engine_ms: Option<u64>,
+    left: Left,
+}
+
+/// Does a job and says how it ended. `received` is what went wrong with the bundle.
+pub fn execute(shared: &Arc<Shared>, work: &Work, state: &StateFile, received: Option<Failure>) -> FromRunner {
+    let masker = Masker::new(secrets(&work.spec).iter().map(String::as_str));
+    let spool = match Spool::create(shared, masker, LOG_LIMIT) {
+        Ok(spool) => spool,
+        Err(failure) => return finished_without_log(&failed(failure)),
+    };
+    // Clients drop three lines of an apply's log, and show them of a plan's.
+    let name = match work.engine.kind {
+        EngineKind::Terraform => "Terraform",
+        EngineKind::Tofu => "OpenTofu",
+    };
+    spool.append(
+        format!(
+            "{name} v{}\non linux_{}\nInitializing plugins and modules...\n",
+            work.engine.version,
+            architecture()
+        )
+        .as_bytes(),
+    );
+    let mut job = Job {
+        shared,
+        work,
+        spool: &spool,
+        engine: shared.paths.bin.join(&work.engine_path),
+        environment: Environment::default(),
+        configuration: shared.paths.configuration(),
+        group: ControlGroup::new(&shared.paths.cgroup),
+        clock: None,
+        engine_ms: None,
+        left: Left::default(),
+    };
+    let result = match received {
+        Some(failure) => Err(Halt::Failed(failure)),
+        None => job.steps(state),
+    };
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(Halt::Stopped) => {
+            let status = shared.status();
+            match status.stop {
+                Some(stop) if status.started => job.stopped(stop),
+                _ => Outcome::Canceled,
+            }
+        }
+        Err(Halt::Failed(failure)) => {
+            spool.flush();
+            spool.line(&format!("\nError: {}", failure.message));
+            failed(failure)
+        }
+    };
+    let usage = Usage {
+        peak_memory_bytes: job.group.peak_memory(),
+        cpu_ms: job.group.cpu_ms(),
+        engine_ms: job.engine_ms,
+    };
+    let (log_size, log_sha256) = spool.finish();
+    FromRunner::Finished {
+        outcome: masked(outcome, &spool),
+        log_size,
+        log_sha256,
+        state: job.left.state,
+        artifacts: job.left.artifacts,
+        schemas_key: job.left.schemas_key,
+        usage,
+    }
+}
+
+/// The end of a job that has no log.
+pub fn finished_without_log(outcome: &Outcome) -> FromRunner {
+    FromRunner::Finished {
+        outcome: outcome.clone(),
+        log_size: 0,
+        log_sha256: digest::of(b""),
+        state: None,
+        artifacts: Vec::new(),
+        schemas_key: None,
+        usage: Usage::default(),
+    }
+}
+
+fn failed(failure: Failure) -> Outcome {
+    Outcome::Failed {
+        reason: failure.reason,
+        message: failure.message,
+    }
+}
+
+fn masked(outcome: Outcome, spool: &Spool) -> Outcome {
+    match outcome {
+        Outcome::Failed { reason, message } => Outcome::Failed {
+            reason,
+            message: spool.mask(&message),
+        },
+        other => other,
+    }
+}
+
+/// The name that Go has for this machine.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Everything that must not be shown.
+fn secrets(spec: &JobSpec) -> Vec<String> {
+    let mut secrets = Vec::new();
+    for variable in spec.variables.iter().filter(|variable| variable.sensitive) {
+        let value = variable.value.expose();
+        if variable.hcl {
+            secrets.extend(mask::literals(value));
+        }
+        secrets.push(value.to_owned());
+    }
+    // A run's own value of a sensitive variable is as secret as the workspace's.
+    for variable in &spec.run_variables {
+        let sensitive = spec
+            .variables
+            .iter()
+            .any(|other| other.sensitive && other.key == variable.key);
+        if sensitive {
+            secrets.extend(mask::literals(variable.value.expose()));
+        }
+    }
+    secrets
+}
+
+impl Job<'_> {
+    fn steps(&mut self, state: &StateFile) -> Result<Outcome, Halt> {
+        let spec = &self.work.spec;
+        let inventory = self.unpack()?;
+        let planned = match spec.phase {
+            Phase::Plan => None,
+            Phase::Apply => Some(self.unpack_plan()?),
+        };
+        let root = configuration::root_module(&self.configuration, &spec.working_directory)?;
+        configuration::write_override(&self.shared.paths, &root, self.work.engine.kind)?;
+        let notes = configuration::write_variables(&root, spec)?;
+        let temporary = temporary_folder(&self.shared.paths);
+        self.environment = environment::build(&self.shared.paths, &temporary, spec);
+        for note in notes.iter().chain(&self.environment.notes) {
+            self.spool.line(note);
+        }
+        environment::write_cli_config(&self.shared.paths)
+            .map_err(|error| Failure::io("write", &self.shared.paths.cli_config(), &error))?;
+        if let Some(planned) = &planned {
+            planned.check(&self.manifest(&root)?)?;
+        }
+        self.init(&root)?;
+        configuration::check_backend(&self.shared.paths, &root)?;
+        self.shared.change(|status| {
+            status.prepared = true;
+            status.stage = RunnerStage::Prepared;
+        });
+        match spec.phase {
+            Phase::Plan => self.plan(&root, &inventory),
+            Phase::Apply => self.apply(&root, state),
+        }
+    }
+
+    fn has_part(&self, name: PartName) -> bool {
+        self.work.spec.parts.iter().any(|part| part.name == name)
+    }
+
+    fn unpack(&self) -> Result<Inventory, Failure> {
+        let path = part_path(&self.shared.paths, PartName::Configuration);
+        let root = &self.configuration;
+        let in_root = |error: io::Error| Failure::io("unpack into", root, &error);
+        fs::create_dir_all(root).map_err(in_root)?;
+        if !self.has_part(PartName::Configuration) {
+            let message = "The run has no configuration. Upload one, then start a new run.";
+            return Err(Failure::new(FailureReason::Configuration, message));
+        }
+        let file = File::open(&path).map_err(in_root)?;
+        let unpacked = archive::unpack(file, root, ArchiveLimits::CONFIGURATION).map_err(|error| {
+            let reason = match &error {
+                ArchiveError::Limit(_) => FailureReason::Limit,
+                ArchiveError::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                    FailureReason::Limit
+                }
+                _ => FailureReason::Configuration,
+            };
+            Failure::new(reason, format!("The configuration cannot be unpacked. {error}"))
+        });
+        let _ = fs::remove_file(&path);
+        unpacked
+    }
+
+    fn unpack_plan(&self) -> Result<Manifest, Failure> {
+        let path = part_path(&self.shared.paths, PartName::PlanArchive);
+        if !self.has_part(PartName::PlanArchive) {
+            let message = "The plan of this run is missing. Start a new run.";
+            return Err(Failure::new(FailureReason::PlanMismatch, message));
+        }
+        let file = File::open(&path).map_err(|error| Failure::io("open", &path, &error))?;
+        let unpacked = plan_archive::unpack(&self.shared.paths, file);
+        let _ = fs::remove_file(&path);
+        let manifest = unpacked?;
+        if self.work.spec.engine_sha256.as_ref().is_some_and(|sha256| *sha256 != self.work.engine_sha256) {
+            let message = format!(
+                "The plan cannot be applied: it was made by another binary of {}. Start a new run.",
+                self.work.engine
+            );
+            return Err(Failure::new(FailureReason::PlanMismatch, message));
+        }
+        Ok(manifest)
+    }
+
+    fn manifest(&self, root: &Path) -> Result<Manifest, Failure> {
+        let spec = &self.work.spec;
+        Ok(Manifest {
+            workspace: spec.workspace.clone(),
+            configuration_sha256: spec
+                .parts
+                .iter()
+                .find(|part| part.name == PartName::Configuration)
+                .map(|part| part.sha256.clone()),
+            engine_sha256: self.work.engine_sha256.clone(),
+            lock_sha256: lock_file(root)?.as_deref().map(digest::of),
+            working_directory: spec.working_directory.clone(),
+        })
+    }
+
+    fn command(&self, root: &Path, arguments: &[&str]) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(&self.engine);
+        command
+            .args(arguments)
+            .current_dir(root)
+            .env_clear()
+            .envs(&self.environment.variables)
+            .process_group(0);
+        command
+    }
+
+    /// Runs the engine and adds to the time that it took.
+    fn run(&mut self, command: Command, output: Output<'_>, started: impl FnOnce(&mut Status)) -> Result<Exit, Halt> {
+        let clock = *self.clock.get_or_insert_with(Instant::now);
+        let exit = process::run(self.shared, command, output, started)?;
+        self.engine_ms = u64::try_from(clock.elapsed().as_millis()).ok();
+        Ok(exit)
+    }
+
+    /// `init`, while the engine's binary is verified.
+    fn init(&mut self, root: &Path) -> Result<(), Halt> {
+        let mut arguments = vec!["init", "-input=false", "-no-color"];
+        if self.work.spec.phase == Phase::Apply && root.join(LOCK_FILE).exists() {
+            arguments.push("-lockfile=readonly");
+        }
+        let command = self.command(root, &arguments);
+        let engine = self.engine.clone();
+        let expected = self.work.engine_sha256.clone();
+        let kills = self.group.out_of_memory_kills();
+        let mut output = Vec::new();
+        let (verified, exit) = thread::scope(|scope| {
+            let verification = scope.spawn(move || verify(&engine, &expected));
+            let exit = self.run(command, Output::Capture(&mut output), |_| {});
+            (verification.join(), exit)
+        });
+        let exit = exit?;
+        match verified {
+            Ok(result) => result?,
+            Err(_) => return Err(Failure::new(FailureReason::Internal, "The engine cannot be verified.").into()),
+        }
+        if exit.code == Some(0) {
+            return Ok(());
+        }
+        self.spool.append(&output);
+        self.spool.flush();
+        if self.shared.status().stop.is_some() {
+            return Err(Halt::Stopped);
+        }
+        if let Some(failure) = self.out_of_memory(kills) {
+            return Err(failure.into());
+        }
+        let detail = self.spool.first_error().unwrap_or_else(|| describe(exit));
+        let message = format!("`{} init` failed: {detail}", self.work.engine.kind);
+        Err(Failure::new(FailureReason::Init, message).into())
+    }
+
+    /// Makes the marker, then runs the engine phase. Returns its exit only when it ended by itself and was not told to.
+    fn engine_phase(&mut self, command: Command, dump: &mut Option<Vec<u8>>) -> Result<Exit, Halt> {
+        {
+            let mut status = self.shared.status();
+            if status.stop.is_some() {
+                return Err(Halt::Stopped);
+            }
+            status.stage = RunnerStage::Running;
+        }
+        let marker = self.shared.paths.marker();
+        let made = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&marker)
+            .and_then(|mut file| {
+                writeln!(file, "{}", self.work.spec.run.as_str())?;
+                file.sync_all()?;
+                File::open(&self.shared.paths.job)?.sync_all()
+            });
+        if let Err(error) = made {
+            let message = if error.kind() == io::ErrorKind::AlreadyExists {
+                "An engine was started in this sandbox before; it is not started a second time.".to_owned()
+            } else {
+                format!("Cannot mark the start of the engine: {error}.")
+            };
+            return Err(Failure::new(FailureReason::Internal, message).into());
+        }
+        self.run(command, Output::Log(self.spool, dump), |status| status.started = true)
+    }
+
+    /// What a stop request, the kernel or the engine's exit mean for the outcome. `None` when the engine succeeded.
+    fn ending(&self, exit: Exit, good: &[i32], kills: Option<u64>, stop: Option<Stop>) -> Option<Outcome> {
+        let phase = self.work.spec.phase.as_str();
+        let succeeded = exit.code.is_some_and(|code| good.contains(&code));
+        match stop {
+            // Whoever was told to end for a reason of ours, and yet came to the end of the work, has done it.
+            Some(stop) if stop.reason == StopReason::Canceled || !succeeded => return Some(self.stopped(stop)),
+            _ if succeeded => return None,
+            _ => {}
+        }
+        if let Some(failure) = self.out_of_memory(kills) {
+            self.spool.line(&format!("\nError: {}", failure.message));
+            return Some(failed(failure));
+        }
+        let detail = match (exit.code, self.spool.first_error()) {
+            (Some(_), Some(error)) => error,
+            _ => describe(exit),
+        };
+        if exit.code.is_none() {
+            self.spool.line(&format!("\nError: the engine {}", describe(exit)));
+        }
+        let message = format!("`{} {phase}` failed: {detail}", self.work.engine.kind);
+        Some(failed(Failure::new(FailureReason::Exit, message)))
+    }
+
+    /// The outcome of an engine phase that was stopped.
+    fn stopped(&self, stop: Stop) -> Outcome {
+        let phase = self.work.spec.phase.as_str();
+        match stop.reason {
+            StopReason::Canceled => Outcome::Canceled,
+            StopReason::LostContact => {
+                let message = format!(
+                    "The {phase} was stopped: the agent had no contact with the control plane for longer than allowed."
+                );
+                failed(Failure::new(FailureReason::LostContact, message))
+            }
+            StopReason::AgentEnds => {
+                let message = format!("The {phase} was stopped because its agent was shut down.");
+                failed(Failure::new(FailureReason::Internal, message))
+            }
+        }
+    }
+
+    fn out_of_memory(&self, before: Option<u64>) -> Option<Failure> {
+        let more = self.group.out_of_memory_kills() > before;
+        let limit = self.work.spec.limits.memory_mb;
+        more.then(|| {
+            let message = format!(
+                "The run needed more than its {limit} MiB of memory, and the kernel killed a process of it. Give the \
+                 workspace or its pool more memory."
+            );
+            Failure::new(FailureReason::OutOfMemory, message)
+        })
+    }
+
+    fn plan(&mut self, root: &Path, inventory: &Inventory) -> Result<Outcome, Halt> {
+        let spec = &self.work.spec;
+        let mut arguments = vec!["plan".to_owned(), "-input=false".into(), "-detailed-exitcode".into()];
+        arguments.push(format!("-out={}", self.shared.paths.plan_file().display()));
+        arguments.push(self.format_option().into());
+        match spec.mode {
+            PlanMode::Normal => {}
+            PlanMode::Destroy => arguments.push("-destroy".into()),
+            PlanMode::RefreshOnly => arguments.push("-refresh-only".into()),
+        }
+        if !spec.refresh {
+            arguments.push("-refresh=false".into());
+        }
+        arguments.extend(spec.targets.iter().map(|target| format!("-target={target}")));
+        arguments.extend(spec.replace.iter().map(|address| format!("-replace={address}")));
+        if spec.generate_config {
+            let path = self.shared.paths.plan().join("generated.tf");
+            arguments.push(format!("-generate-config-out={}", path.display()));
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let command = self.command(root, &arguments);
+        let kills = self.group.out_of_memory_kills();
+        let exit = self.engine_phase(command, &mut None)?;
+        let stop = self.shared.status().stop;
+        if let Some(outcome) = self.ending(exit, &[0, 2], kills, stop) {
+            return Ok(outcome);
+        }
+        self.after_plan(root, inventory)?;
+        Ok(Outcome::Succeeded {
+            changes: exit.code == Some(2),
+        })
+    }
+
+    fn format_option(&self) -> &'static str {
+        match self.work.spec.output {
+            OutputFormat::Json => "-json",
+            OutputFormat::Plain => "-no-color",
+        }
+    }
+
+    /// The artifacts of a plan. The archive is packed while the engine shows the plan; the engine's own steps come one
+    /// after the other, because each of them may start every provider and memory is short.
+    fn after_plan(&mut self, root: &Path, inventory: &Inventory) -> Result<(), Halt> {
+        let manifest = self.manifest(root)?;
+        let lock = lock_file(root)?.unwrap_or_default();
+        let mut hasher = Sha256::new();
+        hasher.update(&lock);
+        hasher.update(self.work.engine_sha256.as_bytes());
+        let schemas_key = digest::hex(hasher);
+        let shared = Arc::clone(self.shared);
+        let plan = shared.paths.plan_file();
+        let plan = plan.to_string_lossy();
+        let (archive, json) = thread::scope(|scope| {
+            let archive = scope.spawn(|| plan_archive::pack(&shared.paths, root, inventory, &manifest));
+            let json = self.artifact(root, ArtifactName::PlanJson, &["show", "-json", "-no-color", &plan]);
+            (archive.join(), json)
+        });
+        let archive = archive.map_err(|_| {
+            Failure::new(FailureReason::Internal, "The plan archive could not be packed.")
+        })??;
+        self.left.artifacts.push(archive);
+        self.left.artifacts.push(json?);
+        if !self.work.known_schemas.contains(&schemas_key) {
+            let schemas = self.artifact(root, ArtifactName::ProviderSchemas, &["providers", "schema", "-json"])?;
+            self.left.artifacts.push(schemas);
+        }
+        self.left.schemas_key = Some(schemas_key);
+        Ok(())
+    }
+
+    /// Runs the engine with its standard output into an artifact.
+    fn artifact(&mut self, root: &Path, name: ArtifactName, arguments: &[&str]) -> Result<Artifact, Halt> {
+        let path = artifact_path(&self.shared.paths, name);
+        let failed = |error: io::Error| Failure::io("write", &path, &error);
+        let file = File::create(&path).map_err(failed)?;
+        let mut errors = Vec::new();
+        let command = self.command(root, arguments);
+        let exit = self.run(command, Output::File(file, &mut errors), |_| {})?;
+        if exit.code != Some(0) {
+            if self.shared.status().stop.is_some() {
+                return Err(Halt::Stopped);
+            }
+            self.spool.append(&errors);
+            let message = format!("`{} {}` failed: {}", self.work.engine.kind, arguments[0], describe(exit));
+            return Err(Failure::new(FailureReason::Exit, message).into());
+        }
+        let (size, sha256) = digest::of_file(&path).map_err(failed)?;
+        Ok(Artifact { name, size, sha256 })
+    }
+
+    fn apply(&mut self, root: &Path, state: &StateFile) -> Result<Outcome, Halt> {
+        let watcher = StateWatcher::start(self.shared, state, root)?;
+        let mut status = self.shared.status();
+        while !status.go {
+            if status.stop.is_some() || status.released {
+                return Err(Halt::Stopped);
+            }
+            status = self.shared.wait_control(status);
+        }
+        drop(status);
+        let plan = self.shared.paths.plan_file();
+        let plan = plan.to_string_lossy();
+        let command = self.command(root, &["apply", "-input=false", self.format_option(), &plan]);
+        let kills = self.group.out_of_memory_kills();
+        let mut dump = None;
+        let result = self.engine_phase(command, &mut dump);
+        let stop = self.shared.status().stop;
+        if self.shared.status().started {
+            self.left.state = watcher.finish(dump);
+        }
+        let exit = result?;
+        Ok(self
+            .ending(exit, &[0], kills, stop)
+            .unwrap_or(Outcome::Succeeded { changes: true }))
+    }
+}
+
+fn verify(engine: &Path, expected: &str) -> Result<(), Failure> {
+    let failed = |error: io::Error| {
+        let message = format!("The engine {} cannot be read: {error}.", engine.display());
+        Failure::new(FailureReason::Engine, message)
+    };
+    let (_, found) = digest::of_file(engine).map_err(failed)?;
+    if found == expected {
+        return Ok(());
+    }
+    let message = format!(
+        "The engine {} is not what it should be: its SHA-256 is {found}, expected was {expected}.",
+        engine.display()
+    );
+    Err(Failure::new(FailureReason::Engine, message))
+}
+
+fn lock_file(root: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    let path = root.join(LOCK_FILE);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::io("read", &path, &error)),
+    }
+}
+
+fn describe(exit: Exit) -> String {
+    match (exit.code, exit.signal) {
+        (Some(code), _) => format!("exited with status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended without a status".to_owned(),
+    }
+}
+
+/// Where an artifact lies.
+pub fn artifact_path(paths: &crate::paths::Paths, name: ArtifactName) -> PathBuf {
+    let file = match name {
+        ArtifactName::PlanArchive => "plan-archive.tar.gz",
+        ArtifactName::PlanJson => "plan.json",
+        ArtifactName::PlanRedacted => "plan-redacted.json",
+        ArtifactName::ProviderSchemas => "provider-schemas.json",
+    };
+    paths.artifacts().join(file)
+}

@@ -1,0 +1,182 @@
+//! What the threads of a runner share: where the job stands, what the agent has taken, and what it asked for.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::process::Pid;
+use terrapool_protocol::job::{ArtifactName, JobTimes, StateMark};
+use terrapool_protocol::runner::{FromRunner, RunnerStage, StopKind, StopReason};
+use terrapool_protocol::secret::Secret;
+
+use crate::children::Children;
+use crate::paths::Paths;
+
+/// A request to stop, as it stands by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// The hardest kind that was asked for.
+    pub kind: StopKind,
+    /// The first reason that was given.
+    pub reason: StopReason,
+}
+
+/// A state copy on the job volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateCopy {
+    /// What it is.
+    pub mark: StateMark,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+/// The part of the shared state that is guarded by the lock.
+#[derive(Debug)]
+pub struct Status {
+    /// The agent's key, from the first connection.
+    pub key: Option<Secret>,
+    /// Counts connections; a thread of an older one ends when it sees a higher number.
+    pub connection: u64,
+    /// Process at the other end of the current connection, which must survive when everything is killed.
+    pub peer: Option<Pid>,
+    /// Whether a connection is in the middle of a bundle.
+    pub receiving: bool,
+    /// Where the job stands.
+    pub stage: RunnerStage,
+    /// `init` is done.
+    pub prepared: bool,
+    /// The engine phase was started.
+    pub started: bool,
+    /// The start grant is here.
+    pub go: bool,
+    /// Times of the job.
+    pub times: Option<JobTimes>,
+    /// The request to stop.
+    pub stop: Option<Stop>,
+    /// The process that runs now and gets signals.
+    pub process: Option<Pid>,
+    /// Bytes in the spool.
+    pub log_size: u64,
+    /// Bytes that the agent has taken.
+    pub log_taken: u64,
+    /// Where the sender goes on.
+    pub log_next: u64,
+    /// The newest state.
+    pub state: Option<StateCopy>,
+    /// Digest of the state that is under way and not taken yet, on this connection.
+    pub state_in_flight: Option<String>,
+    /// Digest of the last state that was sent on this connection or taken before.
+    pub state_sent: Option<String>,
+    /// Digest of the last state that was taken.
+    pub state_taken: Option<String>,
+    /// Artifacts to send.
+    pub fetches: VecDeque<ArtifactName>,
+    /// The end of the job.
+    pub finished: Option<Arc<FromRunner>>,
+    /// The agent needs nothing any more.
+    pub released: bool,
+}
+
+/// Everything that the threads share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The sandbox's folders.
+    pub paths: Paths,
+    /// Starting and reaping processes.
+    pub children: Children,
+    /// The log spool, open for reading, once there is a job.
+    pub log: OnceLock<File>,
+    status: Mutex<Status>,
+    /// Something may have to be sent.
+    outgoing: Condvar,
+    /// Something that steps, signals or connections wait for.
+    control: Condvar,
+}
+
+impl Shared {
+    /// For a fresh sandbox. `init` tells whether this process is PID 1.
+    pub fn new(paths: Paths, init: bool) -> Self {
+        Self {
+            paths,
+            children: Children::new(init),
+            log: OnceLock::new(),
+            status: Mutex::new(Status {
+                key: None,
+                connection: 0,
+                peer: None,
+                receiving: false,
+                stage: RunnerStage::Waiting,
+                prepared: false,
+                started: false,
+                go: false,
+                times: None,
+                stop: None,
+                process: None,
+                log_size: 0,
+                log_taken: 0,
+                log_next: 0,
+                state: None,
+                state_in_flight: None,
+                state_sent: None,
+                state_taken: None,
+                fetches: VecDeque::new(),
+                finished: None,
+                released: false,
+            }),
+            outgoing: Condvar::new(),
+            control: Condvar::new(),
+        }
+    }
+
+    /// The status, locked.
+    pub fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the status and wakes everybody who waits for a change of it.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
+        let result = change(&mut self.status());
+        self.control.notify_all();
+        self.outgoing.notify_all();
+        result
+    }
+
+    /// The spool has grown to this size.
+    pub fn log_grew(&self, size: u64) {
+        self.status().log_size = size;
+        self.outgoing.notify_all();
+    }
+
+    /// Waits for something to send.
+    pub fn wait_outgoing<'status>(&self, status: MutexGuard<'status, Status>) -> MutexGuard<'status, Status> {
+        self.outgoing.wait(status).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a change that steps, signals or connections care about.
+    pub fn wait_control<'status>(&self, status: MutexGuard<'status, Status>) -> MutexGuard<'status, Status> {
+        self.control.wait(status).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Like [`Self::wait_control`], for at most this long.
+    pub fn wait_control_for<'status>(
+        &self,
+        status: MutexGuard<'status, Status>,
+        time: std::time::Duration,
+    ) -> MutexGuard<'status, Status> {
+        match self.control.wait_timeout(status, time) {
+            Ok((status, _)) => status,
+            Err(poisoned) => poisoned.into_inner().0,
+        }
+    }
+
+    /// Asks for the end of the job. The first reason stays, the kind only becomes harder.
+    pub fn request_stop(&self, kind: StopKind, reason: StopReason) {
+        self.change(|status| {
+            let stop = status.stop.get_or_insert(Stop { kind, reason });
+            if kind == StopKind::Kill {
+                stop.kind = StopKind::Kill;
+            }
+        });
+    }
+}

@@ -1,0 +1,298 @@
+//! The state while applying: every document that the engine writes is copied, before anything can happen to it.
+//!
+//! The engine writes in place (truncate, write), so a reader sees a whole document or the beginning of one. The file is
+//! read through a descriptor that was opened before the engine started, which survives its removal. A document counts
+//! when it can be parsed; one that does not end in a line end might still be growing and is looked at once more.
+
+use std::fs::{self, File};
+use std::io::{self, PipeReader, PipeWriter, Write};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::fs::inotify;
+use serde::Deserialize;
+use terrapool_protocol::job::StateMark;
+
+use crate::archive::Fingerprint;
+use crate::bundle::StateFile;
+use crate::digest;
+use crate::error::Failure;
+use crate::shared::{Shared, StateCopy};
+
+/// How long a document without a line end has to stay as it is to count as whole.
+const SETTLED: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
+
+/// Where the engine leaves a state that it could not save, in the folder it runs in.
+const ERRORED: &str = "errored.tfstate";
+
+/// Reads what there is to read of a state document. `None` when it is not a whole JSON object.
+pub fn mark(bytes: &[u8]) -> Option<StateMark> {
+    #[derive(Deserialize)]
+    struct Document {
+        serial: Option<u64>,
+        lineage: Option<String>,
+    }
+    let document: Document = serde_json::from_slice(bytes).ok()?;
+    Some(StateMark {
+        serial: document.serial,
+        lineage: document.lineage,
+        sha256: digest::of(bytes),
+        size: bytes.len() as u64,
+    })
+}
+
+/// Watches the state file in a thread of its own.
+#[derive(Debug)]
+pub struct StateWatcher {
+    thread: JoinHandle<Copier>,
+    /// Dropping it ends the thread.
+    stop: PipeWriter,
+    errored: PathBuf,
+    /// An `errored.tfstate` that was there before the engine started says nothing.
+    errored_before: Option<Fingerprint>,
+    path: PathBuf,
+}
+
+/// Makes copies and hands them to the sender.
+#[derive(Debug)]
+struct Copier {
+    shared: Arc<Shared>,
+    file: Arc<File>,
+    /// What the job started from, then the newest document.
+    newest: Option<StateMark>,
+    /// A copy of the document that was there before the engine started.
+    initial: Option<PathBuf>,
+    buffer: Vec<u8>,
+    counter: u64,
+}
+
+impl StateWatcher {
+    /// Begins to watch. `folder` is where the engine will run.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the state cannot be read or watched.
+    pub fn start(shared: &Arc<Shared>, state: &StateFile, folder: &Path) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::io("watch the state file", &state.path, &error);
+        let mut copier = Copier {
+            shared: Arc::clone(shared),
+            file: Arc::clone(&state.file),
+            newest: None,
+            initial: None,
+            buffer: Vec::new(),
+            counter: 0,
+        };
+        copier.read().map_err(failed)?;
+        copier.newest = mark(&copier.buffer);
+        if copier.newest.is_some() {
+            // Only needed when the engine tears the file without ever completing it.
+            let path = shared.paths.state_copies().join("0.tfstate");
+            fs::write(&path, &copier.buffer).map_err(failed)?;
+            copier.initial = Some(path);
+        }
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+            .and_then(|watch| {
+                let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE;
+                inotify::add_watch(&watch, &state.path, events)?;
+                Ok(watch)
+            })
+            .map_err(|error| failed(error.into()))?;
+        let (stopped, stop) = io::pipe().map_err(failed)?;
+        let errored = folder.join(ERRORED);
+        Ok(Self {
+            thread: std::thread::spawn(move || {
+                copier.watch(&watch, &stopped);
+                copier
+            }),
+            stop,
+            errored_before: fingerprint(&errored),
+            errored,
+            path: state.path.clone(),
+        })
+    }
+
+    /// The engine has ended: finds the newest state among the file, a file that was put in its place, what the engine
+    /// left because it could not save, and what it printed; makes sure that it is sent, and names it.
+    pub fn finish(self, dump: Option<Vec<u8>>) -> Option<StateMark> {
+        drop(self.stop);
+        let mut copier = self.thread.join().ok()?;
+        let _ = copier.look(true);
+        let mut others = Vec::new();
+        let replaced = match (copier.file.metadata(), fs::metadata(&self.path)) {
+            (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) != (there.dev(), there.ino()),
+            _ => false,
+        };
+        if replaced {
+            others.extend(fs::read(&self.path).ok());
+        }
+        let errored_now = fingerprint(&self.errored);
+        if errored_now.is_some() && errored_now != self.errored_before {
+            others.extend(fs::read(&self.errored).ok());
+        }
+        others.extend(dump);
+        for document in others {
+            copier.offer(&document);
+        }
+        copier.conclude();
+        copier.newest
+    }
+}
+
+fn fingerprint(path: &Path) -> Option<Fingerprint> {
+    fs::symlink_metadata(path)
+        .ok()
+        .filter(fs::Metadata::is_file)
+        .map(|metadata| Fingerprint::of(&metadata))
+}
+
+impl Copier {
+    fn watch(&mut self, watch: &OwnedFd, stopped: &PipeReader) {
+        let mut events = [MaybeUninit::uninit(); 4096];
+        let mut settling = false;
+        loop {
+            let mut sources = [
+                PollFd::new(watch, PollFlags::IN),
+                PollFd::new(stopped, PollFlags::IN),
+            ];
+            let timeout = settling.then_some(&SETTLED);
+            if let Err(error) = poll(&mut sources, timeout)
+                && error != rustix::io::Errno::INTR
+            {
+                return;
+            }
+            let changed = !sources[0].revents().is_empty();
+            if !sources[1].revents().is_empty() {
+                return;
+            }
+            let mut reader = inotify::Reader::new(watch, &mut events);
+            while reader.next().is_ok() {}
+            if changed || settling {
+                settling = self.look(settling && !changed);
+            }
+        }
+    }
+
+    /// Reads the file through the descriptor into the buffer.
+    fn read(&mut self) -> io::Result<()> {
+        let size = usize::try_from(self.file.metadata()?.len()).unwrap_or(usize::MAX);
+        self.buffer.clear();
+        self.buffer.resize(size, 0);
+        let mut filled = 0;
+        while filled < self.buffer.len() {
+            match self.file.read_at(&mut self.buffer[filled..], filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.buffer.truncate(filled);
+        Ok(())
+    }
+
+    /// Copies the document when it is a new one. Answers whether it has to be looked at again because it may not be
+    /// whole; with `settled` it is taken as it is.
+    fn look(&mut self, settled: bool) -> bool {
+        if self.read().is_err() || self.buffer.is_empty() {
+            return false;
+        }
+        if !settled && self.buffer.last() != Some(&b'\n') {
+            return self.buffer.last() == Some(&b'}');
+        }
+        let Some(found) = mark(&self.buffer) else {
+            return false;
+        };
+        if self.newest.as_ref().is_none_or(|newest| newest.sha256 != found.sha256) {
+            let document = std::mem::take(&mut self.buffer);
+            self.publish(found, &document);
+            self.buffer = document;
+        }
+        false
+    }
+
+    /// A document from elsewhere: it counts when it belongs to the same state and is newer.
+    fn offer(&mut self, document: &[u8]) {
+        let Some(found) = mark(document) else { return };
+        let newer = match &self.newest {
+            None => true,
+            Some(newest) => {
+                let related = newest.lineage.is_none() || newest.lineage == found.lineage;
+                related && found.sha256 != newest.sha256 && found.serial >= newest.serial
+            }
+        };
+        if newer {
+            self.publish(found, document);
+        }
+    }
+
+    /// The state that the job started from is the newest one when nothing was written; it too has to be sent.
+    fn conclude(&mut self) {
+        if self.counter == 0
+            && let (Some(newest), Some(path)) = (self.newest.clone(), self.initial.take())
+        {
+            self.announce(newest, path);
+        }
+    }
+
+    fn publish(&mut self, found: StateMark, document: &[u8]) {
+        let name = format!("{}.tfstate", self.counter + 1);
+        let paths = &self.shared.paths;
+        // A job volume that is full is no reason to lose a state: the state volume is another one.
+        let kept = [paths.state_copies(), paths.state.clone()]
+            .into_iter()
+            .find_map(|folder| keep(&folder, &folder.join(&name), document).ok().map(|()| folder.join(&name)));
+        if let Some(path) = kept {
+            self.counter += 1;
+            self.newest = Some(found.clone());
+            self.announce(found, path);
+        }
+    }
+
+    fn announce(&self, mark: StateMark, path: PathBuf) {
+        let previous = self
+            .shared
+            .change(|status| status.state.replace(StateCopy { mark, path }));
+        // A sender that has it open reads it to its end.
+        if let Some(previous) = previous {
+            let _ = fs::remove_file(previous.path);
+        }
+    }
+}
+
+/// Writes a copy so that it is there whole or not at all, whatever happens to the machine.
+fn keep(folder: &Path, path: &Path, document: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(document)?;
+    file.sync_data()?;
+    fs::rename(&temporary, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Opens a state copy for sending. `None` when a newer one has replaced it.
+pub fn open(copy: &StateCopy) -> Option<File> {
+    File::open(&copy.path).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mark;
+
+    #[test]
+    fn clear_and_encrypted_states_are_told_from_torn_ones() {
+        let clear = br#"{"version":4,"serial":7,"lineage":"a-b","resources":[]}"#;
+        let found = mark(clear).unwrap();
+        assert_eq!((found.serial, found.lineage.as_deref()), (Some(7), Some("a-b")));
+        let encrypted = br#"{"serial":8,"lineage":"c","meta":{},"encrypted_data":"eA==","encryption_version":"v0"}"#;
+        assert_eq!(mark(encrypted).unwrap().serial, Some(8));
+        assert_eq!(mark(&clear[..20]), None);
+        assert_eq!(mark(b""), None);
+    }
+}
