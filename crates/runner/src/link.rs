@@ -83,8 +83,8 @@ struct Connection {
 
 impl Connection {
     /// Reads the first message and, with the right key, takes the place of the connection before. Answers this
-    /// connection's number.
-    fn greet(&self, stream: &UnixStream) -> Option<u64> {
+    /// connection's number and where the runner stood then.
+    fn greet(&self, stream: &UnixStream) -> Option<(u64, RunnerStage)> {
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         let mut reader = stream;
         let (message, body) = frames::read_header(&mut reader, LONGEST_HELLO).ok()?;
