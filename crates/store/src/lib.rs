@@ -2,15 +2,28 @@
 #![forbid(unsafe_code)]
 
 pub mod api_tokens;
+pub mod agent_tokens;
+pub mod agents;
+pub mod artifacts;
 pub mod audit;
 pub mod configuration_versions;
 pub mod db;
 pub mod error;
+pub mod installation;
+pub mod job_specs;
+pub mod jobs;
+pub mod locks;
+pub mod logs;
 pub mod organizations;
+pub mod page;
+pub mod pools;
 pub mod projects;
+pub mod runs;
+pub mod state_copies;
 pub mod state_versions;
 pub mod users;
 pub mod variables;
 pub mod workspaces;
 
+mod lifecycle;
 mod search;

@@ -109,7 +109,6 @@ CREATE TABLE agents (
     driver TEXT NOT NULL,
     ip_address TEXT NOT NULL,
     session BIGINT NOT NULL,
-    session_hash BYTEA NOT NULL UNIQUE,
     process_nonce TEXT NOT NULL,
     capacity TEXT NOT NULL,
     engines TEXT NOT NULL,
@@ -233,8 +232,8 @@ CREATE TABLE runs (
     engine TEXT NOT NULL,
     engine_version TEXT NOT NULL,
     engine_sha256 TEXT,
-    -- the pool the run's jobs go to, fixed at creation
-    pool_id TEXT NOT NULL REFERENCES agent_pools (id),
+    -- the pool the run's jobs go to, fixed at creation; it may be deleted once nothing of it is active
+    pool_id TEXT NOT NULL,
     lock_epoch BIGINT,
     has_changes BOOLEAN,
     -- resource counts of the plan (JSON object), NULL until known
@@ -279,8 +278,6 @@ CREATE TABLE jobs (
     -- scheduling: lower first
     priority BIGINT NOT NULL,
     queued_at BIGINT NOT NULL,
-    -- bearer credential of (job, generation, attempt)
-    credential_hash BYTEA UNIQUE,
     limits TEXT NOT NULL,
     started_at BIGINT,
     finished_at BIGINT,
@@ -295,12 +292,14 @@ CREATE INDEX jobs_agent ON jobs (agent_id, state);
 -- One log a phase: id is the plan's or apply's id. The bytes lie in the log store.
 CREATE TABLE logs (
     id TEXT PRIMARY KEY,
-    job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-    started BOOLEAN NOT NULL,
-    sealed BOOLEAN NOT NULL,
-    -- bytes of the whole file when sealed
+    run_id TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+    phase TEXT NOT NULL,
+    -- the phase is over; the end mark is written after this is committed
+    ended BOOLEAN NOT NULL,
+    -- bytes of the whole file, once the end mark is in it
     size BIGINT
 );
+CREATE INDEX logs_ended ON logs (ended, size);
 
 CREATE TABLE artifacts (
     job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
