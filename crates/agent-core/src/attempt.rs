@@ -467,7 +467,7 @@ fn verdict_of(attempt: &Attempt, sent: Boottime, verdict: Verdict, now: Boottime
             actions.extend(stop);
             (stopped, actions)
         }
-        Verdict::Deliver => (renewed.clone(), Vec::new()),
+        Verdict::Deliver => (renewed, Vec::new()),
         Verdict::Forget => match attempt.state {
             State::Returning { .. } | State::Delivering { .. } => attempt.done(),
             // Told to forget what still runs: end it first, what it leaves is delivered.

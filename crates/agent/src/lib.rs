@@ -1,2 +1,17 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+
+pub mod attempt;
+pub mod clock;
+pub mod config;
+pub mod control_plane;
+pub mod delivery;
+pub mod doctor;
+pub mod drivers;
+pub mod engines;
+pub mod host;
+pub mod journal;
+pub mod redaction;
+pub mod runner_link;
+pub mod schemas;
+pub mod service;

@@ -1,1 +1,110 @@
-fn main(){}
+//! The agent's command line.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use terrapool_agent::config::{Config, Overrides};
+use terrapool_agent::doctor::{self, Finding};
+use terrapool_agent::service;
+use tracing_subscriber::EnvFilter;
+
+/// Runs Terraform and OpenTofu jobs of a Terrapool agent pool in containers on this host.
+#[derive(Parser)]
+#[command(name = "terrapool-agent", version)]
+struct Command {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Take and run jobs until told to end.
+    Run {
+        #[command(flatten)]
+        overrides: Box<Overrides>,
+        /// Write the log as JSON lines.
+        #[arg(long, env = "TERRAPOOL_AGENT_LOG_JSON")]
+        log_json: bool,
+    },
+    /// Check what the agent needs, and name cures.
+    Doctor {
+        #[command(flatten)]
+        overrides: Box<Overrides>,
+    },
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    // Two workers are plenty for an agent: the work is in the sandboxes.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let outcome = runtime
+        .context("the runtime cannot be started")
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(act(command.action));
+            runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+            outcome
+        });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("terrapool-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn act(action: Action) -> anyhow::Result<ExitCode> {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("the cryptography library was set up twice"))?;
+    match action {
+        Action::Run { overrides, log_json } => {
+            start_log(log_json);
+            let config = Config::load(&overrides)?;
+            service::run(config).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Doctor { overrides } => {
+            let config = Config::load(&overrides)?;
+            let checks = doctor::examine(&config).await;
+            for check in &checks {
+                let (mark, text) = match &check.finding {
+                    Finding::Fine(text) => ("ok    ", text),
+                    Finding::Warning(text) => ("warn  ", text),
+                    Finding::Broken(text) => ("BROKEN", text),
+                };
+                println!("{mark}  {}: {text}", check.name);
+            }
+            let broken = checks
+                .iter()
+                .any(|check| matches!(check.finding, Finding::Broken(_)));
+            Ok(if broken {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            })
+        }
+    }
+}
+
+/// Journald adds time and level itself; a terminal gets them here.
+fn start_log(json: bool) {
+    let filter = EnvFilter::try_from_env("TERRAPOOL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let under_journald = std::env::var_os("JOURNAL_STREAM").is_some();
+    if json {
+        builder.json().init();
+    } else if under_journald {
+        builder.without_time().with_ansi(false).init();
+    } else {
+        builder.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}

@@ -1,0 +1,70 @@
+//! Builds the runner as a static program, to be carried inside the agent.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn main() {
+    let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
+    let workspace = manifest.join("../..");
+    for input in [
+        "crates/runner",
+        "crates/protocol",
+        "crates/model",
+        "Cargo.toml",
+        "Cargo.lock",
+    ] {
+        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
+    }
+    let architecture = variable("CARGO_CFG_TARGET_ARCH");
+    let target = format!("{architecture}-unknown-linux-gnu");
+    let folder = PathBuf::from(variable("OUT_DIR")).join("runner");
+    build(&workspace, &target, &folder);
+    let binary = folder.join(&target).join("release/terrapool-runner");
+    println!("cargo::rustc-env=TERRAPOOL_RUNNER={}", binary.display());
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("cargo sets {name} for build scripts"))
+}
+
+/// A build of its own: nothing that this build was told (flags, wrappers, target) may reach it.
+fn build(workspace: &Path, target: &str, folder: &Path) {
+    let mut cargo = Command::new(variable("CARGO"));
+    cargo
+        .current_dir(workspace)
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--release",
+            "--package",
+            "terrapool-runner",
+            "--target",
+            target,
+        ])
+        .arg("--target-dir")
+        .arg(folder);
+    let inherited = [
+        "RUSTFLAGS",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "CC",
+        "AR",
+        "CFLAGS",
+        "TARGET",
+        "HOST",
+        "OUT_DIR",
+    ];
+    for (name, _) in std::env::vars() {
+        let of_cargo =
+            name.starts_with("CARGO_") && name != "CARGO_HOME" && !name.starts_with("CARGO_REGISTRIES");
+        if of_cargo || inherited.contains(&name.as_str()) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    match cargo.status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("building the runner for {target} failed: {status}"),
+        Err(error) => panic!("cargo could not be started to build the runner: {error}"),
+    }
+}

@@ -1,0 +1,724 @@
+//! One attempt's shell: carries out what the attempt machine decides, and tells it what happened.
+
+mod prepare;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use terrapool_agent_core::attempt::{Action, Attempt, Boottime, Event, State, step};
+use terrapool_model::engine::Engine;
+use terrapool_model::time::Millis;
+use terrapool_protocol::agent::{Claim, Claimed, Offer, Start, Verdict};
+use terrapool_protocol::job::{Artifact, JobSpec, Outcome, StateMark, Usage};
+use terrapool_protocol::runner::{FromRunner, RunnerStage, StopKind, StopReason, ToRunner};
+use terrapool_protocol::secret::Secret;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::clock::boottime;
+use crate::control_plane::{CallError, ControlPlane};
+use crate::delivery::{
+    ArtifactPiece, Ending, LogDelivery, Progress, Recipient, StateDelivery, deliver, give_back,
+    report_without_runner,
+};
+use crate::drivers::docker::{DockerDriver, WarmSandboxes};
+use crate::engines::{Engines, hex};
+use crate::journal::{Journal, Record};
+use crate::runner_link::{RunnerReceiver, RunnerSender};
+use crate::schemas::SchemaCache;
+
+/// What all attempts of an agent share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The control plane.
+    pub control_plane: ControlPlane,
+    /// The container engine.
+    pub driver: Arc<DockerDriver>,
+    /// Warm sandboxes.
+    pub warm: Arc<WarmSandboxes>,
+    /// Engines.
+    pub engines: Arc<Engines>,
+    /// Provider schemas.
+    pub schemas: Arc<SchemaCache>,
+    /// The journal.
+    pub journal: Arc<Journal>,
+    /// Wakes the sync loop: what it would report has changed.
+    pub changed: Notify,
+}
+
+/// What the sync loop tells an attempt.
+#[derive(Debug, Clone)]
+pub enum Word {
+    /// A sync that was sent then named the attempt and was answered.
+    Verdict {
+        /// When it was sent.
+        sent: Boottime,
+        /// What it said.
+        verdict: Verdict,
+    },
+    /// The agent wants to end.
+    AgentEnds,
+}
+
+/// The sync loop's end of an attempt.
+#[derive(Debug)]
+pub struct Handle {
+    /// The attempt, as it stands.
+    pub attempt: watch::Receiver<Attempt>,
+    /// Memory in MiB that its sandbox holds.
+    pub memory_mb: u64,
+    /// To the attempt.
+    pub words: mpsc::UnboundedSender<Word>,
+}
+
+/// A sandbox, as far as it has to be found again and removed.
+#[derive(Debug, Clone)]
+struct Place {
+    id: String,
+    volumes: Option<String>,
+    runner_key: Secret,
+}
+
+/// What background tasks of an attempt report.
+enum Report {
+    Prepared(Box<prepare::Ready>),
+    Event(Event),
+}
+
+/// How the runner said the job ended.
+struct RunnerEnd {
+    outcome: Outcome,
+    log_size: u64,
+    log_sha256: String,
+    state: Option<StateMark>,
+    artifacts: Vec<Artifact>,
+    schemas_key: Option<String>,
+    usage: Usage,
+}
+
+struct Shell {
+    shared: Arc<Shared>,
+    attempt: Attempt,
+    snapshot: watch::Sender<Attempt>,
+    reports: mpsc::UnboundedSender<Report>,
+    credential: Option<Secret>,
+    spec: Option<JobSpec>,
+    engine: Option<(Engine, String)>,
+    /// Shared with the preparing task, so that a sandbox it was making can be removed.
+    place: Arc<Mutex<Option<Place>>>,
+    preparing: Option<tokio::task::JoinHandle<()>>,
+    runner: Option<RunnerSender>,
+    frames: Option<RunnerReceiver>,
+    log: Option<LogDelivery>,
+    state: Option<StateDelivery>,
+    pieces: Option<mpsc::Sender<ArtifactPiece>>,
+    /// Whether the engine phase was executed, as far as the runner said.
+    marker: bool,
+    end: Option<RunnerEnd>,
+    /// What was forwarded of the log, for an end that the runner does not report.
+    forwarded: (u64, Sha256),
+    last_state: Option<StateMark>,
+}
+
+/// Starts an attempt at an offered job.
+pub fn start(
+    shared: Arc<Shared>,
+    session: (u64, Secret),
+    offer: Offer,
+    attempt: Attempt,
+    hold: Millis,
+) -> Handle {
+    let memory_mb = offer.limits.memory_mb;
+    let (handle, shell, inbox) = open(shared, attempt, memory_mb);
+    tokio::spawn(async move { shell.run_offer(session, offer, hold, inbox).await });
+    handle
+}
+
+/// Takes up an attempt of an earlier process of this agent.
+pub fn resume(shared: Arc<Shared>, record: Record) -> Handle {
+    let mut attempt = Attempt::new(
+        record.job.clone(),
+        record.generation,
+        record.attempt.clone(),
+        record.phase,
+        record.incarnation,
+        boottime(),
+    );
+    attempt.times = record.times;
+    attempt.state = State::Running;
+    let (handle, shell, inbox) = open(shared, attempt, 0);
+    tokio::spawn(async move { shell.run_resumed(record, inbox).await });
+    handle
+}
+
+type Inbox = (mpsc::UnboundedReceiver<Word>, mpsc::UnboundedReceiver<Report>);
+
+fn open(shared: Arc<Shared>, attempt: Attempt, memory_mb: u64) -> (Handle, Shell, Inbox) {
+    let (snapshot, seen) = watch::channel(attempt.clone());
+    let (words, words_inbox) = mpsc::unbounded_channel();
+    let (reports, reports_inbox) = mpsc::unbounded_channel();
+    let shell = Shell {
+        shared,
+        attempt,
+        snapshot,
+        reports,
+        credential: None,
+        spec: None,
+        engine: None,
+        place: Arc::default(),
+        preparing: None,
+        runner: None,
+        frames: None,
+        log: None,
+        state: None,
+        pieces: None,
+        marker: false,
+        end: None,
+        forwarded: (0, Sha256::new()),
+        last_state: None,
+    };
+    (
+        Handle {
+            attempt: seen,
+            memory_mb,
+            words,
+        },
+        shell,
+        (words_inbox, reports_inbox),
+    )
+}
+
+impl Shell {
+    fn place(&self) -> Option<Place> {
+        self.place
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    fn recipient(&self) -> Option<Recipient> {
+        Some(Recipient {
+            control_plane: self.shared.control_plane.clone(),
+            job: self.attempt.job.clone(),
+            credential: self.credential.clone()?,
+        })
+    }
+
+    async fn run_offer(mut self, session: (u64, Secret), offer: Offer, hold: Millis, inbox: Inbox) {
+        if self.journal().await.is_err() {
+            self.drop_unclaimed();
+            return;
+        }
+        // A sandbox is taken while the claim is on its way; a refused claim gives it back.
+        let key = self.shared.driver.key(offer.image.as_deref(), offer.limits);
+        let warm = Arc::clone(&self.shared.warm);
+        let sandbox = tokio::spawn(async move { warm.take(&key).await });
+        let sent = boottime();
+        match self.claim(&session, offer.generation, hold).await {
+            Some(claimed) => {
+                tracing::info!(
+                    job = %self.attempt.job, run = %claimed.spec.run, phase = claimed.spec.phase.as_str(),
+                    workspace = claimed.spec.workspace_name, "claimed a job"
+                );
+                self.credential = Some(claimed.credential);
+                let times = claimed.spec.times;
+                self.spec = Some(claimed.spec);
+                self.shared.changed.notify_one();
+                let event = Event::ClaimAccepted {
+                    generation: claimed.generation,
+                    sent,
+                    times,
+                };
+                let Ok((next, actions)) = step(&self.attempt, event, boottime()) else {
+                    return;
+                };
+                self.attempt = next;
+                self.publish();
+                self.perform(actions, Some(sandbox)).await;
+                self.run(inbox).await;
+            }
+            None => {
+                if let Ok(Ok(sandbox)) = sandbox.await {
+                    self.shared
+                        .driver
+                        .remove_sandbox(&sandbox.id, Some(sandbox.volumes()))
+                        .await;
+                }
+                self.drop_unclaimed();
+                self.shared.warm.refill();
+            }
+        }
+    }
+
+    fn drop_unclaimed(&mut self) {
+        if let Ok((next, _)) = step(&self.attempt, Event::ClaimFailed, boottime()) {
+            self.attempt = next;
+        }
+        let record = Record::of(&self.attempt);
+        if let Err(error) = self.shared.journal.append(&record) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the journal could not be written"
+            );
+        }
+        self.publish();
+    }
+
+    async fn claim(&self, session: &(u64, Secret), generation_seen: u64, hold: Millis) -> Option<Claimed> {
+        let body = Claim {
+            session: session.0,
+            generation_seen,
+            attempt: self.attempt.attempt.clone(),
+            incarnation: self.attempt.incarnation,
+        };
+        let deadline = tokio::time::Instant::now() + hold.to_std();
+        loop {
+            match self
+                .shared
+                .control_plane
+                .claim(&session.1, &self.attempt.job, &body)
+                .await
+            {
+                Ok(claimed) => return Some(claimed),
+                Err(error) if error.is_transient() && tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(error) => {
+                    tracing::info!(job = %self.attempt.job, reason = %error, "a claim did not succeed");
+                    return None;
+                }
+            }
+        }
+    }
+
+    async fn run_resumed(mut self, record: Record, inbox: Inbox) {
+        self.credential = record.credential.clone();
+        let connection = match (&record.sandbox, &record.runner_key) {
+            (Some(id), Some(key)) => {
+                *self
+                    .place
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Place {
+                    id: id.clone(),
+                    volumes: None,
+                    runner_key: key.clone(),
+                });
+                self.shared.driver.reconnect(id, key, 0).await.ok()
+            }
+            _ => None,
+        };
+        match connection {
+            Some((link, stage)) => {
+                tracing::info!(job = %self.attempt.job, ?stage, "found a sandbox again");
+                self.marker = matches!(stage, RunnerStage::Running | RunnerStage::Finished);
+                if !self.marker {
+                    self.attempt.state = State::Claimed;
+                }
+                self.publish();
+                self.attach(link.sender, link.receiver);
+                if !self.marker {
+                    // The bundle's stream ended with the process that sent it.
+                    let message = "the agent was restarted before the engine was started".to_owned();
+                    self.apply(Event::SandboxFailed { message }).await;
+                }
+            }
+            None => {
+                let marker = match &record.sandbox {
+                    Some(id) => self
+                        .shared
+                        .driver
+                        .job_file_exists(id, "started")
+                        .await
+                        .unwrap_or(true),
+                    None => false,
+                };
+                self.apply(Event::SandboxVanished { marker }).await;
+            }
+        }
+        self.run(inbox).await;
+    }
+
+    fn attach(&mut self, sender: RunnerSender, receiver: RunnerReceiver) {
+        if let Some(recipient) = self.recipient() {
+            self.log = Some(LogDelivery::start(recipient.clone(), sender.clone()));
+            self.state = Some(StateDelivery::start(recipient, sender.clone()));
+        }
+        self.runner = Some(sender);
+        self.frames = Some(receiver);
+    }
+
+    fn publish(&self) {
+        let held = self.snapshot.borrow().holds_slot();
+        self.snapshot.send_replace(self.attempt.clone());
+        if held && !self.attempt.holds_slot() {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    async fn run(mut self, (mut words, mut reports): Inbox) {
+        loop {
+            if matches!(self.attempt.state, State::Done | State::Dropped) {
+                return;
+            }
+            let next_look = self.next_look();
+            tokio::select! {
+                Some(report) = reports.recv() => self.take(report).await,
+                Some(word) = words.recv() => match word {
+                    Word::Verdict { sent, verdict } => self.apply(Event::Verdict { sent, verdict }).await,
+                    Word::AgentEnds => self.apply(Event::AgentEnds).await,
+                },
+                frame = next_frame(self.frames.as_mut()) => match frame {
+                    Some((message, body)) => self.hear(message, body).await,
+                    None => self.lost_link().await,
+                },
+                () = tokio::time::sleep(next_look) => self.apply(Event::Tick).await,
+            }
+        }
+    }
+
+    /// Time until something may be due by itself.
+    fn next_look(&self) -> Duration {
+        let now = boottime();
+        let contact = self.attempt.remaining_contact(now).unwrap_or(Millis(60_000));
+        let start = match (&self.attempt.state, self.attempt.times) {
+            (State::Starting { sent }, Some(times)) => {
+                Millis(times.start_window.0.saturating_sub(now.since(*sent).0))
+            }
+            _ => Millis(60_000),
+        };
+        // A suspended machine does not advance this timer: look once a second at least while something is due soon.
+        Millis(contact.0.min(start.0).clamp(20, 1000)).to_std()
+    }
+
+    async fn take(&mut self, report: Report) {
+        match report {
+            Report::Event(event) => self.apply(event).await,
+            Report::Prepared(ready) => {
+                self.engine = Some(ready.engine);
+                self.attach(ready.sender, ready.receiver);
+                let remaining = self.attempt.remaining_contact(boottime());
+                self.tell(&ToRunner::Renew { remaining }).await;
+            }
+        }
+    }
+
+    async fn tell(&self, message: &ToRunner) {
+        if let Some(runner) = &self.runner {
+            // A runner that is gone is noticed by its stream's end.
+            let _ = runner.send(message).await;
+        }
+    }
+
+    async fn hear(&mut self, message: FromRunner, body: Vec<u8>) {
+        match message {
+            FromRunner::Ready { .. } => {}
+            FromRunner::Prepared => {
+                if matches!(self.attempt.state, State::Claimed) {
+                    self.apply(Event::Prepared).await;
+                }
+            }
+            FromRunner::Started => {
+                self.marker = true;
+                // The next job's sandbox is begun while this one's engine has the most to do.
+                self.shared.warm.refill();
+                self.apply(Event::EngineStarted).await;
+            }
+            FromRunner::Log { offset } => {
+                if offset == self.forwarded.0 {
+                    self.forwarded.0 += body.len() as u64;
+                    self.forwarded.1.update(&body);
+                }
+                if let Some(log) = &self.log {
+                    log.push(offset, body);
+                }
+            }
+            FromRunner::State { mark } => {
+                self.last_state = Some(mark.clone());
+                if let Some(state) = &self.state {
+                    state.push(mark, body);
+                }
+            }
+            FromRunner::ArtifactData { name, last, .. } => {
+                if let Some(pieces) = &self.pieces {
+                    let _ = pieces
+                        .send(ArtifactPiece {
+                            name,
+                            last,
+                            bytes: body,
+                        })
+                        .await;
+                }
+            }
+            FromRunner::Finished {
+                outcome,
+                log_size,
+                log_sha256,
+                state,
+                artifacts,
+                schemas_key,
+                usage,
+            } => {
+                if self.end.is_none() {
+                    let end = RunnerEnd {
+                        outcome: outcome.clone(),
+                        log_size,
+                        log_sha256,
+                        state,
+                        artifacts,
+                        schemas_key,
+                        usage,
+                    };
+                    self.end = Some(end);
+                    self.apply(Event::Ended {
+                        outcome,
+                        marker: self.marker,
+                    })
+                    .await;
+                }
+            }
+        }
+    }
+
+    /// The stream has ended: with its connection only, or with its sandbox.
+    async fn lost_link(&mut self) {
+        self.frames = None;
+        self.pieces = None;
+        let Some(place) = self.place() else { return };
+        for _ in 0..3 {
+            if !self.shared.driver.is_running(&place.id).await {
+                break;
+            }
+            let from = self.log.as_ref().map_or(0, |log| *log.received().borrow());
+            if let Ok((link, _)) = self
+                .shared
+                .driver
+                .reconnect(&place.id, &place.runner_key, from)
+                .await
+            {
+                tracing::info!(job = %self.attempt.job, "connected to a sandbox anew");
+                self.attach(link.sender, link.receiver);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        let marker = self.marker
+            || self
+                .shared
+                .driver
+                .job_file_exists(&place.id, "started")
+                .await
+                .unwrap_or(self.marker);
+        self.apply(Event::SandboxVanished { marker }).await;
+    }
+
+    async fn apply(&mut self, event: Event) {
+        match step(&self.attempt, event, boottime()) {
+            Ok((next, actions)) => {
+                let journaled_first = matches!(actions.first(), Some(Action::Journal));
+                self.attempt = next;
+                // What is reported must not run ahead of the journal.
+                if !journaled_first {
+                    self.publish();
+                }
+                self.perform(actions, None).await;
+            }
+            Err(unexpected) => tracing::debug!(%unexpected, "ignored"),
+        }
+    }
+
+    async fn journal(&self) -> Result<(), ()> {
+        let place = self.place();
+        let record = Record {
+            credential: self.credential.clone(),
+            sandbox: place.as_ref().map(|place| place.id.clone()),
+            runner_key: place.map(|place| place.runner_key),
+            ..Record::of(&self.attempt)
+        };
+        let journal = Arc::clone(&self.shared.journal);
+        let written = tokio::task::spawn_blocking(move || journal.append(&record)).await;
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the journal could not be written"
+                );
+                Err(())
+            }
+            Err(_) => Err(()),
+        }
+    }
+
+    async fn perform(&mut self, actions: Vec<Action>, sandbox: Option<prepare::Pending>) {
+        let mut sandbox = sandbox;
+        for action in actions {
+            match action {
+                Action::Journal => {
+                    let written = self.journal().await;
+                    self.publish();
+                    if written.is_err()
+                        && matches!(self.attempt.state, State::Running | State::Starting { .. })
+                    {
+                        // An engine that a restart would not know of must not be started.
+                        self.tell(&ToRunner::Stop {
+                            kind: StopKind::Kill,
+                            reason: StopReason::AgentEnds,
+                        })
+                        .await;
+                        return;
+                    }
+                }
+                Action::Prepare => self.prepare(sandbox.take()),
+                Action::SendStart => self.send_start(),
+                Action::Go => self.tell(&ToRunner::Go).await,
+                Action::Stop { kind, reason } => self.tell(&ToRunner::Stop { kind, reason }).await,
+                Action::Renew { remaining } => self.tell(&ToRunner::Renew { remaining }).await,
+                Action::Finish { outcome } => self.finish(outcome),
+                Action::Remove => self.remove(),
+            }
+        }
+    }
+
+    fn prepare(&mut self, sandbox: Option<prepare::Pending>) {
+        let (Some(spec), Some(credential), Some(sandbox)) =
+            (self.spec.clone(), self.credential.clone(), sandbox)
+        else {
+            return;
+        };
+        let shared = Arc::clone(&self.shared);
+        let place = Arc::clone(&self.place);
+        let reports = self.reports.clone();
+        let job = self.attempt.job.clone();
+        self.preparing = Some(tokio::spawn(async move {
+            let report = match prepare::prepare(&shared, &job, spec, &credential, sandbox, &place).await {
+                Ok(ready) => Report::Prepared(Box::new(ready)),
+                Err(error) => {
+                    let mut message = error.to_string();
+                    let mut source = std::error::Error::source(&error);
+                    while let Some(cause) = source {
+                        message = format!("{message}: {cause}");
+                        source = cause.source();
+                    }
+                    tracing::error!(%job, message, "a sandbox could not be prepared");
+                    Report::Event(error.event(message))
+                }
+            };
+            // The shell has ended: the attempt is over.
+            let _ = reports.send(report);
+        }));
+    }
+
+    fn send_start(&self) {
+        let Some(credential) = self.credential.clone() else {
+            return;
+        };
+        let control_plane = self.shared.control_plane.clone();
+        let job = self.attempt.job.clone();
+        let body = Start {
+            generation: self.attempt.generation,
+            attempt: self.attempt.attempt.clone(),
+        };
+        let reports = self.reports.clone();
+        // The attempt's own timer gives up after the window; repeating until then is safe.
+        tokio::spawn(async move {
+            let event = loop {
+                match control_plane.start(&credential, &job, &body).await {
+                    Ok(_) => break Event::Granted,
+                    Err(error) if error.is_transient() && !reports.is_closed() => {
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                    Err(CallError::Refused(refused)) => {
+                        break Event::StartFailed {
+                            message: refused.reason,
+                        };
+                    }
+                    Err(error) => {
+                        break Event::StartFailed {
+                            message: error.to_string(),
+                        };
+                    }
+                }
+            };
+            let _ = reports.send(Report::Event(event));
+        });
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        let Some(recipient) = self.recipient() else { return };
+        let (generation, attempt) = (self.attempt.generation, self.attempt.attempt.clone());
+        let reports = self.reports.clone();
+        if let Outcome::NeverStarted { message } = outcome {
+            tokio::spawn(async move {
+                give_back(recipient, generation, attempt, message).await;
+                let _ = reports.send(Report::Event(Event::FinishAnswered));
+            });
+            return;
+        }
+        let end = self.end.take().unwrap_or_else(|| RunnerEnd {
+            outcome: outcome.clone(),
+            log_size: self.forwarded.0,
+            log_sha256: hex(&self.forwarded.1.clone().finalize()),
+            state: self.last_state.clone(),
+            artifacts: Vec::new(),
+            schemas_key: None,
+            usage: Usage::default(),
+        });
+        let ending = Ending {
+            generation,
+            attempt,
+            outcome: end.outcome,
+            log_size: end.log_size,
+            log_sha256: end.log_sha256,
+            state: end.state,
+            artifacts: end.artifacts,
+            schemas_key: end.schemas_key,
+            usage: end.usage,
+            engine: self.engine.clone(),
+        };
+        let (pieces, inbox) = mpsc::channel(32);
+        self.pieces = Some(pieces);
+        let (Some(runner), Some(log), Some(state)) = (self.runner.clone(), &self.log, &self.state) else {
+            // No runner ever worked on it: the end, and why, is all there is to report.
+            tokio::spawn(async move {
+                report_without_runner(recipient, ending).await;
+                let _ = reports.send(Report::Event(Event::FinishAnswered));
+            });
+            return;
+        };
+        let progress = Progress {
+            log: log.received(),
+            state: state.delivered(),
+        };
+        let schemas = Arc::clone(&self.shared.schemas);
+        tokio::spawn(async move {
+            deliver(recipient, runner, progress, inbox, ending, schemas).await;
+            let _ = reports.send(Report::Event(Event::FinishAnswered));
+        });
+    }
+
+    fn remove(&mut self) {
+        if let Some(preparing) = self.preparing.take() {
+            preparing.abort();
+        }
+        let Some(place) = self.place() else { return };
+        let runner = self.runner.take();
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            if let Some(runner) = runner {
+                let _ = runner.send(&ToRunner::Release).await;
+            }
+            shared
+                .driver
+                .remove_sandbox(&place.id, place.volumes.as_deref())
+                .await;
+            shared.warm.refill();
+        });
+    }
+}
+
+async fn next_frame(frames: Option<&mut RunnerReceiver>) -> Option<(FromRunner, Vec<u8>)> {
+    match frames {
+        Some(frames) => frames.next().await,
+        None => std::future::pending().await,
+    }
+}

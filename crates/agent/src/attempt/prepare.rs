@@ -1,0 +1,119 @@
+//! From a claimed job to a runner that has everything it needs.
+
+use std::sync::Mutex;
+
+use terrapool_agent_core::attempt::Event;
+use terrapool_model::engine::Engine;
+use terrapool_model::id::JobId;
+use terrapool_protocol::frame::CHUNK;
+use terrapool_protocol::job::{FailureReason, JobSpec, Outcome};
+use terrapool_protocol::runner::ToRunner;
+use terrapool_protocol::secret::Secret;
+
+use super::{Place, Shared};
+use crate::control_plane::CallError;
+use crate::drivers::docker::{DriverError, Sandbox};
+use crate::engines::EngineError;
+use crate::runner_link::{LinkClosed, RunnerReceiver, RunnerSender};
+
+/// A sandbox that is being taken.
+pub(super) type Pending = tokio::task::JoinHandle<Result<Sandbox, DriverError>>;
+
+/// A runner that works on the job.
+pub(super) struct Ready {
+    pub(super) sender: RunnerSender,
+    pub(super) receiver: RunnerReceiver,
+    /// The engine and the digest of its binary.
+    pub(super) engine: (Engine, String),
+}
+
+/// Why a job could not be handed to a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PrepareError {
+    #[error("no sandbox could be made")]
+    Sandbox(#[from] DriverError),
+    #[error("the sandbox ended while it received its job")]
+    Link(#[from] LinkClosed),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("the job's input could not be fetched")]
+    Bundle(#[from] CallError),
+    #[error("the agent is ending")]
+    Ending,
+}
+
+impl PrepareError {
+    /// An engine that cannot be had fails the run: another try would fail too. Everything else is this host's trouble,
+    /// and the job is given back.
+    pub(super) fn event(&self, message: String) -> Event {
+        match self {
+            Self::Engine(_) => Event::Ended {
+                outcome: Outcome::Failed {
+                    reason: FailureReason::Engine,
+                    message,
+                },
+                marker: false,
+            },
+            Self::Sandbox(_) | Self::Link(_) | Self::Bundle(_) | Self::Ending => {
+                Event::SandboxFailed { message }
+            }
+        }
+    }
+}
+
+pub(super) async fn prepare(
+    shared: &Shared,
+    job: &JobId,
+    spec: JobSpec,
+    credential: &Secret,
+    sandbox: Pending,
+    place: &Mutex<Option<Place>>,
+) -> Result<Ready, PrepareError> {
+    let engine = async {
+        let found = shared.engines.obtain(&spec.engine).await?;
+        let path = shared.driver.bin().ensure(&found).await?;
+        Ok::<_, PrepareError>((found, path))
+    };
+    let bundle = async {
+        shared
+            .control_plane
+            .bundle(credential, job)
+            .await
+            .map_err(PrepareError::from)
+    };
+    let made = async { sandbox.await.map_err(|_| PrepareError::Ending) };
+    let (engine, bundle, made) = tokio::join!(engine, bundle, made);
+    let mut sandbox = made??;
+    *place.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Place {
+        id: sandbox.id.clone(),
+        volumes: Some(sandbox.volumes().to_owned()),
+        runner_key: sandbox.runner_key.clone(),
+    });
+    let (found, path) = engine?;
+    let mut bundle = bundle?;
+    let name = format!("terrapool-{}-{}", spec.run, spec.phase.as_str());
+    shared.driver.assign(&mut sandbox, spec.limits, &name).await?;
+    let work = ToRunner::Work {
+        spec: Box::new(spec),
+        engine_path: path,
+        engine: found.engine.clone(),
+        engine_sha256: found.sha256.clone(),
+        known_schemas: shared.schemas.keys(),
+    };
+    let link = sandbox.link;
+    link.sender.send(&work).await?;
+    while let Some(bytes) = bundle
+        .chunk()
+        .await
+        .map_err(|error| CallError::Unavailable(error.to_string()))?
+    {
+        for piece in bytes.chunks(CHUNK) {
+            link.sender.send_body(&ToRunner::Part, piece).await?;
+        }
+    }
+    Ok(Ready {
+        sender: link.sender,
+        receiver: link.receiver,
+        engine: (found.engine, found.sha256),
+    })
+}

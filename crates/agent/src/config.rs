@@ -1,0 +1,353 @@
+//! The agent's configuration: a TOML file, then the environment, then flags.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Deserialize;
+use terrapool_protocol::secret::Secret;
+
+/// Where the configuration file lies unless `TERRAPOOL_AGENT_CONFIG` says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/terrapool-agent/agent.toml";
+const DEFAULT_DATA_DIR: &str = "/var/lib/terrapool-agent";
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what it should be; unknown keys are errors too.
+    #[error("{path} is no valid configuration")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// Something is not said that has to be.
+    #[error("{what} is not set: use {how}")]
+    Missing {
+        /// What.
+        what: &'static str,
+        /// How to say it.
+        how: &'static str,
+    },
+    /// A value that makes no sense.
+    #[error("{what} is `{found}`: {expected}")]
+    Invalid {
+        /// Which setting.
+        what: &'static str,
+        /// Its value.
+        found: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+}
+
+/// The file. Every key may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    url: Option<String>,
+    token: Option<Secret>,
+    token_file: Option<PathBuf>,
+    name: Option<String>,
+    data_dir: Option<PathBuf>,
+    concurrency: Option<u32>,
+    memory: Option<String>,
+    user: Option<String>,
+    driver: Option<String>,
+    image: Option<String>,
+    engines: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    docker_host: Option<String>,
+}
+
+/// Flags and environment of `terrapool-agent run`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Overrides {
+    /// Configuration file.
+    #[arg(long, env = "TERRAPOOL_AGENT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address of the control plane, https://…
+    #[arg(long, env = "TERRAPOOL_URL")]
+    pub url: Option<String>,
+    /// Agent token. Prefer --token-file: arguments can be seen by others.
+    #[arg(long, env = "TERRAPOOL_TOKEN", hide = true, hide_env_values = true)]
+    pub token: Option<String>,
+    /// File with the agent token.
+    #[arg(long, env = "TERRAPOOL_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Name for people; the host's name when left out.
+    #[arg(long, env = "TERRAPOOL_AGENT_NAME")]
+    pub name: Option<String>,
+    /// Folder for identity, journal and caches.
+    #[arg(long, env = "TERRAPOOL_AGENT_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Jobs at once at most.
+    #[arg(long, env = "TERRAPOOL_AGENT_CONCURRENCY", value_name = "N")]
+    pub concurrency: Option<u32>,
+    /// Memory to hand out in all, for example 4096 (MB) or 4GB.
+    #[arg(long, env = "TERRAPOOL_AGENT_MEMORY", value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// User inside the sandboxes: default or root.
+    #[arg(long, env = "TERRAPOOL_AGENT_USER")]
+    pub user: Option<String>,
+    /// How jobs are isolated: docker.
+    #[arg(long, env = "TERRAPOOL_AGENT_DRIVER")]
+    pub driver: Option<String>,
+    /// Image of the sandboxes; the agent's own when left out.
+    #[arg(long, env = "TERRAPOOL_AGENT_IMAGE")]
+    pub image: Option<String>,
+    /// Folder with engines: terraform_1.11.4/terraform, tofu_1.11.14/tofu, …
+    #[arg(long, env = "TERRAPOOL_AGENT_ENGINES", value_name = "DIR")]
+    pub engines: Option<PathBuf>,
+    /// Certificates to trust besides the system's (PEM).
+    #[arg(long, env = "TERRAPOOL_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The user that an engine runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SandboxUser {
+    /// uid 1000, nothing writable but its volumes.
+    Unprivileged,
+    /// uid 0 inside the sandbox, with the few capabilities that installing packages takes.
+    Root,
+}
+
+/// A complete configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address of the control plane, without a slash at its end.
+    pub url: String,
+    /// The agent token.
+    pub token: Secret,
+    /// Name for people.
+    pub name: String,
+    /// Folder for identity, journal and caches.
+    pub data_dir: PathBuf,
+    /// Jobs at once at most.
+    pub concurrency: u32,
+    /// Memory to hand out in all, in MiB; everything above the reserve when `None`.
+    pub memory_mb: Option<u64>,
+    /// User inside the sandboxes.
+    pub user: SandboxUser,
+    /// Image of the sandboxes; the agent's own when `None`.
+    pub image: Option<String>,
+    /// Folder with engines.
+    pub engines: Option<PathBuf>,
+    /// Certificates to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The container engine's address, as `DOCKER_HOST` has it.
+    pub docker_host: Option<String>,
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Memory sizes: plain numbers are MiB; `GB`/`G`/`MB`/`M` may follow.
+fn parse_memory(text: &str) -> Result<u64, ConfigError> {
+    let invalid = || ConfigError::Invalid {
+        what: "memory",
+        found: text.to_owned(),
+        expected: "write it like 4096, 4096MB or 4GB",
+    };
+    let upper = text.trim().to_ascii_uppercase();
+    let digits = upper.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let number: u64 = digits.trim().parse().map_err(|_| invalid())?;
+    match upper[digits.len()..].trim() {
+        "" | "M" | "MB" | "MIB" => Ok(number),
+        "G" | "GB" | "GIB" => Ok(number * 1024),
+        _ => Err(invalid()),
+    }
+}
+
+fn parse_user(text: &str) -> Result<SandboxUser, ConfigError> {
+    match text {
+        "default" => Ok(SandboxUser::Unprivileged),
+        "root" => Ok(SandboxUser::Root),
+        _ => Err(ConfigError::Invalid {
+            what: "user",
+            found: text.to_owned(),
+            expected: "it is `default` (an unprivileged user) or `root`",
+        }),
+    }
+}
+
+impl Config {
+    /// Puts file, environment and flags together. Later ones win.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the setting and what to do.
+    pub fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
+        let default = Path::new(DEFAULT_FILE);
+        let file = match &overrides.config {
+            Some(path) => Some((path.as_path(), read(path)?)),
+            None if default.exists() => Some((default, read(default)?)),
+            None => None,
+        };
+        let file = match file {
+            Some((path, text)) => toml::from_str(&text).map_err(|source| ConfigError::Parse {
+                path: path.to_owned(),
+                source,
+            })?,
+            None => File::default(),
+        };
+        let url = overrides.url.clone().or(file.url).ok_or(ConfigError::Missing {
+            what: "the control plane's address",
+            how: "TERRAPOOL_URL, --url, or `url` in the configuration file",
+        })?;
+        let url = url.trim_end_matches('/').to_owned();
+        if !url.starts_with("https://") {
+            return Err(ConfigError::Invalid {
+                what: "url",
+                found: url,
+                expected: "an agent talks to its control plane over https:// only",
+            });
+        }
+        let driver = overrides
+            .driver
+            .clone()
+            .or(file.driver)
+            .unwrap_or_else(|| "docker".to_owned());
+        if driver != "docker" {
+            return Err(ConfigError::Invalid {
+                what: "driver",
+                found: driver,
+                expected: "`docker` is what there is",
+            });
+        }
+        let concurrency = overrides.concurrency.or(file.concurrency).unwrap_or(5);
+        if concurrency == 0 {
+            return Err(ConfigError::Invalid {
+                what: "concurrency",
+                found: "0".to_owned(),
+                expected: "at least one job has to fit",
+            });
+        }
+        let memory = overrides.memory.clone().or(file.memory);
+        let user = overrides.user.clone().or(file.user);
+        let nonempty = |text: &String| !text.is_empty();
+        Ok(Self {
+            url,
+            token: token(overrides, file.token, file.token_file)?,
+            name: overrides
+                .name
+                .clone()
+                .or(file.name)
+                .filter(nonempty)
+                .unwrap_or_else(hostname),
+            data_dir: overrides
+                .data_dir
+                .clone()
+                .or(file.data_dir)
+                .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR)),
+            concurrency,
+            memory_mb: memory.map(|text| parse_memory(&text)).transpose()?,
+            user: user.map_or(Ok(SandboxUser::Unprivileged), |text| parse_user(&text))?,
+            image: overrides.image.clone().or(file.image).filter(nonempty),
+            engines: overrides.engines.clone().or(file.engines),
+            ca_file: overrides.ca_file.clone().or(file.ca_file),
+            docker_host: std::env::var("DOCKER_HOST")
+                .ok()
+                .or(file.docker_host)
+                .filter(nonempty),
+        })
+    }
+}
+
+/// The token, from the nearest source that has one.
+fn token(
+    overrides: &Overrides,
+    of_file: Option<Secret>,
+    file_of_file: Option<PathBuf>,
+) -> Result<Secret, ConfigError> {
+    let from = |path: &Path| read(path).map(|text| Secret::new(text.trim()));
+    let token = match (&overrides.token, &overrides.token_file, of_file, file_of_file) {
+        (Some(token), ..) => Secret::new(token.trim()),
+        (None, Some(path), ..) => from(path)?,
+        (None, None, Some(token), _) => token,
+        (None, None, None, Some(path)) => from(&path)?,
+        (None, None, None, None) => Secret::new(""),
+    };
+    if token.expose().is_empty() {
+        return Err(ConfigError::Missing {
+            what: "the agent token",
+            how: "TERRAPOOL_TOKEN_FILE, TERRAPOOL_TOKEN, or `token_file` in the configuration file",
+        });
+    }
+    Ok(token)
+}
+
+/// The host's name.
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overrides(file: &Path) -> Overrides {
+        Overrides {
+            config: Some(file.to_owned()),
+            ..Overrides::default()
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        std::fs::write(&file, "url = \"https://x\"\nconcurency = 3\n").unwrap();
+        let error = Config::load(&overrides(&file)).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("concurency"), "{source}");
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        std::fs::write(
+            &file,
+            "url = \"https://x/\"\ntoken = \"t\"\nconcurrency = 3\nmemory = \"2GB\"\n",
+        )
+        .unwrap();
+        let config = Config::load(&Overrides {
+            concurrency: Some(7),
+            ..overrides(&file)
+        })
+        .unwrap();
+        assert_eq!((config.concurrency, config.memory_mb), (7, Some(2048)));
+        assert_eq!(config.url, "https://x");
+    }
+
+    #[test]
+    fn a_missing_token_and_a_plain_http_address_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        std::fs::write(&file, "url = \"https://x\"\n").unwrap();
+        assert!(matches!(
+            Config::load(&overrides(&file)),
+            Err(ConfigError::Missing { .. })
+        ));
+        std::fs::write(&file, "url = \"http://x\"\ntoken = \"t\"\n").unwrap();
+        assert!(matches!(
+            Config::load(&overrides(&file)),
+            Err(ConfigError::Invalid { what: "url", .. })
+        ));
+    }
+}

@@ -1,0 +1,323 @@
+//! The HTTP client of the agent protocol. See `terrapool_protocol::agent` for the calls.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use terrapool_model::id::JobId;
+use terrapool_protocol::agent::{
+    CONTENT_SHA256, Claim, Claimed, Finish, Finished, Incomplete, LogPosition, Refused, Register, Registered,
+    STATE_LINEAGE, STATE_SERIAL, Start, Started, StateStored, Sync, Synced,
+};
+use terrapool_protocol::job::{Artifact, StateMark};
+use terrapool_protocol::secret::Secret;
+
+use crate::config::Config;
+
+/// Time to a connection, and to an answer of every call that is not held.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a call did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The credential is not valid (any more).
+    #[error("the control plane does not accept the credential")]
+    Unauthorized,
+    /// A newer process of this agent has registered.
+    #[error("a newer process of this agent has registered")]
+    Superseded,
+    /// 409 to a claim or start.
+    #[error("refused: {}", .0.reason)]
+    Refused(Refused),
+    /// 409 to a finish.
+    #[error("the control plane still misses something of the job")]
+    Incomplete(Incomplete),
+    /// 416 to a log append.
+    #[error("the log has another position")]
+    LogPosition(LogPosition),
+    /// No answer, or a 5xx: the same request may succeed later.
+    #[error("the control plane cannot be reached: {0}")]
+    Unavailable(String),
+    /// An answer that means the request itself is wrong.
+    #[error("unexpected answer {status}: {text}")]
+    Unexpected {
+        /// HTTP status.
+        status: u16,
+        /// Beginning of the body.
+        text: String,
+    },
+    /// The client could not be set up.
+    #[error("{context}")]
+    Setup {
+        /// What was tried.
+        context: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + std::marker::Sync>,
+    },
+}
+
+impl CallError {
+    /// Whether the same request may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// The control plane, as the agent calls it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ControlPlane {
+    http: reqwest::Client,
+    base: String,
+}
+
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn unavailable(error: reqwest::Error) -> CallError {
+    CallError::Unavailable(describe(&error.without_url()))
+}
+
+impl ControlPlane {
+    /// Sets up the client: system certificates, those of `ca_file`, proxies from the environment.
+    ///
+    /// # Errors
+    /// [`CallError::Setup`] when the certificates cannot be read.
+    pub fn new(config: &Config) -> Result<Self, CallError> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("terrapool-agent/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .https_only(true)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .http2_keep_alive_timeout(Duration::from_secs(20))
+            .tcp_nodelay(true);
+        if let Some(path) = &config.ca_file {
+            let setup = |source: Box<dyn std::error::Error + Send + std::marker::Sync>| CallError::Setup {
+                context: format!("certificates of {} cannot be used", path.display()),
+                source,
+            };
+            let pem = std::fs::read(path).map_err(|error| setup(Box::new(error)))?;
+            let certificates =
+                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| setup(Box::new(error)))?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let http = builder.build().map_err(|error| CallError::Setup {
+            context: "the HTTPS client cannot be set up".to_owned(),
+            source: Box::new(error),
+        })?;
+        Ok(Self {
+            http,
+            base: format!("{}/agent/v1", config.url),
+        })
+    }
+
+    /// The HTTPS client, with its certificates and proxies, for downloads.
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    fn request(&self, method: Method, path: &str, credential: &Secret) -> RequestBuilder {
+        self.http
+            .request(method, format!("{}/{path}", self.base))
+            .bearer_auth(credential.expose())
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, CallError> {
+        request.send().await.map_err(unavailable)
+    }
+
+    async fn call<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        credential: &Secret,
+        body: &(impl Serialize + std::marker::Sync),
+        timeout: Duration,
+    ) -> Result<A, CallError> {
+        let request = self
+            .request(Method::POST, path, credential)
+            .json(body)
+            .timeout(timeout);
+        let response = check(self.send(request).await?).await?;
+        response.json().await.map_err(unavailable)
+    }
+
+    /// Makes this process known.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn register(&self, token: &Secret, body: &Register) -> Result<Registered, CallError> {
+        self.call("register", token, body, ANSWER_TIMEOUT).await
+    }
+
+    /// Heartbeat and request for work; may be held for the time that `body` names.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn sync(&self, session: &Secret, body: &Sync) -> Result<Synced, CallError> {
+        self.call("sync", session, body, body.hold.to_std() + ANSWER_TIMEOUT / 2)
+            .await
+    }
+
+    /// Takes a job.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] when another attempt has it.
+    pub async fn claim(&self, session: &Secret, job: &JobId, body: &Claim) -> Result<Claimed, CallError> {
+        self.call(&format!("jobs/{job}/claim"), session, body, ANSWER_TIMEOUT)
+            .await
+    }
+
+    /// Asks for the start grant.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] when the apply may not start.
+    pub async fn start(&self, credential: &Secret, job: &JobId, body: &Start) -> Result<Started, CallError> {
+        self.call(&format!("jobs/{job}/start"), credential, body, ANSWER_TIMEOUT)
+            .await
+    }
+
+    /// The bundle, as it streams in.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn bundle(&self, credential: &Secret, job: &JobId) -> Result<Response, CallError> {
+        check(
+            self.send(self.request(Method::GET, &format!("jobs/{job}/bundle"), credential))
+                .await?,
+        )
+        .await
+    }
+
+    /// Appends to the log.
+    ///
+    /// # Errors
+    /// [`CallError::LogPosition`] when the control plane has less than `offset`.
+    pub async fn append_log(
+        &self,
+        credential: &Secret,
+        job: &JobId,
+        offset: u64,
+        bytes: Bytes,
+    ) -> Result<LogPosition, CallError> {
+        let request = self
+            .request(
+                Method::PATCH,
+                &format!("jobs/{job}/log?offset={offset}"),
+                credential,
+            )
+            .body(bytes)
+            .timeout(ANSWER_TIMEOUT);
+        let response = self.send(request).await?;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Err(CallError::LogPosition(
+                response.json().await.map_err(unavailable)?,
+            ));
+        }
+        check(response).await?.json().await.map_err(unavailable)
+    }
+
+    /// Uploads a copy of the state.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn put_state(
+        &self,
+        credential: &Secret,
+        job: &JobId,
+        mark: &StateMark,
+        bytes: Bytes,
+    ) -> Result<StateStored, CallError> {
+        let mut request = self
+            .request(Method::PUT, &format!("jobs/{job}/state"), credential)
+            .header(CONTENT_SHA256, &mark.sha256)
+            .body(bytes);
+        if let Some(serial) = mark.serial {
+            request = request.header(STATE_SERIAL, serial);
+        }
+        if let Some(lineage) = &mark.lineage {
+            request = request.header(STATE_LINEAGE, lineage);
+        }
+        check(self.send(request).await?)
+            .await?
+            .json()
+            .await
+            .map_err(unavailable)
+    }
+
+    /// Uploads an artifact.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn put_artifact(
+        &self,
+        credential: &Secret,
+        job: &JobId,
+        artifact: &Artifact,
+        body: Body,
+    ) -> Result<(), CallError> {
+        let path = format!("jobs/{job}/artifacts/{}", artifact.name.as_str());
+        let request = self
+            .request(Method::PUT, &path, credential)
+            .header(CONTENT_SHA256, &artifact.sha256)
+            .header(reqwest::header::CONTENT_LENGTH, artifact.size)
+            .body(body);
+        check(self.send(request).await?).await.map(|_| ())
+    }
+
+    /// Reports the job's end.
+    ///
+    /// # Errors
+    /// [`CallError::Incomplete`] when something has to be sent (again) first.
+    pub async fn finish(
+        &self,
+        credential: &Secret,
+        job: &JobId,
+        body: &Finish,
+    ) -> Result<Finished, CallError> {
+        let request = self
+            .request(Method::POST, &format!("jobs/{job}/finish"), credential)
+            .json(body)
+            .timeout(ANSWER_TIMEOUT);
+        let response = self.send(request).await?;
+        if response.status() == StatusCode::CONFLICT {
+            return Err(CallError::Incomplete(response.json().await.map_err(unavailable)?));
+        }
+        check(response).await?.json().await.map_err(unavailable)
+    }
+}
+
+/// Turns statuses into errors.
+async fn check(response: Response) -> Result<Response, CallError> {
+    let status = response.status();
+    match status {
+        status if status.is_success() => Ok(response),
+        StatusCode::UNAUTHORIZED => Err(CallError::Unauthorized),
+        StatusCode::GONE => Err(CallError::Superseded),
+        StatusCode::CONFLICT => Err(CallError::Refused(response.json().await.map_err(unavailable)?)),
+        status
+            if status.is_server_error()
+                || status == StatusCode::TOO_MANY_REQUESTS
+                || status == StatusCode::REQUEST_TIMEOUT
+                || status == StatusCode::PROXY_AUTHENTICATION_REQUIRED =>
+        {
+            Err(CallError::Unavailable(format!("it answered {status}")))
+        }
+        status => {
+            let text = response.text().await.unwrap_or_default();
+            Err(CallError::Unexpected {
+                status: status.as_u16(),
+                text: text.chars().take(300).collect(),
+            })
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The volume that is mounted read-only at `/terrapool/bin` in every sandbox: the runner and the engines.
+//!
+//! Filled through a container that is never started, so it also works when the agent itself runs in a container or the
+//! engine on another host. Mounts cannot be added later, but new files appear in sandboxes that are already running.
+
+use std::collections::BTreeMap;
+
+use bollard::Docker;
+use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
+use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptions, UploadToContainerOptions};
+use bytes::Bytes;
+use futures_util::stream;
+use sha2::{Digest as _, Sha256};
+use terrapool_protocol::runner::BIN;
+use tokio::sync::Mutex;
+
+use super::{DriverError, is_status, labels};
+use crate::engines::{Found, hex};
+
+/// The runner, built by this crate's build script.
+static RUNNER: &[u8] = include_bytes!(env!("TERRAPOOL_RUNNER"));
+
+/// Piece of a file that is sent at once.
+const PIECE: usize = 256 << 10;
+
+/// The volume with runner and engines.
+#[derive(Debug)]
+pub struct BinVolume {
+    docker: Docker,
+    name: String,
+    loader: String,
+    runner: String,
+    /// Digest of an engine -> its path below [`BIN`].
+    engines: Mutex<BTreeMap<String, String>>,
+}
+
+impl BinVolume {
+    pub(super) async fn prepare(docker: &Docker, image: &str, identity: &str) -> Result<Self, DriverError> {
+        let name = format!("terrapool-{identity}-bin");
+        let request = VolumeCreateRequest {
+            name: Some(name.clone()),
+            labels: Some(labels(identity, "bin")),
+            ..Default::default()
+        };
+        docker
+            .create_volume(request)
+            .await
+            .map_err(DriverError::call("making the volume for engines"))?;
+        let loader = create_loader(docker, image, identity, &name).await?;
+        let digest = hex(&Sha256::digest(RUNNER));
+        let runner = format!("terrapool-runner-{}", &digest[..16]);
+        let volume = Self {
+            docker: docker.clone(),
+            name,
+            loader,
+            runner,
+            engines: Mutex::default(),
+        };
+        if !volume.holds(&volume.runner).await? {
+            let path = volume.runner.clone();
+            volume
+                .put(&path, RUNNER.len() as u64, std::io::Cursor::new(RUNNER))
+                .await?;
+        }
+        Ok(volume)
+    }
+
+    /// The volume's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Path of the runner inside a sandbox.
+    pub(super) fn runner_path(&self) -> String {
+        format!("{BIN}/{}", self.runner)
+    }
+
+    /// Makes sure that an engine is in the volume and returns its path below [`BIN`].
+    ///
+    /// # Errors
+    /// [`DriverError`] when it cannot be copied.
+    pub async fn ensure(&self, found: &Found) -> Result<String, DriverError> {
+        // Held over the copy: two jobs that want the same engine copy it once.
+        let mut engines = self.engines.lock().await;
+        if let Some(path) = engines.get(&found.sha256) {
+            return Ok(path.clone());
+        }
+        let folder = format!(
+            "{}_{}-{}",
+            found.engine.kind,
+            found.engine.version,
+            &found.sha256[..16]
+        );
+        let path = format!("{folder}/{}", found.engine.kind.binary());
+        if !self.holds(&path).await? {
+            let fail = |source| DriverError::File {
+                path: found.path.clone(),
+                source,
+            };
+            let file = std::fs::File::open(&found.path).map_err(fail)?;
+            let size = file.metadata().map_err(fail)?.len();
+            tracing::info!(engine = %found.engine, "copying an engine into the sandboxes' volume");
+            self.put(&path, size, file).await?;
+        }
+        engines.insert(found.sha256.clone(), path.clone());
+        Ok(path)
+    }
+
+    /// Whether a file is in the volume, whole: files are renamed into place only by the engine's own unpacking, so the
+    /// name carries the digest and the runner checks it again.
+    async fn holds(&self, path: &str) -> Result<bool, DriverError> {
+        use bollard::query_parameters::ContainerArchiveInfoOptions;
+        let options = ContainerArchiveInfoOptions {
+            path: format!("{BIN}/{path}.whole"),
+        };
+        match self
+            .docker
+            .get_container_archive_info(&self.loader, Some(options))
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(error) if is_status(&error, 404) => Ok(false),
+            Err(error) => Err(DriverError::call("looking into the volume for engines")(error)),
+        }
+    }
+
+    /// Copies a file into the volume, then a mark beside it that says it is whole.
+    async fn put(
+        &self,
+        path: &str,
+        size: u64,
+        content: impl std::io::Read + Send + 'static,
+    ) -> Result<(), DriverError> {
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(4);
+        let name = path.to_owned();
+        let writer =
+            tokio::task::spawn_blocking(move || archive(&name, size, content, PieceWriter::new(sender)));
+        let pieces = stream::unfold(receiver, |mut receiver| async move {
+            Some((receiver.recv().await?, receiver))
+        });
+        let options = UploadToContainerOptions {
+            path: BIN.to_owned(),
+            ..Default::default()
+        };
+        let sent = self
+            .docker
+            .upload_to_container(&self.loader, Some(options), bollard::body_stream(pieces))
+            .await;
+        let written = writer
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::other("the task ended early")));
+        sent.map_err(DriverError::call(format!(
+            "copying {path} into the volume for engines"
+        )))?;
+        written.map_err(|source| DriverError::File {
+            path: path.into(),
+            source,
+        })?;
+        let mut mark = Vec::new();
+        archive(&format!("{path}.whole"), 0, std::io::empty(), &mut mark).map_err(|source| {
+            DriverError::File {
+                path: path.into(),
+                source,
+            }
+        })?;
+        let options = UploadToContainerOptions {
+            path: BIN.to_owned(),
+            ..Default::default()
+        };
+        self.docker
+            .upload_to_container(&self.loader, Some(options), bollard::body_full(mark.into()))
+            .await
+            .map_err(DriverError::call("marking an engine as whole"))
+    }
+}
+
+/// Writes an archive with one executable file and its folder.
+fn archive(
+    path: &str,
+    size: u64,
+    content: impl std::io::Read,
+    output: impl std::io::Write,
+) -> std::io::Result<()> {
+    let mut archive = tar::Builder::new(output);
+    let header = |kind: tar::EntryType, size: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(size);
+        header.set_uid(0);
+        header.set_gid(0);
+        header
+    };
+    if let Some((folder, _)) = path.split_once('/') {
+        archive.append_data(
+            &mut header(tar::EntryType::Directory, 0),
+            format!("{folder}/"),
+            std::io::empty(),
+        )?;
+    }
+    archive.append_data(&mut header(tar::EntryType::Regular, size), path, content)?;
+    archive.into_inner()?.flush()
+}
+
+/// Hands what is written to it to an asynchronous body, piece by piece.
+struct PieceWriter {
+    pieces: tokio::sync::mpsc::Sender<Bytes>,
+    pending: Vec<u8>,
+}
+
+impl PieceWriter {
+    fn new(pieces: tokio::sync::mpsc::Sender<Bytes>) -> Self {
+        Self {
+            pieces,
+            pending: Vec::with_capacity(PIECE),
+        }
+    }
+
+    fn hand_over(&mut self) -> std::io::Result<()> {
+        let piece = std::mem::replace(&mut self.pending, Vec::with_capacity(PIECE));
+        self.pieces
+            .blocking_send(piece.into())
+            .map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl std::io::Write for PieceWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() >= PIECE {
+            self.hand_over()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.pending.is_empty() {
+            Ok(())
+        } else {
+            self.hand_over()
+        }
+    }
+}
+
+async fn create_loader(
+    docker: &Docker,
+    image: &str,
+    identity: &str,
+    volume: &str,
+) -> Result<String, DriverError> {
+    let name = format!("terrapool-{identity}-loader");
+    let stale = RemoveContainerOptions {
+        force: true,
+        ..Default::default()
+    };
+    let _ = docker.remove_container(&name, Some(stale)).await;
+    let body = ContainerCreateBody {
+        image: Some(image.to_owned()),
+        // Never started; an image without any command needs one to be created from.
+        cmd: Some(vec!["never".to_owned()]),
+        labels: Some(labels(identity, "loader")),
+        host_config: Some(HostConfig {
+            binds: Some(vec![format!("{volume}:{BIN}")]),
+            network_mode: Some("none".to_owned()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let options = CreateContainerOptions {
+        name: Some(name),
+        ..Default::default()
+    };
+    let created = docker
+        .create_container(Some(options), body)
+        .await
+        .map_err(DriverError::call(format!(
+            "making a container from image {image}"
+        )))?;
+    Ok(created.id)
+}

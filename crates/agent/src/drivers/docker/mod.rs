@@ -1,0 +1,279 @@
+//! Sandboxes as containers of a Docker-compatible engine.
+//!
+//! Everything the driver makes carries the labels of [`labels`], so that what a dead agent left can be found.
+
+mod bin_volume;
+mod image;
+mod sandbox;
+mod warm;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bollard::Docker;
+use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
+use bollard::query_parameters::{
+    ListContainersOptions, ListVolumesOptions, RemoveContainerOptions, RemoveVolumeOptions,
+};
+use terrapool_protocol::job::Limits;
+
+use crate::config::{Config, SandboxUser};
+
+pub use bin_volume::BinVolume;
+pub use sandbox::{Sandbox, SandboxKey};
+pub use warm::WarmSandboxes;
+
+/// What went wrong with the container engine.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// No engine answers.
+    #[error(
+        "no container engine answers at {address}: start one (systemctl start docker), or name another one in \
+         DOCKER_HOST"
+    )]
+    NoEngine {
+        /// Where it was looked for.
+        address: String,
+        /// The client's error.
+        #[source]
+        source: bollard::errors::Error,
+    },
+    /// A call to the engine failed.
+    #[error("{action} failed")]
+    Call {
+        /// What was tried.
+        action: String,
+        /// The engine's answer.
+        #[source]
+        source: bollard::errors::Error,
+    },
+    /// The default image is neither loaded nor beside the agent.
+    #[error(
+        "there is no sandbox image: name one in TERRAPOOL_AGENT_IMAGE, or put sandbox-image.tar (made by `cargo xtask \
+         image`, part of the agent's packages) beside the agent"
+    )]
+    NoImage,
+    /// A local file cannot be used.
+    #[error("{path} cannot be used")]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The sandbox ended before its runner answered.
+    #[error(
+        "the sandbox ended before its runner answered: image {image} may not run programs of this architecture"
+    )]
+    RunnerSilent {
+        /// The image.
+        image: String,
+    },
+}
+
+impl DriverError {
+    fn call(action: impl Into<String>) -> impl FnOnce(bollard::errors::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Call { action, source }
+    }
+}
+
+fn is_status(error: &bollard::errors::Error, status: u16) -> bool {
+    matches!(error, bollard::errors::Error::DockerResponseServerError { status_code, .. } if *status_code == status)
+}
+
+/// Label of everything an agent makes: its identity.
+const LABEL_AGENT: &str = "io.terrapool.agent";
+/// Label that says what a thing is for: `sandbox`, `loader`, `bin`.
+const LABEL_ROLE: &str = "io.terrapool.role";
+
+/// A container engine, prepared for sandboxes.
+#[derive(Debug)]
+pub struct DockerDriver {
+    docker: Docker,
+    /// The agent's identity, part of every label and name.
+    identity: String,
+    network: String,
+    image: String,
+    user: SandboxUser,
+    bin: BinVolume,
+}
+
+impl DockerDriver {
+    /// Connects, and prepares image, network and the volume with engines and runner.
+    ///
+    /// # Errors
+    /// [`DriverError`], which names the cure.
+    pub async fn prepare(config: &Config, identity: &str) -> Result<Arc<Self>, DriverError> {
+        let docker = connect(config).await?;
+        let image = match &config.image {
+            Some(image) => image.clone(),
+            None => image::load_default(&docker).await?,
+        };
+        let network = format!("terrapool-{identity}");
+        ensure_network(&docker, &network, identity).await?;
+        let bin = BinVolume::prepare(&docker, &image, identity).await?;
+        Ok(Arc::new(Self {
+            docker,
+            identity: identity.to_owned(),
+            network,
+            image,
+            user: config.user,
+            bin,
+        }))
+    }
+
+    /// The volume with engines.
+    pub fn bin(&self) -> &BinVolume {
+        &self.bin
+    }
+
+    /// What a sandbox for a job with this image and these limits has to be.
+    pub fn key(&self, image: Option<&str>, limits: Limits) -> SandboxKey {
+        SandboxKey {
+            image: image.unwrap_or(&self.image).to_owned(),
+            user: self.user,
+            limits,
+        }
+    }
+
+    /// Removes every sandbox of this agent except those named, with their volumes.
+    ///
+    /// # Errors
+    /// [`DriverError`] when the engine cannot list them.
+    pub async fn reap(&self, keep: &[String]) -> Result<(), DriverError> {
+        let mine = HashMap::from([(
+            "label".to_owned(),
+            vec![
+                format!("{LABEL_AGENT}={}", self.identity),
+                format!("{LABEL_ROLE}=sandbox"),
+            ],
+        )]);
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(mine.clone()),
+            ..Default::default()
+        };
+        let found = self
+            .docker
+            .list_containers(Some(options))
+            .await
+            .map_err(DriverError::call("listing the sandboxes"))?;
+        for id in found.into_iter().filter_map(|container| container.id) {
+            if keep.contains(&id) {
+                continue;
+            }
+            tracing::info!(sandbox = id, "removing a sandbox that no job needs");
+            self.remove_container(&id).await;
+        }
+        if keep.is_empty() {
+            let options = ListVolumesOptions { filters: Some(mine) };
+            let volumes = self
+                .docker
+                .list_volumes(Some(options))
+                .await
+                .map_err(DriverError::call("listing the volumes"))?;
+            for volume in volumes.volumes.unwrap_or_default() {
+                self.remove_volume(&volume.name).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_container(&self, id: &str) {
+        let options = RemoveContainerOptions {
+            force: true,
+            v: true,
+            ..Default::default()
+        };
+        if let Err(error) = self.docker.remove_container(id, Some(options)).await
+            && !is_status(&error, 404)
+        {
+            tracing::warn!(
+                sandbox = id,
+                error = &error as &dyn std::error::Error,
+                "a sandbox could not be removed"
+            );
+        }
+    }
+
+    async fn remove_volume(&self, name: &str) {
+        let options = RemoveVolumeOptions { force: true };
+        if let Err(error) = self.docker.remove_volume(name, Some(options)).await
+            && !is_status(&error, 404)
+        {
+            tracing::warn!(
+                volume = name,
+                error = &error as &dyn std::error::Error,
+                "a volume could not be removed"
+            );
+        }
+    }
+
+    async fn create_volume(&self, name: &str) -> Result<(), DriverError> {
+        let request = VolumeCreateRequest {
+            name: Some(name.to_owned()),
+            labels: Some(labels(&self.identity, "sandbox")),
+            ..Default::default()
+        };
+        self.docker
+            .create_volume(request)
+            .await
+            .map_err(DriverError::call(format!("making volume {name}")))?;
+        Ok(())
+    }
+}
+
+/// The labels of something an agent makes.
+fn labels(identity: &str, role: &str) -> HashMap<String, String> {
+    HashMap::from([
+        (LABEL_AGENT.to_owned(), identity.to_owned()),
+        (LABEL_ROLE.to_owned(), role.to_owned()),
+    ])
+}
+
+/// Connects and agrees on an API version that both sides speak.
+///
+/// # Errors
+/// [`DriverError::NoEngine`] when nothing answers.
+pub async fn connect(config: &Config) -> Result<Docker, DriverError> {
+    let address = config
+        .docker_host
+        .clone()
+        .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+    let no_engine = |source| DriverError::NoEngine {
+        address: address.clone(),
+        source,
+    };
+    let docker = Docker::connect_with_host(&address).map_err(no_engine)?;
+    docker
+        .with_timeout(std::time::Duration::from_secs(300))
+        .negotiate_version()
+        .await
+        .map_err(no_engine)
+}
+
+async fn ensure_network(docker: &Docker, name: &str, identity: &str) -> Result<(), DriverError> {
+    match docker.inspect_network(name, None).await {
+        Ok(_) => return Ok(()),
+        Err(error) if is_status(&error, 404) => {}
+        Err(error) => return Err(DriverError::call("looking at the sandboxes' network")(error)),
+    }
+    let request = NetworkCreateRequest {
+        name: name.to_owned(),
+        driver: Some("bridge".to_owned()),
+        // Sandboxes do not see each other.
+        options: Some(HashMap::from([(
+            "com.docker.network.bridge.enable_icc".to_owned(),
+            "false".to_owned(),
+        )])),
+        labels: Some(labels(identity, "network")),
+        ..Default::default()
+    };
+    docker
+        .create_network(request)
+        .await
+        .map_err(DriverError::call("making the sandboxes' network"))?;
+    Ok(())
+}

@@ -1,0 +1,334 @@
+//! One sandbox: a container that runs one job and is never used again.
+
+use std::collections::HashMap;
+
+use bollard::container::LogOutput;
+use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use bollard::models::{ContainerCreateBody, ContainerUpdateBody, HostConfig, HostConfigLogConfig};
+use bollard::query_parameters::{
+    ContainerArchiveInfoOptions, CreateContainerOptions, KillContainerOptions, RenameContainerOptions,
+    StartContainerOptions,
+};
+use futures_util::StreamExt as _;
+use terrapool_protocol::job::Limits;
+use terrapool_protocol::runner::{FromRunner, JOB, RunnerStage, STATE, ToRunner, WORK};
+use terrapool_protocol::secret::Secret;
+
+use super::{DockerDriver, DriverError, is_status, labels};
+use crate::config::SandboxUser;
+use crate::engines::hex;
+use crate::runner_link::RunnerLink;
+
+/// What a warm sandbox has to agree in with the job that takes it. Memory and CPU can be changed at the last moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxKey {
+    /// Image.
+    pub image: String,
+    /// User inside.
+    pub user: SandboxUser,
+    /// Limits it was made with.
+    pub limits: Limits,
+}
+
+/// A running container with a runner that waits for its job, or works on it.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// The container.
+    pub id: String,
+    /// The runner's key, which a later connection has to repeat.
+    pub runner_key: Secret,
+    /// The stream to the runner.
+    pub link: RunnerLink,
+    /// What it was made for.
+    pub key: SandboxKey,
+    name: String,
+}
+
+const VOLUMES: [(&str, &str); 3] = [("work", WORK), ("state", STATE), ("job", JOB)];
+
+fn host_config(key: &SandboxKey, network: &str, binds: Vec<String>) -> HostConfig {
+    let memory = i64::try_from(key.limits.memory_mb << 20).unwrap_or(i64::MAX);
+    let (read_only, capabilities) = match key.user {
+        SandboxUser::Unprivileged => (true, Vec::new()),
+        SandboxUser::Root => (
+            false,
+            vec!["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID", "FSETID"],
+        ),
+    };
+    HostConfig {
+        memory: Some(memory),
+        // The same figure: no swap.
+        memory_swap: Some(memory),
+        nano_cpus: Some(i64::try_from(key.limits.cpu_millis * 1_000_000).unwrap_or(i64::MAX)),
+        pids_limit: Some(i64::from(key.limits.pids)),
+        binds: Some(binds),
+        // Output is a file on the job volume: a reader that goes away stalls nothing.
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("none".to_owned()),
+            config: None,
+        }),
+        network_mode: Some(network.to_owned()),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        cap_add: Some(capabilities.into_iter().map(str::to_owned).collect()),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        readonly_rootfs: Some(read_only),
+        ipc_mode: Some("private".to_owned()),
+        tmpfs: Some(HashMap::from([(
+            "/tmp".to_owned(),
+            "rw,nosuid,nodev,size=64m,mode=1777".to_owned(),
+        )])),
+        ..Default::default()
+    }
+}
+
+impl DockerDriver {
+    /// Makes a sandbox and waits until its runner answers.
+    ///
+    /// # Errors
+    /// [`DriverError`]; nothing is left behind.
+    pub async fn create_sandbox(&self, key: &SandboxKey) -> Result<Sandbox, DriverError> {
+        let mut random = [0; 24];
+        getrandom::fill(&mut random).map_err(|error| DriverError::File {
+            path: "/dev/urandom".into(),
+            source: std::io::Error::other(error.to_string()),
+        })?;
+        let name = format!("terrapool-{}-{}", self.identity, hex(&random[..6]));
+        let runner_key = Secret::new(hex(&random[6..]));
+        match self.create_and_connect(&name, key, runner_key).await {
+            Ok(sandbox) => Ok(sandbox),
+            Err(error) => {
+                self.remove_container(&name).await;
+                self.remove_volumes(&name).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn create_and_connect(
+        &self,
+        name: &str,
+        key: &SandboxKey,
+        runner_key: Secret,
+    ) -> Result<Sandbox, DriverError> {
+        let mut binds = vec![format!(
+            "{}:{}:ro",
+            self.bin.name(),
+            terrapool_protocol::runner::BIN
+        )];
+        for (suffix, target) in VOLUMES {
+            let volume = format!("{name}-{suffix}");
+            self.create_volume(&volume).await?;
+            binds.push(format!("{volume}:{target}"));
+        }
+        let user = match key.user {
+            SandboxUser::Unprivileged => "1000:1000",
+            SandboxUser::Root => "0:0",
+        };
+        let body = ContainerCreateBody {
+            image: Some(key.image.clone()),
+            hostname: Some("sandbox".to_owned()),
+            user: Some(user.to_owned()),
+            entrypoint: Some(vec![self.bin.runner_path()]),
+            cmd: Some(vec!["run".to_owned()]),
+            working_dir: Some(WORK.to_owned()),
+            labels: Some(labels(&self.identity, "sandbox")),
+            host_config: Some(host_config(key, &self.network, binds)),
+            ..Default::default()
+        };
+        let options = CreateContainerOptions {
+            name: Some(name.to_owned()),
+            ..Default::default()
+        };
+        let created = self
+            .docker
+            .create_container(Some(options), body)
+            .await
+            .map_err(DriverError::call(format!(
+                "making a sandbox from image {}",
+                key.image
+            )))?;
+        self.docker
+            .start_container(&created.id, None::<StartContainerOptions>)
+            .await
+            .map_err(DriverError::call(format!(
+                "starting a sandbox from image {}",
+                key.image
+            )))?;
+        let mut link = self.connect_runner(&created.id).await?;
+        let silent = || DriverError::RunnerSilent {
+            image: key.image.clone(),
+        };
+        greet(&mut link, &runner_key, 0).await.ok_or_else(silent)?;
+        Ok(Sandbox {
+            id: created.id,
+            runner_key,
+            link,
+            key: key.clone(),
+            name: name.to_owned(),
+        })
+    }
+
+    /// Opens a stream to the runner of a running container.
+    async fn connect_runner(&self, id: &str) -> Result<RunnerLink, DriverError> {
+        let options = CreateExecOptions {
+            attach_stdin: Some(true),
+            attach_stdout: Some(true),
+            attach_stderr: Some(false),
+            cmd: Some(vec![self.bin.runner_path(), "connect".to_owned()]),
+            ..Default::default()
+        };
+        let exec = self
+            .docker
+            .create_exec(id, options)
+            .await
+            .map_err(DriverError::call("connecting to the runner of a sandbox"))?;
+        let start = StartExecOptions {
+            detach: false,
+            tty: false,
+            output_capacity: Some(64 << 10),
+        };
+        let started = self
+            .docker
+            .start_exec(&exec.id, Some(start))
+            .await
+            .map_err(DriverError::call("connecting to the runner of a sandbox"))?;
+        let StartExecResults::Attached { output, input } = started else {
+            let source =
+                bollard::errors::Error::from(std::io::Error::other("the engine did not attach the stream"));
+            return Err(DriverError::call("connecting to the runner of a sandbox")(source));
+        };
+        let bytes = output
+            .take_while(|item| std::future::ready(item.is_ok()))
+            .filter_map(|item| std::future::ready(item.ok()))
+            .filter_map(|item| {
+                std::future::ready(match item {
+                    LogOutput::StdOut { message } | LogOutput::Console { message } => Some(message),
+                    LogOutput::StdErr { .. } | LogOutput::StdIn { .. } => None,
+                })
+            })
+            .boxed();
+        Ok(RunnerLink::new(input, bytes))
+    }
+
+    /// Connects anew to the runner of a sandbox that an earlier connection, or process, used.
+    ///
+    /// # Errors
+    /// [`DriverError`] when the container does not run, or its runner does not answer.
+    pub async fn reconnect(
+        &self,
+        id: &str,
+        runner_key: &Secret,
+        log_from: u64,
+    ) -> Result<(RunnerLink, RunnerStage), DriverError> {
+        let mut link = self.connect_runner(id).await?;
+        let stage = greet(&mut link, runner_key, log_from)
+            .await
+            .ok_or_else(|| DriverError::RunnerSilent { image: id.to_owned() })?;
+        Ok((link, stage))
+    }
+
+    /// Gives a warm sandbox the limits of the job that takes it, and its name.
+    ///
+    /// # Errors
+    /// [`DriverError`] when the engine refuses.
+    pub async fn assign(&self, sandbox: &mut Sandbox, limits: Limits, name: &str) -> Result<(), DriverError> {
+        if sandbox.key.limits != limits {
+            let wanted = SandboxKey {
+                limits,
+                ..sandbox.key.clone()
+            };
+            let config = host_config(&wanted, &self.network, Vec::new());
+            let update = ContainerUpdateBody {
+                memory: config.memory,
+                memory_swap: config.memory_swap,
+                nano_cpus: config.nano_cpus,
+                pids_limit: config.pids_limit,
+                ..Default::default()
+            };
+            self.docker
+                .update_container(&sandbox.id, update)
+                .await
+                .map_err(DriverError::call("setting the limits of a sandbox"))?;
+            sandbox.key = wanted;
+        }
+        // For people who look at `docker ps`; nothing depends on it.
+        let docker = self.docker.clone();
+        let (id, name) = (sandbox.id.clone(), name.to_owned());
+        tokio::spawn(async move {
+            let _ = docker
+                .rename_container(&id, RenameContainerOptions { name })
+                .await;
+        });
+        Ok(())
+    }
+
+    /// Whether a file exists on the job volume of a sandbox, running or not; `None` when that cannot be told.
+    pub async fn job_file_exists(&self, id: &str, file: &str) -> Option<bool> {
+        let options = ContainerArchiveInfoOptions {
+            path: format!("{JOB}/{file}"),
+        };
+        match self.docker.get_container_archive_info(id, Some(options)).await {
+            Ok(_) => Some(true),
+            Err(error) if is_status(&error, 404) => {
+                let message = error.to_string().to_ascii_lowercase();
+                // 404 is also the answer when the container itself is gone.
+                (!message.contains("no such container")).then_some(false)
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Whether the container runs.
+    pub async fn is_running(&self, id: &str) -> bool {
+        match self.docker.inspect_container(id, None).await {
+            Ok(container) => container.state.and_then(|state| state.running).unwrap_or(false),
+            // An answer that this client cannot read is an answer about a container that exists.
+            Err(bollard::errors::Error::JsonDataError { .. }) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Kills everything in a sandbox.
+    pub async fn kill(&self, id: &str) {
+        let options = KillContainerOptions {
+            signal: "SIGKILL".to_owned(),
+        };
+        let _ = self.docker.kill_container(id, Some(options)).await;
+    }
+
+    /// Removes a sandbox and its volumes. `volumes` is the name it was made with.
+    pub async fn remove_sandbox(&self, id: &str, volumes: Option<&str>) {
+        self.remove_container(id).await;
+        if let Some(name) = volumes {
+            self.remove_volumes(name).await;
+        }
+    }
+
+    async fn remove_volumes(&self, name: &str) {
+        for (suffix, _) in VOLUMES {
+            self.remove_volume(&format!("{name}-{suffix}")).await;
+        }
+    }
+}
+
+impl Sandbox {
+    /// The name its volumes begin with.
+    pub fn volumes(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Says hello and waits for the runner's answer.
+async fn greet(link: &mut RunnerLink, key: &Secret, log_from: u64) -> Option<RunnerStage> {
+    link.sender
+        .send(&ToRunner::Hello {
+            key: key.clone(),
+            log_from,
+        })
+        .await
+        .ok()?;
+    match link.receiver.next().await? {
+        (FromRunner::Ready { stage, .. }, _) => Some(stage),
+        _ => None,
+    }
+}

@@ -1,0 +1,3 @@
+//! How a job is isolated.
+
+pub mod docker;

@@ -1,0 +1,301 @@
+//! Engines: where a `terraform` or `tofu` binary of a wanted version is, and what its digest is.
+//!
+//! Looked up in the engines folder, then on PATH if its version matches, then in what was downloaded before, then in
+//! the catalogue entry that came with the job. A download is kept only when its digest is right.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use terrapool_model::engine::{Engine, EngineKind, EngineVersion};
+use terrapool_protocol::job::{EngineDownload, EngineRequest};
+use tokio::sync::Mutex;
+
+use crate::config::Config;
+
+/// An engine that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Nothing has it.
+    #[error(
+        "{kind} {version} is not on this agent: put it into the engines folder ({kind}_{version}/{kind}), install it, \
+         or add it to the control plane's catalogue{known}"
+    )]
+    Unknown {
+        /// The program.
+        kind: EngineKind,
+        /// The wanted version.
+        version: String,
+        /// What there is.
+        known: String,
+    },
+    /// The download failed.
+    #[error("{kind} {version} could not be downloaded: {problem}")]
+    Download {
+        /// The program.
+        kind: EngineKind,
+        /// The wanted version.
+        version: String,
+        /// Why.
+        problem: String,
+    },
+    /// A file cannot be read.
+    #[error("engine {path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// An engine on this host.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Which one.
+    pub engine: Engine,
+    /// The binary.
+    pub path: PathBuf,
+    /// SHA-256 of the binary, lower-case hex.
+    pub sha256: String,
+}
+
+/// The engines of this host.
+#[derive(Debug)]
+pub struct Engines {
+    known: Mutex<BTreeMap<Engine, PathBuf>>,
+    digests: Mutex<BTreeMap<PathBuf, (std::time::SystemTime, u64, String)>>,
+    downloads: PathBuf,
+    http: reqwest::Client,
+}
+
+impl Engines {
+    /// Looks for engines in the engines folder, among downloads and on PATH.
+    pub async fn discover(config: &Config, http: reqwest::Client) -> Arc<Self> {
+        let downloads = config.data_dir.join("engines");
+        let mut known = BTreeMap::new();
+        for kind in [EngineKind::Terraform, EngineKind::Tofu] {
+            if let Some((engine, path)) = on_path(kind).await {
+                known.insert(engine, path);
+            }
+        }
+        known.extend(in_folder(&downloads));
+        if let Some(folder) = &config.engines {
+            known.extend(in_folder(folder));
+        }
+        Arc::new(Self {
+            known: Mutex::new(known),
+            digests: Mutex::default(),
+            downloads,
+            http,
+        })
+    }
+
+    /// What needs no download.
+    pub async fn list(&self) -> Vec<Engine> {
+        self.known.lock().await.keys().cloned().collect()
+    }
+
+    /// Finds or downloads an engine.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn obtain(&self, request: &EngineRequest) -> Result<Found, EngineError> {
+        // Held over a download, so that two jobs do not fetch the same engine at once.
+        let mut known = self.known.lock().await;
+        let wanted: Option<EngineVersion> = request.version.parse().ok();
+        let local = match &wanted {
+            Some(version) => {
+                let engine = Engine {
+                    kind: request.kind,
+                    version: version.clone(),
+                };
+                known.get(&engine).map(|path| (engine.clone(), path.clone()))
+            }
+            None => known
+                .iter()
+                .filter(|(engine, _)| engine.kind == request.kind && !engine.version.is_pre_release())
+                .max_by(|(one, _), (two, _)| one.version.cmp(&two.version))
+                .or_else(|| known.iter().rfind(|(engine, _)| engine.kind == request.kind))
+                .map(|(engine, path)| (engine.clone(), path.clone())),
+        };
+        if let Some((engine, path)) = local {
+            drop(known);
+            let sha256 = self.digest(&path).await?;
+            return Ok(Found { engine, path, sha256 });
+        }
+        let (Some(version), Some(download)) = (wanted, &request.download) else {
+            let names: Vec<String> = known.keys().map(ToString::to_string).collect();
+            let known = if names.is_empty() {
+                String::new()
+            } else {
+                format!(" (it has {})", names.join(", "))
+            };
+            return Err(EngineError::Unknown {
+                kind: request.kind,
+                version: request.version.clone(),
+                known,
+            });
+        };
+        let engine = Engine {
+            kind: request.kind,
+            version,
+        };
+        let path = self.download(&engine, download).await?;
+        known.insert(engine.clone(), path.clone());
+        drop(known);
+        let sha256 = self.digest(&path).await?;
+        Ok(Found { engine, path, sha256 })
+    }
+
+    /// The digest of a binary, read anew whenever the file changed.
+    async fn digest(&self, path: &Path) -> Result<String, EngineError> {
+        let read = |source| EngineError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let metadata = std::fs::metadata(path).map_err(read)?;
+        let modified = metadata.modified().map_err(read)?;
+        let mut digests = self.digests.lock().await;
+        if let Some((time, size, sha256)) = digests.get(path)
+            && *time == modified
+            && *size == metadata.len()
+        {
+            return Ok(sha256.clone());
+        }
+        let owned = path.to_owned();
+        let sha256 = tokio::task::spawn_blocking(move || file_sha256(&owned))
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::other("the task ended early")))
+            .map_err(read)?;
+        digests.insert(path.to_owned(), (modified, metadata.len(), sha256.clone()));
+        Ok(sha256)
+    }
+
+    async fn download(&self, engine: &Engine, download: &EngineDownload) -> Result<PathBuf, EngineError> {
+        let fail = |problem: String| EngineError::Download {
+            kind: engine.kind,
+            version: engine.version.to_string(),
+            problem,
+        };
+        tracing::info!(%engine, url = download.url, "downloading an engine");
+        let response = self
+            .http
+            .get(&download.url)
+            .send()
+            .await
+            .and_then(reqwest::Response::error_for_status);
+        let bytes = match response {
+            Ok(response) => response.bytes().await.map_err(|error| fail(error.to_string()))?,
+            Err(error) => return Err(fail(error.to_string())),
+        };
+        let found = hex(&Sha256::digest(&bytes));
+        if found != download.sha256 {
+            return Err(fail(format!(
+                "its SHA-256 is {found}, the catalogue says {}",
+                download.sha256
+            )));
+        }
+        let folder = self.downloads.join(format!("{}_{}", engine.kind, engine.version));
+        let path = folder.join(engine.kind.binary());
+        let target = path.clone();
+        let kind = engine.kind;
+        let install = move || -> std::io::Result<()> {
+            std::fs::create_dir_all(&folder)?;
+            let binary = if bytes.starts_with(b"PK") {
+                from_zip(&bytes, kind)?
+            } else {
+                bytes.to_vec()
+            };
+            let temporary = folder.join(".new");
+            std::fs::write(&temporary, binary)?;
+            std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o755))?;
+            std::fs::rename(&temporary, &target)
+        };
+        tokio::task::spawn_blocking(install)
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::other("the task ended early")))
+            .map_err(|error| fail(error.to_string()))?;
+        Ok(path)
+    }
+}
+
+fn from_zip(bytes: &[u8], kind: EngineKind) -> std::io::Result<Vec<u8>> {
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes)).map_err(std::io::Error::other)?;
+    let mut file = archive.by_name(kind.binary()).map_err(std::io::Error::other)?;
+    let mut binary = Vec::new();
+    file.read_to_end(&mut binary)?;
+    Ok(binary)
+}
+
+/// Folders named like `terraform_1.11.4` with the binary inside.
+fn in_folder(folder: &Path) -> BTreeMap<Engine, PathBuf> {
+    let mut found = BTreeMap::new();
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return found;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some((kind, version)) = name.to_str().and_then(|name| name.split_once('_')) else {
+            continue;
+        };
+        let kind = match kind {
+            "terraform" => EngineKind::Terraform,
+            "tofu" => EngineKind::Tofu,
+            _ => continue,
+        };
+        let path = entry.path().join(kind.binary());
+        if let Ok(version) = version.parse()
+            && path.is_file()
+        {
+            found.insert(Engine { kind, version }, path);
+        }
+    }
+    found
+}
+
+/// The engine that a shell would find, if it says its version.
+async fn on_path(kind: EngineKind) -> Option<(Engine, PathBuf)> {
+    let path = std::env::var_os("PATH")?;
+    let binary = std::env::split_paths(&path)
+        .map(|folder| folder.join(kind.binary()))
+        .find(|file| file.is_file())?;
+    let output = tokio::process::Command::new(&binary)
+        .args(["version", "-json"])
+        .env_clear()
+        .env("CHECKPOINT_DISABLE", "1")
+        .output()
+        .await
+        .ok()?;
+    let version: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let version = version.get("terraform_version")?.as_str()?.parse().ok()?;
+    Some((Engine { kind, version }, binary))
+}
+
+fn file_sha256(path: &Path) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(path)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(hex(&digest.finalize()));
+        }
+        digest.update(&buffer[..count]);
+    }
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}

@@ -1,0 +1,40 @@
+//! What the host has: memory, as the kernel tells it.
+
+use terrapool_agent_core::capacity::Host;
+
+use crate::config::Config;
+
+/// A figure of `/proc/meminfo` in MiB.
+fn meminfo(text: &str, name: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes / 1024)
+}
+
+/// The host, as it is now. Kernels before 3.14 do not tell available memory; free and cached stand in for it.
+pub fn read(config: &Config) -> Host {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let figure = |name| meminfo(&text, name).unwrap_or(0);
+    let available = meminfo(&text, "MemAvailable").unwrap_or_else(|| figure("MemFree") + figure("Cached"));
+    Host {
+        total_mb: figure("MemTotal"),
+        available_mb: available,
+        allowed_mb: config.memory_mb,
+        concurrency: config.concurrency,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::meminfo;
+
+    #[test]
+    fn figures_are_read_in_mebibytes() {
+        let text = "MemTotal:       16384000 kB\nMemFree:         1024 kB\n";
+        assert_eq!(meminfo(text, "MemTotal"), Some(16_000));
+        assert_eq!(meminfo(text, "Mem"), None);
+        assert_eq!(meminfo(text, "MemAvailable"), None);
+    }
+}
