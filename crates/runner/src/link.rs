@@ -39,6 +39,7 @@ const LOG_PIECE: u64 = 64 << 10;
 pub fn accept(shared: &Arc<Shared>, dead_man: &Arc<DeadMan>, listener: &UnixListener) {
     let strangers = Arc::new(AtomicUsize::new(0));
     let current = Arc::new(std::sync::Mutex::new(None));
+    let mut number = 0;
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -54,7 +55,10 @@ pub fn accept(shared: &Arc<Shared>, dead_man: &Arc<DeadMan>, listener: &UnixList
             strangers.fetch_sub(1, Ordering::SeqCst);
             continue;
         }
+        // What counts as newer is the order of arrival, not of the first messages.
+        number += 1;
         let connection = Connection {
+            number,
             shared: Arc::clone(shared),
             dead_man: Arc::clone(dead_man),
             current: Arc::clone(&current),
@@ -75,6 +79,7 @@ pub fn accept(shared: &Arc<Shared>, dead_man: &Arc<DeadMan>, listener: &UnixList
 }
 
 struct Connection {
+    number: u64,
     shared: Arc<Shared>,
     dead_man: Arc<DeadMan>,
     /// The stream of the connection that holds.
@@ -82,9 +87,9 @@ struct Connection {
 }
 
 impl Connection {
-    /// Reads the first message and, with the right key, takes the place of the connection before. Answers this
-    /// connection's number and where the runner stood then.
-    fn greet(&self, stream: &UnixStream) -> Option<(u64, RunnerStage)> {
+    /// Reads the first message and, with the right key, takes the place of the connection before. Answers
+    /// where the runner stood then.
+    fn greet(&self, stream: &UnixStream) -> Option<RunnerStage> {
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         let mut reader = stream;
         let (message, body) = frames::read_header(&mut reader, LONGEST_HELLO).ok()?;
@@ -100,14 +105,16 @@ impl Connection {
             Some(_) => {}
             None => status.key = Some(key),
         }
+        if status.connection > self.number {
+            return None;
+        }
         if let Some(before) = current.replace(ours) {
             let _ = before.shutdown(Shutdown::Both);
         }
-        status.connection += 1;
+        status.connection = self.number;
         status.peer = peer;
-        let number = status.connection;
         // A bundle that breaks off is forgotten by its connection; only then is clear where the runner stands.
-        while status.receiving && status.connection == number {
+        while status.receiving {
             status = self.shared.wait_control(status);
         }
         let log_from = log_from.min(status.log_size);
@@ -116,14 +123,14 @@ impl Connection {
         status.state_in_flight = None;
         status.state_sent = status.state_taken.clone();
         status.fetches.clear();
-        Some((number, status.stage))
+        Some(status.stage)
     }
 
-    fn serve(&self, (number, stage): (u64, RunnerStage), stream: &UnixStream) -> io::Result<()> {
+    fn serve(&self, stage: RunnerStage, stream: &UnixStream) -> io::Result<()> {
         let mut output = stream.try_clone()?;
         let sender = Sender {
             shared: Arc::clone(&self.shared),
-            number,
+            number: self.number,
         };
         thread::Builder::new().spawn(move || {
             let _ = sender.send(stage, &mut output);
@@ -131,24 +138,23 @@ impl Connection {
         })?;
         let mut input = BufReader::with_capacity(CHUNK, stream.try_clone()?);
         let mut bundle = None;
-        let result = self.read(number, &mut input, &mut bundle);
+        let result = self.read(&mut input, &mut bundle);
         self.shared.change(|status| {
             if bundle.is_some() {
                 // The agent sends the job again on its next connection; nothing has happened with it yet.
                 status.receiving = false;
                 status.stage = RunnerStage::Waiting;
             }
-            if status.connection == number {
+            if status.connection == self.number {
                 status.peer = None;
-                status.connection += 1;
             }
+            status.closed = status.closed.max(self.number);
         });
         result
     }
 
     fn read(
         &self,
-        number: u64,
         input: &mut BufReader<UnixStream>,
         bundle: &mut Option<(Work, Receiver)>,
     ) -> io::Result<()> {
@@ -159,7 +165,7 @@ impl Connection {
             } else {
                 frames::read_body(input, body, |_| {})?;
             }
-            if self.shared.status().connection != number {
+            if self.shared.status().connection != self.number {
                 return Ok(());
             }
             self.obey(message, bundle);
@@ -338,7 +344,7 @@ impl Sender {
     fn next(&self, said: &mut Said) -> Next {
         let mut status = self.shared.status();
         loop {
-            if status.connection != self.number {
+            if status.connection != self.number || status.closed >= self.number {
                 return Next::End;
             }
             if status.prepared && !std::mem::replace(&mut said.prepared, true) {

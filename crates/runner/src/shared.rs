@@ -36,8 +36,10 @@ pub struct StateCopy {
 pub struct Status {
     /// The agent's key, from the first connection.
     pub key: Option<Secret>,
-    /// Counts connections; a thread of an older one ends when it sees a higher number.
+    /// Number of the connection that holds; the threads of an older one end when they see it.
     pub connection: u64,
+    /// Highest number of a connection that has ended.
+    pub closed: u64,
     /// Process at the other end of the current connection, which must survive when everything is killed.
     pub peer: Option<Pid>,
     /// Whether a connection is in the middle of a bundle.
@@ -104,6 +106,7 @@ impl Shared {
             status: Mutex::new(Status {
                 key: None,
                 connection: 0,
+                closed: 0,
                 peer: None,
                 receiving: false,
                 stage: RunnerStage::Waiting,

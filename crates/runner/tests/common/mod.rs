@@ -44,6 +44,19 @@ fn terraform() -> &'static (PathBuf, String) {
     })
 }
 
+/// Lets another process write a file: a descriptor of ours could be inherited by a process that another test starts
+/// meanwhile, and the kernel does not execute a file that is open for writing.
+fn write_elsewhere(path: &Path, content: &str) {
+    let mut child = std::process::Command::new("tee")
+        .arg(path)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
 /// A sandbox's folders. They can be made anew at the same place, as the next sandbox has them.
 pub struct Sandbox {
     folder: tempfile::TempDir,
@@ -54,6 +67,12 @@ pub struct Sandbox {
 
 impl Sandbox {
     pub fn new() -> Self {
+        let mut sandbox = Self::idle();
+        sandbox.start();
+        sandbox
+    }
+
+    fn idle() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("t");
         let paths = Paths {
@@ -65,24 +84,22 @@ impl Sandbox {
             tmp: root.join("tmp"),
             cgroup: root.join("cgroup"),
         };
-        let mut sandbox = Self {
+        Self {
             folder,
             paths,
             runner: None,
             engine: None,
-        };
-        sandbox.start();
-        sandbox
+        }
     }
 
     /// With a script in place of the engine.
     pub fn with_engine(script: &str) -> Self {
-        let mut sandbox = Self::new();
+        let mut sandbox = Self::idle();
         let path = sandbox.folder.path().join("engine");
-        fs::write(&path, script).unwrap();
+        write_elsewhere(&path, script);
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         sandbox.engine = Some(path);
-        sandbox.renew();
+        sandbox.start();
         sandbox
     }
 
@@ -106,22 +123,33 @@ impl Sandbox {
 
     /// The same sandbox as it is for the next job: everything from scratch.
     pub fn renew(&mut self) {
-        if self.runner.as_ref().is_some_and(|runner| !runner.is_finished()) {
-            self.connect(0).send(&ToRunner::Release);
-        }
-        self.runner.take().unwrap().join().unwrap();
+        self.release();
         fs::remove_dir_all(self.folder.path().join("t")).unwrap();
         self.start();
     }
 
     pub fn stream(&self) -> UnixStream {
+        self.try_stream().expect("the runner has ended")
+    }
+
+    fn try_stream(&self) -> Option<UnixStream> {
         // The socket file exists a moment before the socket listens.
-        loop {
+        while self.runner.as_ref().is_some_and(|runner| !runner.is_finished()) {
             if let Ok(stream) = UnixStream::connect(self.paths.socket()) {
                 stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
-                return stream;
+                return Some(stream);
             }
             std::thread::yield_now();
+        }
+        None
+    }
+
+    fn release(&mut self) {
+        if let Some(stream) = self.try_stream() {
+            Agent::hello(stream, KEY, 0).send(&ToRunner::Release);
+        }
+        if let Some(runner) = self.runner.take() {
+            let _ = runner.join();
         }
     }
 
@@ -156,12 +184,7 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        if let Some(runner) = self.runner.take()
-            && !runner.is_finished()
-        {
-            self.connect(0).send(&ToRunner::Release);
-            let _ = runner.join();
-        }
+        self.release();
     }
 }
 
