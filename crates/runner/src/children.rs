@@ -119,7 +119,7 @@ impl Children {
                 }
                 continue;
             }
-            while let Ok(Some((pid, status))) = rustix::process::waitpid(None, WaitOptions::NOHANG) {
+            while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
                 if let Some(slot) = known.get_mut(&pid) {
                     *slot = Some(status.into());
                 }
