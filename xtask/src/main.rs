@@ -1,3 +1,44 @@
-//! Project tasks: `cargo xtask demo | test | bench | image`.
+//! Project tasks. Each does all its own set-up.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod bench;
+mod command;
+mod container_engine;
+mod demo;
+mod image;
+mod packages;
+mod test;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask <task>
+
+  demo [--once]   build, start a control plane and two agents, run a real configuration through them
+  test            everything CI runs: style, lints, documentation, licences, budgets, tests
+  bench [NAME]    measure, as ratios taken side by side in one run
+  image           make the sandboxes' image: target/<profile>/sandbox-image.tar
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["demo", rest @ ..] => demo::run(rest),
+        ["test", rest @ ..] => test::run(rest),
+        ["bench", rest @ ..] => bench::run(rest),
+        ["image"] => image::run(),
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Real sandboxes on a real container engine, with the real runner and the real terraform, without a control plane.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use terrapool_agent::config::{Config, SandboxUser};
+use terrapool_agent::drivers::docker::DockerDriver;
+use terrapool_agent::engines::{Engines, hex};
+use terrapool_model::engine::EngineKind;
+use terrapool_model::id::{ConfigurationVersionId, RunId, WorkspaceId};
+use terrapool_model::time::Millis;
+use terrapool_protocol::job::{
+    BundlePart, EngineRequest, JobSpec, JobTimes, Limits, Outcome, OutputFormat, PartName, Phase, PlanMode,
+};
+use terrapool_protocol::runner::{FromRunner, ToRunner};
+use terrapool_protocol::secret::Secret;
+
+fn config(data_dir: &Path) -> Config {
+    // Installed once: tests share a process.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let image_file = std::env::var("TERRAPOOL_BIN_DIR").map_or_else(
+        |_| {
+            std::env::current_exe()
+                .unwrap()
+                .parent()
+                .unwrap()
+                .parent()
+                .unwrap()
+                .to_owned()
+        },
+        std::path::PathBuf::from,
+    );
+    let tag = image_tag(&image_file.join("sandbox-image.tar"));
+    Config {
+        url: "https://localhost:1".to_owned(),
+        token: Secret::new("unused"),
+        name: "test".to_owned(),
+        data_dir: data_dir.to_owned(),
+        concurrency: 1,
+        memory_mb: None,
+        user: SandboxUser::Unprivileged,
+        image: Some(tag),
+        engines: None,
+        ca_file: None,
+        docker_host: std::env::var("DOCKER_HOST").ok(),
+    }
+}
+
+/// Loads the project's own image, as the agent does for its packages' file.
+fn image_tag(file: &Path) -> String {
+    let docker = ["/usr/bin/docker", "docker"]
+        .into_iter()
+        .find(|path| which(path))
+        .expect("the docker client is missing");
+    let output = std::process::Command::new(docker)
+        .arg("load")
+        .arg("-i")
+        .arg(file)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.trim().strip_prefix("Loaded image: ").unwrap().to_owned()
+}
+
+fn which(program: &str) -> bool {
+    std::process::Command::new(program)
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+fn slug(main_tf: &str) -> Vec<u8> {
+    let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(
+        Vec::new(),
+        flate2::Compression::fast(),
+    ));
+    let mut header = tar::Header::new_gnu();
+    header.set_size(main_tf.len() as u64);
+    header.set_mode(0o644);
+    archive
+        .append_data(&mut header, "main.tf", main_tf.as_bytes())
+        .unwrap();
+    let mut encoder = archive.into_inner().unwrap();
+    encoder.flush().unwrap();
+    encoder.finish().unwrap()
+}
+
+fn spec(configuration: &[u8]) -> JobSpec {
+    JobSpec {
+        run: RunId::from_random([1; 16]),
+        workspace: WorkspaceId::from_random([2; 16]),
+        workspace_name: "probe".to_owned(),
+        organization: "acme".to_owned(),
+        project: "Default Project".to_owned(),
+        configuration_version: ConfigurationVersionId::from_random([3; 16]),
+        phase: Phase::Plan,
+        engine: EngineRequest {
+            kind: EngineKind::Terraform,
+            version: "latest".to_owned(),
+            download: None,
+        },
+        engine_sha256: None,
+        working_directory: String::new(),
+        output: OutputFormat::Plain,
+        mode: PlanMode::Normal,
+        refresh: true,
+        targets: Vec::new(),
+        replace: Vec::new(),
+        generate_config: false,
+        variables: Vec::new(),
+        run_variables: Vec::new(),
+        parts: vec![BundlePart {
+            name: PartName::Configuration,
+            size: configuration.len() as u64,
+            sha256: hex(&Sha256::digest(configuration)),
+        }],
+        limits: Limits::default(),
+        times: JobTimes {
+            contact_limit: Some(Millis(60_000)),
+            grace: Millis(10_000),
+            kill_after: Millis(5000),
+            start_window: Millis(20_000),
+        },
+    }
+}
+
+/// Runs a plan in a fresh sandbox and returns its outcome and log.
+async fn plan(main_tf: &str) -> (Outcome, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let identity = hex(&Sha256::digest(folder.path().to_string_lossy().as_bytes()))[..12].to_owned();
+    let driver = DockerDriver::prepare(&config, &identity).await.unwrap();
+    let engines = Engines::discover(&config, reqwest::Client::new()).await;
+    let configuration = slug(main_tf);
+    let spec = spec(&configuration);
+    let found = engines.obtain(&spec.engine).await.unwrap();
+    let engine_path = driver.bin().ensure(&found).await.unwrap();
+    let mut sandbox = driver
+        .create_sandbox(&driver.key(None, Limits::default()))
+        .await
+        .unwrap();
+    let work = ToRunner::Work {
+        spec: Box::new(spec),
+        engine_path,
+        engine: found.engine.clone(),
+        engine_sha256: found.sha256.clone(),
+        known_schemas: Vec::new(),
+    };
+    let link = &mut sandbox.link;
+    link.sender.send(&work).await.unwrap();
+    link.sender
+        .send_body(&ToRunner::Part, &configuration)
+        .await
+        .unwrap();
+    let mut log = Vec::new();
+    let outcome = loop {
+        let frame = tokio::time::timeout(Duration::from_secs(120), link.receiver.next())
+            .await
+            .expect("the runner is silent");
+        match frame.expect("the sandbox went away") {
+            (FromRunner::Log { offset }, bytes) => {
+                assert_eq!(offset, log.len() as u64);
+                log.extend(bytes);
+                link.sender
+                    .send(&ToRunner::LogTaken {
+                        offset: log.len() as u64,
+                    })
+                    .await
+                    .unwrap();
+            }
+            (
+                FromRunner::Finished {
+                    outcome,
+                    log_size,
+                    log_sha256,
+                    ..
+                },
+                _,
+            ) => {
+                assert_eq!(log_size, log.len() as u64);
+                assert_eq!(log_sha256, hex(&Sha256::digest(&log)));
+                break outcome;
+            }
+            _ => {}
+        }
+    };
+    driver.remove_sandbox(&sandbox.id, Some(sandbox.volumes())).await;
+    (outcome, String::from_utf8(log).unwrap())
+}
+
+#[tokio::test]
+async fn a_plan_runs_in_a_sandbox_of_the_projects_own_image() {
+    let (outcome, log) = plan("resource \"terraform_data\" \"a\" {}\n").await;
+    assert_eq!(outcome, Outcome::Succeeded { changes: true }, "{log}");
+    assert!(
+        log.contains("Plan: 1 to add, 0 to change, 0 to destroy."),
+        "{log}"
+    );
+}
+
+/// What a configuration sees of its sandbox, read at plan time by an error message that quotes files.
+#[tokio::test]
+async fn the_sandbox_has_no_capabilities_no_new_privileges_seccomp_and_its_own_limits() {
+    let (outcome, log) = plan(
+        r#"
+        locals {
+          status = file("/proc/self/status")
+          memory = try(trimspace(file("/sys/fs/cgroup/memory/memory.limit_in_bytes")), trimspace(file("/sys/fs/cgroup/memory.max")))
+          wanted = ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "Uid:\t1000\t1000"]
+        }
+        output "missing" { value = [for line in local.wanted : line if !strcontains(local.status, line)] }
+        output "memory" { value = local.memory }
+        "#,
+    )
+    .await;
+    assert_eq!(outcome, Outcome::Succeeded { changes: true }, "{log}");
+    assert!(log.contains("+ missing = []"), "{log}");
+    assert!(log.contains("+ memory  = \"536870912\""), "{log}");
+}
