@@ -288,10 +288,16 @@ impl Unpacker<'_> {
                     fs::create_dir(&full).map_err(|source| write_error(shown, source))?;
                 } else if metadata.is_symlink() {
                     let link = path.display();
-                    return Err(refused(shown, &format!("would be written through the symlink `{link}`")));
+                    return Err(refused(
+                        shown,
+                        &format!("would be written through the symlink `{link}`"),
+                    ));
                 } else if !metadata.is_dir() {
                     let file = path.display();
-                    return Err(refused(shown, &format!("needs a folder where `{file}` is a file")));
+                    return Err(refused(
+                        shown,
+                        &format!("needs a folder where `{file}` is a file"),
+                    ));
                 }
             }
             Err(source) => return Err(write_error(shown, source)),
@@ -350,7 +356,9 @@ impl Unpacker<'_> {
         let mut rest = size;
         while rest > 0 {
             let most = buffer.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
-            let count = content.read(&mut buffer[..most]).map_err(ArchiveError::Unreadable)?;
+            let count = content
+                .read(&mut buffer[..most])
+                .map_err(ArchiveError::Unreadable)?;
             if count == 0 {
                 let cut = io::Error::new(io::ErrorKind::UnexpectedEof, "it ends in the middle of a file");
                 return Err(ArchiveError::Unreadable(cut));
@@ -391,7 +399,9 @@ impl Unpacker<'_> {
         };
         let target = self.inside(target, &target_shown).map_err(outside)?;
         self.parent(path, shown)?;
-        let known = target.parent().is_some_and(|parent| self.folders.contains(parent));
+        let known = target
+            .parent()
+            .is_some_and(|parent| self.folders.contains(parent));
         let full_target = self.root.join(&target);
         let is_file = known && fs::symlink_metadata(&full_target).is_ok_and(|metadata| metadata.is_file());
         if !is_file {
@@ -515,14 +525,19 @@ fn read_pax(bytes: &[u8], extended: &mut Extended) -> Result<(), ArchiveError> {
             .and_then(|record| record.strip_suffix(b"\n"))
             .ok_or_else(malformed)?;
         rest = &rest[length..];
-        let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(malformed)?;
+        let equals = record
+            .iter()
+            .position(|byte| *byte == b'=')
+            .ok_or_else(malformed)?;
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         match key {
             b"path" => extended.path = Some(value.to_vec()),
             b"linkpath" => extended.link = Some(value.to_vec()),
             // Files of 8 GiB are the only ones that need it.
             b"size" => {
-                let size = std::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok());
+                let size = std::str::from_utf8(value)
+                    .ok()
+                    .and_then(|text| text.parse::<u64>().ok());
                 if size.is_none_or(|size| size > 8 << 30) {
                     return Err(ArchiveError::Limit("a file has more than 8 GiB".to_owned()));
                 }

@@ -30,7 +30,8 @@ impl StateFile {
     pub fn create(paths: &Paths, workspace: &str) -> Result<Self, Failure> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if !workspace.bytes().all(plain) || matches!(workspace, "" | "." | "..") {
-            let message = format!("`{workspace}` cannot be the name of a workspace: letters, digits, `-` and `_` can.");
+            let message =
+                format!("`{workspace}` cannot be the name of a workspace: letters, digits, `-` and `_` can.");
             return Err(Failure::new(FailureReason::Configuration, message));
         }
         let path = paths.state_file(workspace);
@@ -138,7 +139,9 @@ impl Receiver {
                 Some(part) => self.close(part),
                 None => {}
             }
-            let Some((part, path)) = self.todo.pop() else { return };
+            let Some((part, path)) = self.todo.pop() else {
+                return;
+            };
             match self.open(&part, &path) {
                 Ok(file) => {
                     let rest = part.size;

@@ -4,7 +4,7 @@
 //! processes that we started to whoever waits for them. Elsewhere (in tests) only our own processes are waited for, so
 //! that children of other threads are left alone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::process::Command;
@@ -137,8 +137,8 @@ pub fn start_reaper(shared: &Arc<Shared>) {
     }
 }
 
-/// Kills the engine with everything that it left behind. As PID 1 that is every process of the sandbox apart from this
-/// one and the process that carries the agent's connection; else the engine's process group.
+/// Kills the engine with everything that it left behind. As PID 1 that is every process of the sandbox that was started
+/// in it; else the engine's process group.
 pub fn kill_everything(shared: &Shared, engine: Option<Pid>) {
     if !shared.children.is_init() {
         if let Some(group) = engine {
@@ -146,44 +146,46 @@ pub fn kill_everything(shared: &Shared, engine: Option<Pid>) {
         }
         return;
     }
-    let mut spared = HashSet::from([1]);
-    if let Some(peer) = shared.status().peer {
-        spared.insert(peer.as_raw_nonzero().get());
-    }
     // New processes may appear while one goes through the list, so until none is left.
     for _ in 0..64 {
-        match living() {
-            Ok(living) => {
-                let targets: Vec<i32> = living.into_iter().filter(|pid| !spared.contains(pid)).collect();
-                if targets.is_empty() {
-                    return;
-                }
-                for pid in targets.into_iter().filter_map(Pid::from_raw) {
-                    let _ = rustix::process::kill_process(pid, Signal::KILL);
-                }
-                std::thread::yield_now();
-            }
-            Err(_) => break,
+        let Ok(targets) = living() else { break };
+        if targets.is_empty() {
+            return;
         }
+        for pid in targets {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        std::thread::yield_now();
     }
     // Something multiplies faster than it dies, or there is no /proc: all at once, the agent's connection included,
     // which the agent makes anew. `kill(-1)` is what the group of PID 1 means.
     let _ = rustix::process::kill_process_group(Pid::INIT, Signal::KILL);
 }
 
-/// Processes of this namespace that are not dead yet.
-fn living() -> io::Result<Vec<i32>> {
+/// Processes of this namespace that are not dead yet and were started in it. Those that came in from outside, as the
+/// one that carries the agent's connection, have a parent outside, which shows as 0; nothing in here can have that.
+fn living() -> io::Result<Vec<Pid>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+        let name = entry?.file_name();
+        let Some(pid) = name
+            .to_str()
+            .and_then(|name| name.parse().ok())
+            .and_then(Pid::from_raw)
+        else {
             continue;
         };
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) else {
             continue;
         };
-        // The state stands behind the name, which is in parentheses and may hold any character.
-        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-        if !matches!(state, Some('Z' | 'X') | None) {
+        // State and parent stand behind the name, which is in parentheses and may hold any character.
+        let mut fields = stat
+            .rsplit_once(')')
+            .map_or("", |(_, rest)| rest)
+            .split_whitespace();
+        let (state, parent) = (fields.next(), fields.next());
+        let dead = matches!(state, Some("Z" | "X") | None);
+        if !dead && parent != Some("0") {
             found.push(pid);
         }
     }

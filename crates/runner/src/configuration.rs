@@ -70,7 +70,8 @@ pub fn root_module(configuration: &Path, working_directory: &str) -> Result<Path
 pub fn write_override(paths: &Paths, root: &Path, engine: EngineKind) -> Result<(), Failure> {
     for name in OVERRIDES {
         if fs::symlink_metadata(root.join(name)).is_ok() {
-            let message = format!("The configuration must not have a file named `{name}`: the run writes it.");
+            let message =
+                format!("The configuration must not have a file named `{name}`: the run writes it.");
             return Err(Failure::new(FailureReason::Configuration, message));
         }
     }
@@ -111,7 +112,11 @@ pub fn write_variables(root: &Path, spec: &JobSpec) -> Result<Vec<String>, Failu
     for variable in &spec.variables {
         if variable.category == VariableCategory::Terraform {
             let value = variable.value.expose();
-            let text = if variable.hcl { value.to_owned() } else { hcl::quote(value) };
+            let text = if variable.hcl {
+                value.to_owned()
+            } else {
+                hcl::quote(value)
+            };
             values.insert(variable.key.as_str(), text);
         }
     }
@@ -132,7 +137,8 @@ pub fn write_variables(root: &Path, spec: &JobSpec) -> Result<Vec<String>, Failu
     }
     let path = root.join(VARIABLES);
     if fs::symlink_metadata(&path).is_ok() {
-        let message = format!("The configuration must not have a file named `{VARIABLES}`: the run writes it.");
+        let message =
+            format!("The configuration must not have a file named `{VARIABLES}`: the run writes it.");
         return Err(Failure::new(FailureReason::Configuration, message));
     }
     if !text.is_empty() {
@@ -167,12 +173,16 @@ pub fn check_backend(paths: &Paths, root: &Path) -> Result<(), Failure> {
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Document>(&bytes).ok())
         .and_then(|document| document.backend);
-    let kind = backend.as_ref().map_or("none", |backend| backend.kind.as_str()).to_owned();
+    let kind = backend
+        .as_ref()
+        .map_or("none", |backend| backend.kind.as_str())
+        .to_owned();
     let ours = backend.is_some_and(|backend| {
         backend.kind == "local"
             && backend.config.is_some_and(|config| {
                 config.path.as_deref().map(Path::new) == Some(paths.backend_path().as_path())
-                    && config.workspace_dir.as_deref().map(Path::new) == Some(paths.backend_workspaces().as_path())
+                    && config.workspace_dir.as_deref().map(Path::new)
+                        == Some(paths.backend_workspaces().as_path())
             })
     });
     if ours {
@@ -206,7 +216,10 @@ mod tests {
         }
         for bad in ["../..", "/etc", "a/../..", "out", "etc", "missing", "..", "a\0b"] {
             let failure = root_module(&root, bad).unwrap_err();
-            assert!(failure.message.starts_with("The workspace's working directory"), "{bad}");
+            assert!(
+                failure.message.starts_with("The workspace's working directory"),
+                "{bad}"
+            );
         }
     }
 }

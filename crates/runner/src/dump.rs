@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// What stands in the log in its place.
-const NOTE: &[u8] = b"[The engine printed the state here. It was left out of the log and is kept with the run.]\n";
+const NOTE: &[u8] =
+    b"[The engine printed the state here. It was left out of the log and is kept with the run.]\n";
 
 const PLAIN: &[u8] = b"{\n  \"version\": 4,\n  \"terraform_version\": \"";
 const JSON: &[u8] = b"{\"@level\":\"info\",\"@message\":\"Emergency state dump\"";
@@ -112,7 +113,8 @@ impl DumpFilter {
         } else {
             self.dump.extend_from_slice(piece);
         }
-        self.held.extend_from_slice(&piece[piece.len().saturating_sub(3)..]);
+        self.held
+            .extend_from_slice(&piece[piece.len().saturating_sub(3)..]);
         let surplus = self.held.len().saturating_sub(3);
         self.held.drain(..surplus);
     }
@@ -160,10 +162,7 @@ mod tests {
         let state = "{\n  \"version\": 4,\n  \"terraform_version\": \"1.11.4\",\n  \"serial\": 3,\n  \"outputs\": {\n  }\n}\n";
         let note = String::from_utf8_lossy(NOTE);
         for size in [1, 7, 4096] {
-            let (log, found) = filtered(
-                &format!("before\n{{\n  \"a\": 1\n}}\n{state}Error: x\n"),
-                size,
-            );
+            let (log, found) = filtered(&format!("before\n{{\n  \"a\": 1\n}}\n{state}Error: x\n"), size);
             assert_eq!(log, format!("before\n{{\n  \"a\": 1\n}}\n{note}Error: x\n"));
             assert_eq!(found.unwrap(), state.as_bytes());
         }

@@ -126,7 +126,10 @@ fn refusal(name: &str, value: &str) -> Option<&'static str> {
         let moves = value.split_whitespace().any(|word| {
             let word = word.trim_matches(['"', '\'']);
             // Options are taken with one dash and with two.
-            let word = word.strip_prefix('-').filter(|rest| rest.starts_with('-')).unwrap_or(word);
+            let word = word
+                .strip_prefix('-')
+                .filter(|rest| rest.starts_with('-'))
+                .unwrap_or(word);
             CLOSED_OPTIONS.iter().any(|option| word.starts_with(option))
         });
         if moves {

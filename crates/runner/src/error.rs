@@ -68,7 +68,11 @@ impl Failure {
             error.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
         );
-        let reason = if full { FailureReason::Limit } else { FailureReason::Internal };
+        let reason = if full {
+            FailureReason::Limit
+        } else {
+            FailureReason::Internal
+        };
         Self::new(reason, format!("Cannot {what} {}: {error}", path.display()))
     }
 }

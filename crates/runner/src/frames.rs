@@ -58,7 +58,8 @@ pub fn read_body(stream: &mut impl Read, size: u32, mut take: impl FnMut(&[u8]))
 /// # Errors
 /// Of the stream; [`io::ErrorKind::InvalidData`] when the message is above the limits.
 pub fn write<M: serde::Serialize>(stream: &mut impl Write, message: &M, body: &[u8]) -> io::Result<()> {
-    let bytes = frame::encode(message, body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let bytes =
+        frame::encode(message, body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     stream.write_all(&bytes)
 }
 
@@ -72,7 +73,12 @@ pub fn write_file<M: serde::Serialize>(
     file: &mut File,
     size: u64,
 ) -> io::Result<()> {
-    let too_large = || io::Error::new(io::ErrorKind::InvalidData, "a state is larger than a frame can be");
+    let too_large = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a state is larger than a frame can be",
+        )
+    };
     let size = u32::try_from(size).map_err(|_| too_large())?;
     if size > MAX_BODY {
         return Err(too_large());

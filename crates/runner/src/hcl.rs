@@ -53,6 +53,8 @@ mod tests {
     #[test]
     fn names_are_told_from_other_texts() {
         assert!(is_identifier("region") && is_identifier("_a-1"));
-        assert!(!is_identifier("a = 1\nb") && !is_identifier("1a") && !is_identifier("") && !is_identifier("-a"));
+        assert!(
+            !is_identifier("a = 1\nb") && !is_identifier("1a") && !is_identifier("") && !is_identifier("-a")
+        );
     }
 }

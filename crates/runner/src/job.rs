@@ -11,7 +11,8 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 use terrapool_model::engine::{Engine, EngineKind};
 use terrapool_protocol::job::{
-    Artifact, ArtifactName, FailureReason, JobSpec, Outcome, OutputFormat, PartName, Phase, PlanMode, StateMark, Usage,
+    Artifact, ArtifactName, FailureReason, JobSpec, Outcome, OutputFormat, PartName, Phase, PlanMode,
+    StateMark, Usage,
 };
 use terrapool_protocol::runner::{FromRunner, RunnerStage, StopReason};
 
@@ -23,6 +24,7 @@ use crate::digest;
 use crate::environment::{self, Environment};
 use crate::error::{Failure, Halt};
 use crate::mask::{self, Masker};
+use crate::outcome;
 use crate::plan_archive::{self, Manifest};
 use crate::process::{self, Output};
 use crate::shared::{Shared, Status, Stop};
@@ -76,11 +78,16 @@ struct Job<'job> {
 }
 
 /// Does a job and says how it ended. `received` is what went wrong with the bundle.
-pub fn execute(shared: &Arc<Shared>, work: &Work, state: &StateFile, received: Option<Failure>) -> FromRunner {
-    let masker = Masker::new(secrets(&work.spec).iter().map(String::as_str));
+pub fn execute(
+    shared: &Arc<Shared>,
+    work: &Work,
+    state: &StateFile,
+    received: Option<Failure>,
+) -> FromRunner {
+    let masker = Masker::new(mask::secrets(&work.spec).iter().map(String::as_str));
     let spool = match Spool::create(shared, masker, LOG_LIMIT) {
         Ok(spool) => spool,
-        Err(failure) => return finished_without_log(&failed(failure)),
+        Err(failure) => return outcome::finished_without_log(&outcome::failed(failure)),
     };
     // Clients drop three lines of an apply's log, and show them of a plan's.
     let name = match work.engine.kind {
@@ -116,14 +123,14 @@ pub fn execute(shared: &Arc<Shared>, work: &Work, state: &StateFile, received: O
         Err(Halt::Stopped) => {
             let status = shared.status();
             match status.stop {
-                Some(stop) if status.started => job.stopped(stop),
+                Some(stop) if status.started => outcome::stopped(work.spec.phase, stop),
                 _ => Outcome::Canceled,
             }
         }
         Err(Halt::Failed(failure)) => {
             spool.flush();
             spool.line(&format!("\nError: {}", failure.message));
-            failed(failure)
+            outcome::failed(failure)
         }
     };
     let usage = Usage {
@@ -133,43 +140,13 @@ pub fn execute(shared: &Arc<Shared>, work: &Work, state: &StateFile, received: O
     };
     let (log_size, log_sha256) = spool.finish();
     FromRunner::Finished {
-        outcome: masked(outcome, &spool),
+        outcome: outcome::masked(outcome, &spool),
         log_size,
         log_sha256,
         state: job.left.state,
         artifacts: job.left.artifacts,
         schemas_key: job.left.schemas_key,
         usage,
-    }
-}
-
-/// The end of a job that has no log.
-pub fn finished_without_log(outcome: &Outcome) -> FromRunner {
-    FromRunner::Finished {
-        outcome: outcome.clone(),
-        log_size: 0,
-        log_sha256: digest::of(b""),
-        state: None,
-        artifacts: Vec::new(),
-        schemas_key: None,
-        usage: Usage::default(),
-    }
-}
-
-fn failed(failure: Failure) -> Outcome {
-    Outcome::Failed {
-        reason: failure.reason,
-        message: failure.message,
-    }
-}
-
-fn masked(outcome: Outcome, spool: &Spool) -> Outcome {
-    match outcome {
-        Outcome::Failed { reason, message } => Outcome::Failed {
-            reason,
-            message: spool.mask(&message),
-        },
-        other => other,
     }
 }
 
@@ -180,29 +157,6 @@ fn architecture() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
-}
-
-/// Everything that must not be shown.
-fn secrets(spec: &JobSpec) -> Vec<String> {
-    let mut secrets = Vec::new();
-    for variable in spec.variables.iter().filter(|variable| variable.sensitive) {
-        let value = variable.value.expose();
-        if variable.hcl {
-            secrets.extend(mask::literals(value));
-        }
-        secrets.push(value.to_owned());
-    }
-    // A run's own value of a sensitive variable is as secret as the workspace's.
-    for variable in &spec.run_variables {
-        let sensitive = spec
-            .variables
-            .iter()
-            .any(|other| other.sensitive && other.key == variable.key);
-        if sensitive {
-            secrets.extend(mask::literals(variable.value.expose()));
-        }
-    }
-    secrets
 }
 
 impl Job<'_> {
@@ -276,7 +230,13 @@ impl Job<'_> {
         let unpacked = plan_archive::unpack(&self.shared.paths, file);
         let _ = fs::remove_file(&path);
         let manifest = unpacked?;
-        if self.work.spec.engine_sha256.as_ref().is_some_and(|sha256| *sha256 != self.work.engine_sha256) {
+        if self
+            .work
+            .spec
+            .engine_sha256
+            .as_ref()
+            .is_some_and(|sha256| *sha256 != self.work.engine_sha256)
+        {
             let message = format!(
                 "The plan cannot be applied: it was made by another binary of {}. Start a new run.",
                 self.work.engine
@@ -314,7 +274,12 @@ impl Job<'_> {
     }
 
     /// Runs the engine and adds to the time that it took.
-    fn run(&mut self, command: Command, output: Output<'_>, started: impl FnOnce(&mut Status)) -> Result<Exit, Halt> {
+    fn run(
+        &mut self,
+        command: Command,
+        output: Output<'_>,
+        started: impl FnOnce(&mut Status),
+    ) -> Result<Exit, Halt> {
         let clock = *self.clock.get_or_insert_with(Instant::now);
         let exit = process::run(self.shared, command, output, started)?;
         self.engine_ms = u64::try_from(clock.elapsed().as_millis()).ok();
@@ -340,7 +305,9 @@ impl Job<'_> {
         let exit = exit?;
         match verified {
             Ok(result) => result?,
-            Err(_) => return Err(Failure::new(FailureReason::Internal, "The engine cannot be verified.").into()),
+            Err(_) => {
+                return Err(Failure::new(FailureReason::Internal, "The engine cannot be verified.").into());
+            }
         }
         if exit.code == Some(0) {
             return Ok(());
@@ -353,7 +320,10 @@ impl Job<'_> {
         if let Some(failure) = self.out_of_memory(kills) {
             return Err(failure.into());
         }
-        let detail = self.spool.first_error().unwrap_or_else(|| describe(exit));
+        let detail = self
+            .spool
+            .first_error()
+            .unwrap_or_else(|| outcome::describe(exit));
         let message = format!("`{} init` failed: {detail}", self.work.engine.kind);
         Err(Failure::new(FailureReason::Init, message).into())
     }
@@ -385,7 +355,9 @@ impl Job<'_> {
             };
             return Err(Failure::new(FailureReason::Internal, message).into());
         }
-        self.run(command, Output::Log(self.spool, dump), |status| status.started = true)
+        self.run(command, Output::Log(self.spool, dump), |status| {
+            status.started = true
+        })
     }
 
     /// What a stop request, the kernel or the engine's exit mean for the outcome. `None` when the engine succeeded.
@@ -394,41 +366,26 @@ impl Job<'_> {
         let succeeded = exit.code.is_some_and(|code| good.contains(&code));
         match stop {
             // Whoever was told to end for a reason of ours, and yet came to the end of the work, has done it.
-            Some(stop) if stop.reason == StopReason::Canceled || !succeeded => return Some(self.stopped(stop)),
+            Some(stop) if stop.reason == StopReason::Canceled || !succeeded => {
+                return Some(outcome::stopped(self.work.spec.phase, stop));
+            }
             _ if succeeded => return None,
             _ => {}
         }
         if let Some(failure) = self.out_of_memory(kills) {
             self.spool.line(&format!("\nError: {}", failure.message));
-            return Some(failed(failure));
+            return Some(outcome::failed(failure));
         }
         let detail = match (exit.code, self.spool.first_error()) {
             (Some(_), Some(error)) => error,
-            _ => describe(exit),
+            _ => outcome::describe(exit),
         };
         if exit.code.is_none() {
-            self.spool.line(&format!("\nError: the engine {}", describe(exit)));
+            self.spool
+                .line(&format!("\nError: the engine {}", outcome::describe(exit)));
         }
         let message = format!("`{} {phase}` failed: {detail}", self.work.engine.kind);
-        Some(failed(Failure::new(FailureReason::Exit, message)))
-    }
-
-    /// The outcome of an engine phase that was stopped.
-    fn stopped(&self, stop: Stop) -> Outcome {
-        let phase = self.work.spec.phase.as_str();
-        match stop.reason {
-            StopReason::Canceled => Outcome::Canceled,
-            StopReason::LostContact => {
-                let message = format!(
-                    "The {phase} was stopped: the agent had no contact with the control plane for longer than allowed."
-                );
-                failed(Failure::new(FailureReason::LostContact, message))
-            }
-            StopReason::AgentEnds => {
-                let message = format!("The {phase} was stopped because its agent was shut down.");
-                failed(Failure::new(FailureReason::Internal, message))
-            }
-        }
+        Some(outcome::failed(Failure::new(FailureReason::Exit, message)))
     }
 
     fn out_of_memory(&self, before: Option<u64>) -> Option<Failure> {
@@ -445,7 +402,11 @@ impl Job<'_> {
 
     fn plan(&mut self, root: &Path, inventory: &Inventory) -> Result<Outcome, Halt> {
         let spec = &self.work.spec;
-        let mut arguments = vec!["plan".to_owned(), "-input=false".into(), "-detailed-exitcode".into()];
+        let mut arguments = vec![
+            "plan".to_owned(),
+            "-input=false".into(),
+            "-detailed-exitcode".into(),
+        ];
         arguments.push(format!("-out={}", self.shared.paths.plan_file().display()));
         arguments.push(self.format_option().into());
         match spec.mode {
@@ -497,16 +458,23 @@ impl Job<'_> {
         let plan = plan.to_string_lossy();
         let (archive, json) = thread::scope(|scope| {
             let archive = scope.spawn(|| plan_archive::pack(&shared.paths, root, inventory, &manifest));
-            let json = self.artifact(root, ArtifactName::PlanJson, &["show", "-json", "-no-color", &plan]);
+            let json = self.artifact(
+                root,
+                ArtifactName::PlanJson,
+                &["show", "-json", "-no-color", &plan],
+            );
             (archive.join(), json)
         });
-        let archive = archive.map_err(|_| {
-            Failure::new(FailureReason::Internal, "The plan archive could not be packed.")
-        })??;
+        let archive = archive
+            .map_err(|_| Failure::new(FailureReason::Internal, "The plan archive could not be packed."))??;
         self.left.artifacts.push(archive);
         self.left.artifacts.push(json?);
         if !self.work.known_schemas.contains(&schemas_key) {
-            let schemas = self.artifact(root, ArtifactName::ProviderSchemas, &["providers", "schema", "-json"])?;
+            let schemas = self.artifact(
+                root,
+                ArtifactName::ProviderSchemas,
+                &["providers", "schema", "-json"],
+            )?;
             self.left.artifacts.push(schemas);
         }
         self.left.schemas_key = Some(schemas_key);
@@ -526,7 +494,12 @@ impl Job<'_> {
                 return Err(Halt::Stopped);
             }
             self.spool.append(&errors);
-            let message = format!("`{} {}` failed: {}", self.work.engine.kind, arguments[0], describe(exit));
+            let message = format!(
+                "`{} {}` failed: {}",
+                self.work.engine.kind,
+                arguments[0],
+                outcome::describe(exit)
+            );
             return Err(Failure::new(FailureReason::Exit, message).into());
         }
         let (size, sha256) = digest::of_file(&path).map_err(failed)?;
@@ -582,14 +555,6 @@ fn lock_file(root: &Path) -> Result<Option<Vec<u8>>, Failure> {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Failure::io("read", &path, &error)),
-    }
-}
-
-fn describe(exit: Exit) -> String {
-    match (exit.code, exit.signal) {
-        (Some(code), _) => format!("exited with status {code}"),
-        (None, Some(signal)) => format!("was ended by signal {signal}"),
-        (None, None) => "ended without a status".to_owned(),
     }
 }
 

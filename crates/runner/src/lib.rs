@@ -24,6 +24,7 @@ pub mod stop;
 pub mod usage;
 
 mod digest;
+mod outcome;
 mod process;
 
 pub use error::RunnerError;

@@ -19,6 +19,7 @@ use crate::bundle::{Receiver, StateFile};
 use crate::error::Failure;
 use crate::frames;
 use crate::job::{self, Work, artifact_path};
+use crate::outcome;
 use crate::shared::{Shared, StateCopy};
 use crate::state;
 use crate::stop::DeadMan;
@@ -93,12 +94,16 @@ impl Connection {
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         let mut reader = stream;
         let (message, body) = frames::read_header(&mut reader, LONGEST_HELLO).ok()?;
-        let ToRunner::Hello { key, log_from } = message else { return None };
+        let ToRunner::Hello { key, log_from } = message else {
+            return None;
+        };
         frames::read_body(&mut reader, body, |_| {}).ok()?;
         stream.set_read_timeout(None).ok()?;
         let ours = stream.try_clone().ok()?;
-        let peer = rustix::net::sockopt::socket_peercred(stream).ok().map(|peer| peer.pid);
-        let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut current = self
+            .current
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut status = self.shared.status();
         match &status.key {
             Some(expected) if !same(expected, &key) => return None,
@@ -112,7 +117,6 @@ impl Connection {
             let _ = before.shutdown(Shutdown::Both);
         }
         status.connection = self.number;
-        status.peer = peer;
         // A bundle that breaks off is forgotten by its connection; only then is clear where the runner stands.
         while status.receiving {
             status = self.shared.wait_control(status);
@@ -145,9 +149,6 @@ impl Connection {
                 status.receiving = false;
                 status.stage = RunnerStage::Waiting;
             }
-            if status.connection == self.number {
-                status.peer = None;
-            }
             status.closed = status.closed.max(self.number);
         });
         result
@@ -169,7 +170,9 @@ impl Connection {
                 return Ok(());
             }
             self.obey(message, bundle);
-            if bundle.as_ref().is_some_and(|(_, receiver)| receiver.is_complete())
+            if bundle
+                .as_ref()
+                .is_some_and(|(_, receiver)| receiver.is_complete())
                 && let Some((work, receiver)) = bundle.take()
             {
                 let (state, failure) = receiver.finish();
@@ -220,7 +223,7 @@ impl Connection {
             ToRunner::Stop { kind, reason } => {
                 shared.request_stop(kind, reason);
                 if shared.status().stage == RunnerStage::Waiting {
-                    finish(shared, job::finished_without_log(&Outcome::Canceled));
+                    finish(shared, outcome::finished_without_log(&Outcome::Canceled));
                 }
             }
             ToRunner::Release => shared.change(|status| status.released = true),
@@ -249,7 +252,7 @@ impl Connection {
                     reason: failure.reason,
                     message: failure.message,
                 };
-                finish(&self.shared, job::finished_without_log(&outcome));
+                finish(&self.shared, outcome::finished_without_log(&outcome));
                 None
             }
         }
@@ -259,7 +262,10 @@ impl Connection {
 /// Compares without telling by time how much of the key is right.
 fn same(one: &Secret, other: &Secret) -> bool {
     let (one, other) = (one.expose().as_bytes(), other.expose().as_bytes());
-    let difference = one.iter().zip(other).fold(0, |all, (left, right)| all | (left ^ right));
+    let difference = one
+        .iter()
+        .zip(other)
+        .fold(0, |all, (left, right)| all | (left ^ right));
     one.len() == other.len() && difference == 0
 }
 
@@ -270,7 +276,7 @@ fn start(shared: &Arc<Shared>, work: Work, state: StateFile, failure: Option<Fai
         let steps = Arc::clone(&shared);
         let ended = thread::spawn(move || job::execute(&steps, &work, &state, failure)).join();
         let message = ended.unwrap_or_else(|_| {
-            job::finished_without_log(&Outcome::Failed {
+            outcome::finished_without_log(&Outcome::Failed {
                 reason: FailureReason::Internal,
                 message: "The runner failed. Its container's output says why.".to_owned(),
             })

@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use terrapool_protocol::job::JobSpec;
+
 /// Shortest value, or line of a value, that is masked.
 pub const MINIMUM: usize = 4;
 
@@ -252,6 +254,29 @@ pub fn literals(hcl: &str) -> Vec<String> {
         found.push(literal);
     }
     found
+}
+
+/// Everything that must not be shown.
+pub fn secrets(spec: &JobSpec) -> Vec<String> {
+    let mut secrets = Vec::new();
+    for variable in spec.variables.iter().filter(|variable| variable.sensitive) {
+        let value = variable.value.expose();
+        if variable.hcl {
+            secrets.extend(literals(value));
+        }
+        secrets.push(value.to_owned());
+    }
+    // A run's own value of a sensitive variable is as secret as the workspace's.
+    for variable in &spec.run_variables {
+        let sensitive = spec
+            .variables
+            .iter()
+            .any(|other| other.sensitive && other.key == variable.key);
+        if sensitive {
+            secrets.extend(literals(variable.value.expose()));
+        }
+    }
+    secrets
 }
 
 #[cfg(test)]

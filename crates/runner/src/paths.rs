@@ -114,7 +114,9 @@ impl Paths {
         if workspace == "default" {
             self.backend_path()
         } else {
-            self.backend_workspaces().join(workspace).join("terraform.tfstate")
+            self.backend_workspaces()
+                .join(workspace)
+                .join("terraform.tfstate")
         }
     }
 }

@@ -68,7 +68,12 @@ impl Manifest {
 ///
 /// # Errors
 /// [`FailureReason::Limit`] when it has too many files or bytes; else a [`Failure`] of the volume.
-pub fn pack(paths: &Paths, root: &Path, inventory: &Inventory, manifest: &Manifest) -> Result<Artifact, Failure> {
+pub fn pack(
+    paths: &Paths,
+    root: &Path,
+    inventory: &Inventory,
+    manifest: &Manifest,
+) -> Result<Artifact, Failure> {
     let target = paths.artifacts().join("plan-archive.tar.gz");
     let failed = |error: io::Error| Failure::io("write the plan archive", &target, &error);
     let file = File::create(&target).map_err(failed)?;
@@ -78,7 +83,10 @@ pub fn pack(paths: &Paths, root: &Path, inventory: &Inventory, manifest: &Manife
         size: 0,
     };
     let mut packer = Packer {
-        tar: tar::Builder::new(GzEncoder::new(io::BufWriter::with_capacity(128 << 10, writer), Compression::fast())),
+        tar: tar::Builder::new(GzEncoder::new(
+            io::BufWriter::with_capacity(128 << 10, writer),
+            Compression::fast(),
+        )),
         configuration: paths.configuration(),
         root: root.to_owned(),
         inventory,
@@ -87,8 +95,12 @@ pub fn pack(paths: &Paths, root: &Path, inventory: &Inventory, manifest: &Manife
     };
     packer.tar.follow_symlinks(false);
     packer.tar.sparse(false);
-    let text = serde_json::to_vec(manifest)
-        .map_err(|error| Failure::new(FailureReason::Internal, format!("Cannot describe the plan: {error}")))?;
+    let text = serde_json::to_vec(manifest).map_err(|error| {
+        Failure::new(
+            FailureReason::Internal,
+            format!("Cannot describe the plan: {error}"),
+        )
+    })?;
     packer.bytes(MANIFEST, &text).map_err(failed)?;
     packer.file(&paths.plan_file(), Path::new(PLAN))?;
     packer.folder(Path::new(""))?;
@@ -148,7 +160,8 @@ impl Packer<'_> {
         } else {
             return Ok(());
         };
-        let message = format!("{message}. Have the configuration make fewer or smaller files while planning.");
+        let message =
+            format!("{message}. Have the configuration make fewer or smaller files while planning.");
         Err(Failure::new(FailureReason::Limit, message))
     }
 

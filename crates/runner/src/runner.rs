@@ -67,9 +67,7 @@ pub fn run(options: &Options) -> Result<(), RunnerError> {
     thread::spawn(move || stop::run_sequence(&sequence));
     let (watcher, watched) = (Arc::clone(&dead_man), Arc::clone(&shared));
     thread::spawn(move || watcher.watch(&watched));
-    let closing = listener
-        .try_clone()
-        .map_err(kernel("duplicate the socket"))?;
+    let closing = listener.try_clone().map_err(kernel("duplicate the socket"))?;
     let acceptor = Arc::clone(&shared);
     thread::spawn(move || link::accept(&acceptor, &dead_man, &listener));
     let mut status = shared.status();

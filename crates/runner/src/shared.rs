@@ -40,8 +40,6 @@ pub struct Status {
     pub connection: u64,
     /// Highest number of a connection that has ended.
     pub closed: u64,
-    /// Process at the other end of the current connection, which must survive when everything is killed.
-    pub peer: Option<Pid>,
     /// Whether a connection is in the middle of a bundle.
     pub receiving: bool,
     /// Where the job stands.
@@ -107,7 +105,6 @@ impl Shared {
                 key: None,
                 connection: 0,
                 closed: 0,
-                peer: None,
                 receiving: false,
                 stage: RunnerStage::Waiting,
                 prepared: false,

@@ -131,7 +131,8 @@ impl Spool {
                 end.drain(..=line_end);
             }
             let gone = inner.left_out.saturating_sub(end.len() as u64);
-            let mut text = format!("\n[{gone} bytes of the log were left out here: it was too large.]\n").into_bytes();
+            let mut text =
+                format!("\n[{gone} bytes of the log were left out here: it was too large.]\n").into_bytes();
             text.append(&mut end);
             inner.broken = false;
             inner.write(&text);
@@ -156,7 +157,8 @@ impl Inner {
         let written = self.write(now);
         for rest in [&now[written..], rest] {
             self.left_out += rest.len() as u64;
-            self.tail.extend_from_slice(&rest[rest.len().saturating_sub(TAIL)..]);
+            self.tail
+                .extend_from_slice(&rest[rest.len().saturating_sub(TAIL)..]);
         }
         if self.tail.len() > 2 * TAIL {
             let surplus = self.tail.len() - TAIL;

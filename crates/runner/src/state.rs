@@ -209,7 +209,11 @@ impl Copier {
         let Some(found) = mark(&self.buffer) else {
             return false;
         };
-        if self.newest.as_ref().is_none_or(|newest| newest.sha256 != found.sha256) {
+        if self
+            .newest
+            .as_ref()
+            .is_none_or(|newest| newest.sha256 != found.sha256)
+        {
             let document = std::mem::take(&mut self.buffer);
             self.publish(found, &document);
             self.buffer = document;
@@ -247,7 +251,11 @@ impl Copier {
         // A job volume that is full is no reason to lose a state: the state volume is another one.
         let kept = [paths.state_copies(), paths.state.clone()]
             .into_iter()
-            .find_map(|folder| keep(&folder, &folder.join(&name), document).ok().map(|()| folder.join(&name)));
+            .find_map(|folder| {
+                keep(&folder, &folder.join(&name), document)
+                    .ok()
+                    .map(|()| folder.join(&name))
+            });
         if let Some(path) = kept {
             self.counter += 1;
             self.newest = Some(found.clone());
@@ -290,7 +298,8 @@ mod tests {
         let clear = br#"{"version":4,"serial":7,"lineage":"a-b","resources":[]}"#;
         let found = mark(clear).unwrap();
         assert_eq!((found.serial, found.lineage.as_deref()), (Some(7), Some("a-b")));
-        let encrypted = br#"{"serial":8,"lineage":"c","meta":{},"encrypted_data":"eA==","encryption_version":"v0"}"#;
+        let encrypted =
+            br#"{"serial":8,"lineage":"c","meta":{},"encrypted_data":"eA==","encryption_version":"v0"}"#;
         assert_eq!(mark(encrypted).unwrap().serial, Some(8));
         assert_eq!(mark(&clear[..20]), None);
         assert_eq!(mark(b""), None);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, Signal};
 use rustix::time::{
-    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
-    timerfd_settime,
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
 };
 use terrapool_model::time::Millis;
 use terrapool_protocol::runner::{RunnerStage, StopKind, StopReason};
@@ -120,7 +120,10 @@ impl DeadMan {
     pub fn new() -> io::Result<Self> {
         let (timer, counts_suspend) = match timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC) {
             Ok(timer) => (timer, true),
-            Err(_) => (timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?, false),
+            Err(_) => (
+                timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?,
+                false,
+            ),
         };
         Ok(Self {
             timer,
@@ -140,9 +143,16 @@ impl DeadMan {
         // Zero would disarm.
         let wait = deadline.map_or(Duration::ZERO, |deadline| {
             let wait = deadline.saturating_sub(now()).max(Duration::from_nanos(1));
-            if self.counts_suspend { wait } else { wait.min(CHECK) }
+            if self.counts_suspend {
+                wait
+            } else {
+                wait.min(CHECK)
+            }
         });
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let zero = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         let value = Timespec {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: wait.subsec_nanos().into(),

@@ -12,7 +12,9 @@ pub struct ControlGroup {
 impl ControlGroup {
     /// The control group that is mounted here.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     /// Highest memory use in bytes.
@@ -46,7 +48,11 @@ impl ControlGroup {
         let text = fs::read_to_string(self.root.join(file)).ok()?;
         text.lines().find_map(|line| {
             let (name, value) = line.split_once(' ')?;
-            if name == key { value.trim().parse().ok() } else { None }
+            if name == key {
+                value.trim().parse().ok()
+            } else {
+                None
+            }
         })
     }
 }

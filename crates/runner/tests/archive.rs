@@ -1,5 +1,7 @@
 //! Archives that must not be unpacked, and those that must.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -49,7 +51,10 @@ impl Archive {
         fs::write(folder.path().join("victim"), "safe").unwrap();
         let error = self.unpack_with(&root, ArchiveLimits::CONFIGURATION).unwrap_err();
         assert_eq!(fs::read_to_string(folder.path().join("victim")).unwrap(), "safe");
-        let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         names.sort();
         assert_eq!(names, ["root", "victim"]);
         error.to_string()
@@ -80,17 +85,50 @@ fn case_1_entries_that_reach_outside_are_refused() {
         (link("../victim"), "is a symlink that leaves the archive's root"),
         (link(".."), "is a symlink that leaves the archive's root"),
         (link("").file("x", ""), "is a symlink to nothing"),
-        (Archive::new().entry(EntryType::Link, "link", "../victim", b""), "is a hard link to `../victim`"),
-        (Archive::new().entry(EntryType::Link, "link", "/etc/passwd", b""), "is a hard link to `/etc/passwd`"),
-        (Archive::new().entry(EntryType::Link, "link", "missing", b""), "which is no file of the archive"),
-        (link("..").file("link/victim", "x"), "would be written through the symlink `link`"),
-        (link("sub").file("sub/a", "x").file("link/b", "x"), "would be written through the symlink `link`"),
-        (link("../victim").entry(EntryType::Link, "hard", "link", b""), "which is no file of the archive"),
-        (Archive::new().entry(EntryType::Fifo, "pipe", "", b""), "is a device or a FIFO"),
-        (Archive::new().entry(EntryType::Char, "null", "", b""), "is a device or a FIFO"),
-        (Archive::new().entry(EntryType::Block, "disk", "", b""), "is a device or a FIFO"),
-        (Archive::new().file("a", "x").file("a/b", "x"), "needs a folder where `a` is a file"),
-        (Archive::new().file("a/b", "x").file("a", "x"), "would replace a folder"),
+        (
+            Archive::new().entry(EntryType::Link, "link", "../victim", b""),
+            "is a hard link to `../victim`",
+        ),
+        (
+            Archive::new().entry(EntryType::Link, "link", "/etc/passwd", b""),
+            "is a hard link to `/etc/passwd`",
+        ),
+        (
+            Archive::new().entry(EntryType::Link, "link", "missing", b""),
+            "which is no file of the archive",
+        ),
+        (
+            link("..").file("link/victim", "x"),
+            "would be written through the symlink `link`",
+        ),
+        (
+            link("sub").file("sub/a", "x").file("link/b", "x"),
+            "would be written through the symlink `link`",
+        ),
+        (
+            link("../victim").entry(EntryType::Link, "hard", "link", b""),
+            "which is no file of the archive",
+        ),
+        (
+            Archive::new().entry(EntryType::Fifo, "pipe", "", b""),
+            "is a device or a FIFO",
+        ),
+        (
+            Archive::new().entry(EntryType::Char, "null", "", b""),
+            "is a device or a FIFO",
+        ),
+        (
+            Archive::new().entry(EntryType::Block, "disk", "", b""),
+            "is a device or a FIFO",
+        ),
+        (
+            Archive::new().file("a", "x").file("a/b", "x"),
+            "needs a folder where `a` is a file",
+        ),
+        (
+            Archive::new().file("a/b", "x").file("a", "x"),
+            "would replace a folder",
+        ),
         (
             Archive::new()
                 .entry(EntryType::Directory, "d1/d2/", "", b"")
@@ -116,11 +154,19 @@ fn case_2_bombs_hit_a_limit_that_is_named() {
     let deep = "d/".repeat(2000);
     let mut name = Archive::new().entry(EntryType::GNULongName, "././@LongLink", "", deep.as_bytes());
     name = name.file("x", "");
-    assert!(name.refusal().contains("more than 128 levels"), "{}", name.refusal());
+    assert!(
+        name.refusal().contains("more than 128 levels"),
+        "{}",
+        name.refusal()
+    );
 
     let long = "n".repeat(5000);
     let name = Archive::new().entry(EntryType::GNULongName, "././@LongLink", "", long.as_bytes());
-    assert!(name.refusal().contains("more than 4096 bytes"), "{}", name.refusal());
+    assert!(
+        name.refusal().contains("more than 4096 bytes"),
+        "{}",
+        name.refusal()
+    );
 
     let mut header = Header::new_gnu();
     header.set_path("././@LongLink").unwrap();
@@ -134,7 +180,9 @@ fn case_2_bombs_hit_a_limit_that_is_named() {
     let sparse = Archive::new().entry(EntryType::GNUSparse, "sparse", "", b"");
     assert!(sparse.refusal().contains("is a sparse file"));
     let record = b"30 GNU.sparse.realsize=100000\n";
-    let sparse = Archive::new().entry(EntryType::XHeader, "pax", "", record).file("s", "");
+    let sparse = Archive::new()
+        .entry(EntryType::XHeader, "pax", "", record)
+        .file("s", "");
     assert!(sparse.refusal().contains("is a sparse file"));
 
     let folder = tempfile::tempdir().unwrap();
@@ -147,7 +195,10 @@ fn case_2_bombs_hit_a_limit_that_is_named() {
         many = many.file(&format!("f{number}"), "");
     }
     let error = many.unpack_with(folder.path(), limits).unwrap_err();
-    assert!(error.to_string().contains("more than 100 files and folders"), "{error}");
+    assert!(
+        error.to_string().contains("more than 100 files and folders"),
+        "{error}"
+    );
     // Folders that are only part of names count too.
     let folder = tempfile::tempdir().unwrap();
     let mut many = Archive::new();
@@ -192,16 +243,28 @@ fn ordinary_archives_are_unpacked_as_they_are() {
         .file("twice", "two");
     let mut all = Archive(archive.0);
     all.0.extend_from_slice(&bytes[..bytes.len() - 1024]);
-    let inventory = all.unpack_with(folder.path(), ArchiveLimits::CONFIGURATION).unwrap();
+    let inventory = all
+        .unpack_with(folder.path(), ArchiveLimits::CONFIGURATION)
+        .unwrap();
     let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
     assert_eq!(read(&long), "long");
     assert_eq!(read("from/pax/header"), "pax");
     assert_eq!(read("in/tree"), "#!/bin/sh");
     assert_eq!(read("hard"), "#!/bin/sh");
     assert_eq!(read("twice"), "two");
-    assert_eq!(fs::read_link(folder.path().join("in/tree")).unwrap(), Path::new("../run.sh"));
-    let mode = fs::metadata(folder.path().join("run.sh")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o7111, 0o111, "setuid is dropped, the executable bits stay");
+    assert_eq!(
+        fs::read_link(folder.path().join("in/tree")).unwrap(),
+        Path::new("../run.sh")
+    );
+    let mode = fs::metadata(folder.path().join("run.sh"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(
+        mode & 0o7111,
+        0o111,
+        "setuid is dropped, the executable bits stay"
+    );
     for (path, fingerprint) in &inventory {
         let metadata = fs::symlink_metadata(folder.path().join(path)).unwrap();
         assert_eq!(*fingerprint, Fingerprint::of(&metadata), "{}", path.display());
@@ -226,7 +289,12 @@ fn an_overlay_replaces_what_is_in_its_way_without_following_links() {
     assert_eq!(fs::read_to_string(root.join("folder")).unwrap(), "now a file");
     assert_eq!(fs::read_to_string(root.join("link/file")).unwrap(), "x");
     assert_eq!(fs::read_to_string(root.join("away/file")).unwrap(), "y");
-    assert!(fs::read_dir(folder.path().join("outside")).unwrap().next().is_none());
+    assert!(
+        fs::read_dir(folder.path().join("outside"))
+            .unwrap()
+            .next()
+            .is_none()
+    );
 }
 
 #[test]

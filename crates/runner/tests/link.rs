@@ -1,5 +1,7 @@
 //! The connection, signals and the state while applying, with scripts in place of the engine.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;
@@ -31,7 +33,10 @@ fn scripted(body: &str) -> (Sandbox, Job) {
 /// A script whose plan is the body too.
 fn scripted_plan(body: &str) -> (Sandbox, Job) {
     let (sandbox, job) = scripted(body);
-    (sandbox, job.variable("PLANS", "1", VariableCategory::Env, false, false))
+    (
+        sandbox,
+        job.variable("PLANS", "1", VariableCategory::Env, false, false),
+    )
 }
 
 fn applied(body: &str, state: Option<&[u8]>) -> (Sandbox, Agent, Ended) {
@@ -53,7 +58,8 @@ const OLD: &[u8] = b"{\"serial\":4,\"lineage\":\"l\"}\n";
 
 #[test]
 fn the_log_arrives_while_the_engine_runs() {
-    let (sandbox, job) = scripted_plan("echo first; while [ ! -e go ]; do sleep 0.01; done; echo last; exit 2\n");
+    let (sandbox, job) =
+        scripted_plan("echo first; while [ ! -e go ]; do sleep 0.01; done; echo last; exit 2\n");
     let mut agent = sandbox.begin(&job);
     assert!(agent.until(|agent| agent.text().ends_with("first\n")));
     assert!(agent.finished.is_none());
@@ -64,14 +70,18 @@ fn the_log_arrives_while_the_engine_runs() {
 
 #[test]
 fn a_new_connection_gets_the_identical_bytes_and_replaces_the_old_one() {
-    let (sandbox, job) = scripted_plan("echo first; while [ ! -e go ]; do sleep 0.01; done; echo last; exit 2\n");
+    let (sandbox, job) =
+        scripted_plan("echo first; while [ ! -e go ]; do sleep 0.01; done; echo last; exit 2\n");
     let mut old = sandbox.begin(&job);
     assert!(old.until(|agent| agent.text().ends_with("first\n")));
     let mut new = sandbox.connect(7);
     assert!(new.until(|agent| agent.started && agent.prepared && agent.text().ends_with("first\n")));
     assert_eq!(new.stage, Some(RunnerStage::Running));
     assert_eq!(new.log[..], old.log[7..]);
-    assert!(!old.until(|agent| agent.finished.is_some()), "the old connection still lives");
+    assert!(
+        !old.until(|agent| agent.finished.is_some()),
+        "the old connection still lives"
+    );
     fs::write(sandbox.paths.configuration().join("go"), "").unwrap();
     let ended = new.finish();
     let mut whole = old.log[..7].to_vec();
@@ -98,7 +108,9 @@ fn a_wrong_key_is_refused_and_disturbs_nobody() {
 
 #[test]
 fn no_more_than_the_window_is_sent_above_what_was_taken() {
-    let (sandbox, job) = scripted_plan("i=0; while [ $i -lt 40 ]; do head -c 20000 /dev/zero | tr '\\0' x; echo; i=$((i+1)); done; exit 0\n");
+    let (sandbox, job) = scripted_plan(
+        "i=0; while [ $i -lt 40 ]; do head -c 20000 /dev/zero | tr '\\0' x; echo; i=$((i+1)); done; exit 0\n",
+    );
     let mut agent = sandbox.connect(0);
     agent.acknowledges = false;
     agent.submit(&sandbox, &job);
@@ -138,7 +150,10 @@ fn an_engine_phase_is_never_executed_twice() {
     agent.send(&ToRunner::Go);
     agent.submit(&sandbox, &apply);
     assert_eq!(agent.finish().outcome, Outcome::Succeeded { changes: true });
-    assert_eq!(fs::read_to_string(sandbox.paths.state.join("runs")).unwrap(), "run\n");
+    assert_eq!(
+        fs::read_to_string(sandbox.paths.state.join("runs")).unwrap(),
+        "run\n"
+    );
 
     // A marker from before, as on a volume whose runner was started again.
     sandbox.renew();
@@ -188,7 +203,10 @@ fn a_removed_state_file_is_still_delivered() {
         Some(OLD),
     );
     assert_eq!(ended.state.as_ref().unwrap().serial, Some(9));
-    assert_eq!(agent.states.last().unwrap().1, b"{\"serial\":9,\"lineage\":\"l\"}\n");
+    assert_eq!(
+        agent.states.last().unwrap().1,
+        b"{\"serial\":9,\"lineage\":\"l\"}\n"
+    );
 }
 
 #[test]
@@ -201,19 +219,32 @@ fn a_torn_state_does_not_replace_the_last_copy() {
 
 #[test]
 fn what_the_engine_could_not_save_is_found_elsewhere() {
-    let (_sandbox, _, ended) = applied("echo '{\"serial\":7,\"lineage\":\"l\"}' > errored.tfstate; exit 1\n", Some(OLD));
+    let (_sandbox, _, ended) = applied(
+        "echo '{\"serial\":7,\"lineage\":\"l\"}' > errored.tfstate; exit 1\n",
+        Some(OLD),
+    );
     assert_eq!(ended.state.unwrap().serial, Some(7));
-    let (_sandbox, _, ended) = applied("echo '{\"serial\":7,\"lineage\":\"other\"}' > errored.tfstate; exit 1\n", Some(OLD));
+    let (_sandbox, _, ended) = applied(
+        "echo '{\"serial\":7,\"lineage\":\"other\"}' > errored.tfstate; exit 1\n",
+        Some(OLD),
+    );
     assert_eq!(ended.state.unwrap().serial, Some(4));
     let dump = "printf '{\\n  \"version\": 4,\\n  \"terraform_version\": \"1\",\\n  \"serial\": 11,\\n  \"lineage\": \"l\"\\n}\\n'; echo after; exit 1\n";
     let (_sandbox, agent, ended) = applied(dump, Some(OLD));
     assert_eq!(ended.state.unwrap().serial, Some(11));
-    assert!(!agent.text().contains("\"serial\": 11") && agent.text().contains("after\n"), "{}", agent.text());
+    assert!(
+        !agent.text().contains("\"serial\": 11") && agent.text().contains("after\n"),
+        "{}",
+        agent.text()
+    );
 }
 
 #[test]
 fn a_state_without_a_line_end_is_delivered_too() {
-    let (_sandbox, _, ended) = applied("printf '{\"serial\":9,\"lineage\":\"l\",\"encrypted_data\":\"x\"}' > $F; exit 0\n", Some(OLD));
+    let (_sandbox, _, ended) = applied(
+        "printf '{\"serial\":9,\"lineage\":\"l\",\"encrypted_data\":\"x\"}' > $F; exit 0\n",
+        Some(OLD),
+    );
     assert_eq!(ended.state.unwrap().serial, Some(9));
 }
 
@@ -232,7 +263,10 @@ fn case_17_cancel_escalates_in_the_stated_time_and_repeats_are_harmless() {
     let took = begin.elapsed();
     assert_eq!(ended.outcome, Outcome::Canceled);
     assert!(agent.text().ends_with("INT\nINT\n"), "{}", agent.text());
-    assert!(took >= Duration::from_millis(600) && took < Duration::from_secs(5), "{took:?}");
+    assert!(
+        took >= Duration::from_millis(600) && took < Duration::from_secs(5),
+        "{took:?}"
+    );
 }
 
 #[test]
@@ -245,7 +279,10 @@ fn a_canceled_apply_ends_by_itself_and_its_state_is_delivered() {
     assert!(agent.until(|agent| agent.text().ends_with("ready\n")));
     agent.cancel();
     let ended = agent.finish();
-    assert_eq!((ended.outcome, ended.state.unwrap().serial), (Outcome::Canceled, Some(5)));
+    assert_eq!(
+        (ended.outcome, ended.state.unwrap().serial),
+        (Outcome::Canceled, Some(5))
+    );
 }
 
 #[test]
@@ -337,15 +374,35 @@ fn the_engines_environment_is_built_from_empty() {
     let (sandbox, job) = scripted_plan("env | sort | sed 's/=.*//'; exit 0\n");
     let mut agent = sandbox.begin(&job);
     let ended = agent.finish();
-    assert!(ended.artifacts.iter().any(|artifact| artifact.name == ArtifactName::PlanArchive));
+    assert!(
+        ended
+            .artifacts
+            .iter()
+            .any(|artifact| artifact.name == ArtifactName::PlanArchive)
+    );
     let text = agent.text();
     for name in text.lines().skip(3) {
-        let known = ["PATH", "HOME", "TMPDIR", "STATE", "PLANS", "CHECKPOINT_DISABLE", "PWD", "_", "SHLVL", "OLDPWD"].contains(&name)
+        let known = [
+            "PATH",
+            "HOME",
+            "TMPDIR",
+            "STATE",
+            "PLANS",
+            "CHECKPOINT_DISABLE",
+            "PWD",
+            "_",
+            "SHLVL",
+            "OLDPWD",
+        ]
+        .contains(&name)
             || name.starts_with("TF_")
             || name.starts_with("TFC_")
             || name.to_lowercase().ends_with("_proxy")
             || name.starts_with("SSL_CERT_");
         assert!(known, "{name}");
     }
-    assert!(text.contains("\nTF_VAR_TFC_RUN_ID\n") && text.contains("\nTFC_WORKSPACE_SLUG\n"), "{text}");
+    assert!(
+        text.contains("\nTF_VAR_TFC_RUN_ID\n") && text.contains("\nTFC_WORKSPACE_SLUG\n"),
+        "{text}"
+    );
 }

@@ -1,5 +1,7 @@
 //! Jobs with the real engine.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Agent, Job, Sandbox, planned};
@@ -32,10 +34,17 @@ fn a_plan_leaves_its_artifacts_and_its_apply_leaves_a_state() {
     let mut agent = sandbox.begin(&job);
     let ended = agent.finish();
     assert_eq!(agent.stage, Some(RunnerStage::Waiting));
-    assert_eq!(ended.outcome, Outcome::Succeeded { changes: true }, "{}", agent.text());
+    assert_eq!(
+        ended.outcome,
+        Outcome::Succeeded { changes: true },
+        "{}",
+        agent.text()
+    );
     assert!(agent.prepared && agent.started && ended.state.is_none());
     assert!(
-        agent.text().starts_with("Terraform v1.11.4\non linux_amd64\nInitializing plugins and modules...\n"),
+        agent
+            .text()
+            .starts_with("Terraform v1.11.4\non linux_amd64\nInitializing plugins and modules...\n"),
         "{}",
         agent.text()
     );
@@ -54,8 +63,17 @@ fn a_plan_leaves_its_artifacts_and_its_apply_leaves_a_state() {
     assert!(!agent.started && !common::exists(&sandbox.paths.marker()));
     agent.send(&ToRunner::Go);
     let ended = agent.finish();
-    assert_eq!(ended.outcome, Outcome::Succeeded { changes: true }, "{}", agent.text());
-    assert!(agent.text().contains("Apply complete! Resources: 2 added"), "{}", agent.text());
+    assert_eq!(
+        ended.outcome,
+        Outcome::Succeeded { changes: true },
+        "{}",
+        agent.text()
+    );
+    assert!(
+        agent.text().contains("Apply complete! Resources: 2 added"),
+        "{}",
+        agent.text()
+    );
     let (mark, document) = agent.states.last().unwrap();
     assert_eq!(ended.state.as_ref(), Some(mark));
     assert_eq!(json(document)["outputs"]["workspace"]["value"], "net-prod");
@@ -64,11 +82,16 @@ fn a_plan_leaves_its_artifacts_and_its_apply_leaves_a_state() {
     let state = document.clone();
     agent.send(&ToRunner::Release);
     sandbox.renew();
-    let mut next = job.clone();
+    let mut next = job;
     next.part(PartName::State, &state);
     let mut agent = sandbox.begin(&next);
     let ended = agent.finish();
-    assert_eq!(ended.outcome, Outcome::Succeeded { changes: false }, "{}", agent.text());
+    assert_eq!(
+        ended.outcome,
+        Outcome::Succeeded { changes: false },
+        "{}",
+        agent.text()
+    );
 }
 
 #[test]
@@ -86,7 +109,12 @@ fn provider_schemas_that_the_agent_has_are_not_made_again() {
     agent.send_body(&ToRunner::Part, &job.bundle);
     let again = agent.finish();
     assert_eq!(again.schemas_key, ended.schemas_key);
-    assert!(again.artifacts.iter().all(|artifact| artifact.name != ArtifactName::ProviderSchemas));
+    assert!(
+        again
+            .artifacts
+            .iter()
+            .all(|artifact| artifact.name != ArtifactName::ProviderSchemas)
+    );
 }
 
 #[test]
@@ -97,7 +125,12 @@ fn output_for_machines_is_json_behind_the_plain_preamble() {
     let (mut agent, _) = planned(&mut sandbox, &job, None);
     agent.send(&ToRunner::Go);
     let ended = agent.finish();
-    assert_eq!(ended.outcome, Outcome::Succeeded { changes: true }, "{}", agent.text());
+    assert_eq!(
+        ended.outcome,
+        Outcome::Succeeded { changes: true },
+        "{}",
+        agent.text()
+    );
     let text = agent.text();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[2], "Initializing plugins and modules...");
@@ -119,7 +152,12 @@ fn backends_and_cloud_blocks_are_replaced_without_a_question() {
         let (mut agent, _) = planned(&mut sandbox, &Job::plan(&[("main.tf", &main)]), None);
         agent.send(&ToRunner::Go);
         let ended = agent.finish();
-        assert_eq!(ended.outcome, Outcome::Succeeded { changes: true }, "{block}: {}", agent.text());
+        assert_eq!(
+            ended.outcome,
+            Outcome::Succeeded { changes: true },
+            "{block}: {}",
+            agent.text()
+        );
         let state = json(&agent.states.last().unwrap().1);
         assert_eq!(state["outputs"]["workspace"]["value"], "net-prod", "{block}");
     }
@@ -139,7 +177,12 @@ fn a_workspace_named_default_keeps_its_state() {
     sandbox.renew();
     job.part(PartName::State, &state);
     let mut agent = sandbox.begin(&job);
-    assert_eq!(agent.finish().outcome, Outcome::Succeeded { changes: false }, "{}", agent.text());
+    assert_eq!(
+        agent.finish().outcome,
+        Outcome::Succeeded { changes: false },
+        "{}",
+        agent.text()
+    );
 }
 
 #[test]
@@ -151,7 +194,12 @@ fn a_working_directory_with_its_modules_is_planned_and_applied() {
     job.spec.working_directory = "env/prod".to_owned();
     let (mut agent, _) = planned(&mut sandbox, &job, None);
     agent.send(&ToRunner::Go);
-    assert_eq!(agent.finish().outcome, Outcome::Succeeded { changes: true }, "{}", agent.text());
+    assert_eq!(
+        agent.finish().outcome,
+        Outcome::Succeeded { changes: true },
+        "{}",
+        agent.text()
+    );
 }
 
 #[test]
@@ -171,12 +219,29 @@ esac
 "#;
     let mut sandbox = Sandbox::with_engine(script);
     let state = sandbox.paths.state.display().to_string();
-    let job = Job::plan(&[("old.txt", "old\n"), ("kept.txt", "kept\n")]).variable("STATE", &state, VariableCategory::Env, false, false);
+    let job = Job::plan(&[("old.txt", "old\n"), ("kept.txt", "kept\n")]).variable(
+        "STATE",
+        &state,
+        VariableCategory::Env,
+        false,
+        false,
+    );
     let (mut agent, _) = planned(&mut sandbox, &job, None);
     agent.send(&ToRunner::Go);
     let ended = agent.finish();
-    assert_eq!(ended.outcome, Outcome::Succeeded { changes: true }, "{}", agent.text());
-    assert!(agent.text().ends_with("made\nold\nchanged\nmade\nm\nkept\nplan\np\n"), "{}", agent.text());
+    assert_eq!(
+        ended.outcome,
+        Outcome::Succeeded { changes: true },
+        "{}",
+        agent.text()
+    );
+    assert!(
+        agent
+            .text()
+            .ends_with("made\nold\nchanged\nmade\nm\nkept\nplan\np\n"),
+        "{}",
+        agent.text()
+    );
     assert_eq!(ended.state.unwrap().serial, Some(1));
 }
 
@@ -206,7 +271,12 @@ output "env" { value = var.from_env }
         .run_variable("over", "\"run\"");
     let mut agent = sandbox.begin(&job);
     let ended = agent.finish();
-    assert_eq!(ended.outcome, Outcome::Succeeded { changes: true }, "{}", agent.text());
+    assert_eq!(
+        ended.outcome,
+        Outcome::Succeeded { changes: true },
+        "{}",
+        agent.text()
+    );
     let shown = json(&agent.fetch(&ended, ArtifactName::PlanJson));
     let outputs = &shown["planned_values"]["outputs"];
     assert_eq!(outputs["text"]["value"], value);
@@ -214,7 +284,11 @@ output "env" { value = var.from_env }
     assert_eq!(outputs["over"]["value"], "run");
     assert_eq!(outputs["slug"]["value"], "acme/net-prod");
     assert_eq!(outputs["env"]["value"], "env");
-    assert!(agent.text().contains("The environment variable TF_WORKSPACE of the workspace is ignored"));
+    assert!(
+        agent
+            .text()
+            .contains("The environment variable TF_WORKSPACE of the workspace is ignored")
+    );
     assert!(agent.text().contains("The variable `not a name` is ignored"));
 }
 
@@ -222,11 +296,26 @@ output "env" { value = var.from_env }
 fn case_14_sensitive_values_are_masked_in_the_log() {
     let main = "variable \"password\" {}\noutput \"shown\" { value = \"<${var.password}> ${base64encode(\"x${var.password}y\")}\" }\n";
     let sandbox = Sandbox::new();
-    let job = Job::plan(&[("main.tf", main)]).variable("password", "hunter2-\"quoted\"", VariableCategory::Terraform, false, true);
+    let job = Job::plan(&[("main.tf", main)]).variable(
+        "password",
+        "hunter2-\"quoted\"",
+        VariableCategory::Terraform,
+        false,
+        true,
+    );
     let mut agent = sandbox.begin(&job);
     let ended = agent.finish();
-    assert_eq!(ended.outcome, Outcome::Succeeded { changes: true }, "{}", agent.text());
-    assert!(!agent.text().contains("hunter2") && agent.text().contains("<(sensitive value)>"), "{}", agent.text());
+    assert_eq!(
+        ended.outcome,
+        Outcome::Succeeded { changes: true },
+        "{}",
+        agent.text()
+    );
+    assert!(
+        !agent.text().contains("hunter2") && agent.text().contains("<(sensitive value)>"),
+        "{}",
+        agent.text()
+    );
     assert!(!agent.text().contains("aHVudGVyMi"), "{}", agent.text());
 }
 
@@ -241,8 +330,16 @@ fn modes_and_addresses_reach_the_engine() {
     agent.send(&ToRunner::Release);
     let base = job.clone();
     for (mode, replace, text) in [
-        (PlanMode::Destroy, None, "Plan: 0 to add, 0 to change, 2 to destroy"),
-        (PlanMode::Normal, Some("terraform_data.one"), "Plan: 1 to add, 1 to change, 1 to destroy"),
+        (
+            PlanMode::Destroy,
+            None,
+            "Plan: 0 to add, 0 to change, 2 to destroy",
+        ),
+        (
+            PlanMode::Normal,
+            Some("terraform_data.one"),
+            "Plan: 1 to add, 1 to change, 1 to destroy",
+        ),
         (PlanMode::RefreshOnly, None, "No changes"),
     ] {
         sandbox.renew();
@@ -286,7 +383,10 @@ fn an_invalid_configuration_fails_with_the_engines_words_in_the_log() {
 fn a_missing_variable_fails_the_plan() {
     let (agent, reason, message) = refused(&Job::plan(&[("main.tf", "variable \"needed\" {}")]));
     assert_eq!(reason, FailureReason::Exit);
-    assert_eq!(message, "`terraform plan` failed: Error: No value for required variable");
+    assert_eq!(
+        message,
+        "`terraform plan` failed: Error: No value for required variable"
+    );
     assert!(agent.text().contains("No value for required variable"));
     assert!(agent.prepared && agent.started);
 }
@@ -309,7 +409,11 @@ fn a_working_directory_that_does_not_exist_is_refused() {
     job.spec.working_directory = "../..".to_owned();
     let (agent, reason, _) = refused(&job);
     assert_eq!(reason, FailureReason::Configuration);
-    assert!(agent.text().contains("Error: The workspace's working directory"), "{}", agent.text());
+    assert!(
+        agent.text().contains("Error: The workspace's working directory"),
+        "{}",
+        agent.text()
+    );
 }
 
 #[test]
@@ -359,7 +463,10 @@ fn a_damaged_bundle_or_engine_is_told() {
 
 #[test]
 fn case_1_a_hostile_archive_fails_the_run_and_nothing_is_written_outside() {
-    let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(
+        Vec::new(),
+        flate2::Compression::fast(),
+    ));
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Symlink);
     header.set_size(0);
@@ -367,7 +474,10 @@ fn case_1_a_hostile_archive_fails_the_run_and_nothing_is_written_outside() {
     let bytes = builder.into_inner().unwrap().finish().unwrap();
     let (agent, reason, message) = refused(&Job::with_archive(&bytes));
     assert_eq!(reason, FailureReason::Configuration);
-    assert!(message.contains("`out` is a symlink that leaves the archive's root"), "{message}");
+    assert!(
+        message.contains("`out` is a symlink that leaves the archive's root"),
+        "{message}"
+    );
     assert!(agent.text().contains(&message));
     let (_, reason, message) = refused(&Job::with_archive(b"not an archive at all"));
     assert_eq!(reason, FailureReason::Configuration);

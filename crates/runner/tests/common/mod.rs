@@ -1,6 +1,6 @@
 //! A runner inside the test process, in folders of its own, and an agent that talks to it.
 
-#![allow(dead_code, unreachable_pub)] // Each test file uses a part of it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test file uses a part of it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -18,8 +18,8 @@ use terrapool_model::engine::{Engine, EngineKind};
 use terrapool_model::time::Millis;
 use terrapool_protocol::frame::{Decoder, encode};
 use terrapool_protocol::job::{
-    Artifact, ArtifactName, BundlePart, EngineRequest, JobSpec, JobTimes, Limits, Outcome, OutputFormat, PartName,
-    Phase, PlanMode, RunVariable, StateMark, Variable, VariableCategory,
+    Artifact, ArtifactName, BundlePart, EngineRequest, JobSpec, JobTimes, Limits, Outcome, OutputFormat,
+    PartName, Phase, PlanMode, RunVariable, StateMark, Variable, VariableCategory,
 };
 use terrapool_protocol::runner::{FromRunner, RunnerStage, StopKind, StopReason, ToRunner};
 use terrapool_protocol::secret::Secret;
@@ -28,7 +28,10 @@ use terrapool_runner::{Options, Paths, run};
 pub const KEY: &str = "the-key-of-this-attempt";
 
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn terraform() -> &'static (PathBuf, String) {
@@ -229,7 +232,14 @@ impl Job {
         job
     }
 
-    pub fn variable(mut self, key: &str, value: &str, category: VariableCategory, hcl: bool, sensitive: bool) -> Self {
+    pub fn variable(
+        mut self,
+        key: &str,
+        value: &str,
+        category: VariableCategory,
+        hcl: bool,
+        sensitive: bool,
+    ) -> Self {
         self.spec.variables.push(Variable {
             key: key.to_owned(),
             value: Secret::new(value),
@@ -290,7 +300,9 @@ pub fn archive(files: &[(&str, &str)]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
-        builder.append_data(&mut header, name, content.as_bytes()).unwrap();
+        builder
+            .append_data(&mut header, name, content.as_bytes())
+            .unwrap();
     }
     builder.into_inner().unwrap().finish().unwrap()
 }
@@ -403,7 +415,10 @@ impl Agent {
                 }
             }
             FromRunner::State { mark } => {
-                assert_eq!((mark.size, mark.sha256.as_str()), (body.len() as u64, sha256(&body).as_str()));
+                assert_eq!(
+                    (mark.size, mark.sha256.as_str()),
+                    (body.len() as u64, sha256(&body).as_str())
+                );
                 if self.acknowledges {
                     let sha256 = mark.sha256.clone();
                     self.send(&ToRunner::StateTaken { sha256 });
@@ -452,13 +467,20 @@ impl Agent {
     }
 
     pub fn fetch(&mut self, ended: &Ended, name: ArtifactName) -> Vec<u8> {
-        let known = ended.artifacts.iter().find(|artifact| artifact.name == name).unwrap();
+        let known = ended
+            .artifacts
+            .iter()
+            .find(|artifact| artifact.name == name)
+            .unwrap();
         self.artifact.clear();
         self.artifact_complete = false;
         self.send(&ToRunner::Fetch { name });
         assert!(self.until(|agent| agent.artifact_complete));
         let bytes = std::mem::take(&mut self.artifact);
-        assert_eq!((known.size, known.sha256.as_str()), (bytes.len() as u64, sha256(&bytes).as_str()));
+        assert_eq!(
+            (known.size, known.sha256.as_str()),
+            (bytes.len() as u64, sha256(&bytes).as_str())
+        );
         bytes
     }
 }
@@ -471,7 +493,12 @@ pub fn planned(sandbox: &mut Sandbox, job: &Job, state: Option<&[u8]>) -> (Agent
     }
     let mut agent = sandbox.begin(&with_state);
     let ended = agent.finish();
-    assert_eq!(ended.outcome, Outcome::Succeeded { changes: true }, "{}", agent.text());
+    assert_eq!(
+        ended.outcome,
+        Outcome::Succeeded { changes: true },
+        "{}",
+        agent.text()
+    );
     let plan = agent.fetch(&ended, ArtifactName::PlanArchive);
     agent.send(&ToRunner::Release);
     sandbox.renew();
