@@ -7,7 +7,7 @@ use terrapool_model::job::{Job, Phase};
 use terrapool_model::refusal::Refusal;
 use terrapool_model::run::End;
 use terrapool_model::schedule::{self, Candidate};
-use terrapool_model::time::Timestamp;
+use terrapool_model::time::{Millis, Timestamp};
 use terrapool_model::transition::{Claim, Event};
 use terrapool_protocol::agent::Finish;
 use terrapool_protocol::job::{ArtifactName, Limits, Outcome};
@@ -419,6 +419,8 @@ pub struct HeldJob {
     pub last_contact: Option<Timestamp>,
     /// When its lease ends.
     pub expires_at: Timestamp,
+    /// How long its attempt may be silent.
+    pub lease: Millis,
 }
 
 /// Every job that an attempt holds.
@@ -447,6 +449,7 @@ pub async fn held(connection: &mut Connection) -> Result<Vec<HeldJob>, StoreErro
                 generation: row.count("generation")?,
                 attempt: row.opt_parse("attempt")?,
                 last_contact,
+                lease: settings.times.flush + settings.times.lease(phase),
                 expires_at: last_contact
                     .map_or(Timestamp(0), |contact| settings.times.expires_at(phase, contact)),
             })

@@ -1,1 +1,39 @@
-//! The agent protocol.
+//! The agent protocol at `/agent/v1/`. The messages are documented in the protocol crate.
+
+use axum::Router;
+use axum::routing::{get, patch, post, put};
+
+use crate::app::App;
+
+mod claims;
+mod credentials;
+mod deliveries;
+mod error;
+mod finish;
+mod register;
+mod specs;
+mod sync;
+
+/// Largest piece of a log in one request, in bytes.
+const LOG_BYTES: usize = 16 << 20;
+
+/// The routes.
+pub fn router() -> Router<App> {
+    let jobs = "/agent/v1/jobs/{job}";
+    Router::new()
+        .route("/agent/v1/register", post(register::register))
+        .route("/agent/v1/sync", post(sync::sync))
+        .route(&format!("{jobs}/claim"), post(claims::claim))
+        .route(&format!("{jobs}/start"), post(claims::start))
+        .route(&format!("{jobs}/bundle"), get(deliveries::bundle))
+        .route(
+            &format!("{jobs}/log"),
+            patch(deliveries::append_log).layer(axum::extract::DefaultBodyLimit::max(LOG_BYTES)),
+        )
+        .route(&format!("{jobs}/state"), put(deliveries::put_state))
+        .route(
+            &format!("{jobs}/artifacts/{{name}}"),
+            put(deliveries::put_artifact),
+        )
+        .route(&format!("{jobs}/finish"), post(finish::finish))
+}

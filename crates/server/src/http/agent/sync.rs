@@ -1,0 +1,347 @@
+//! `POST sync`: heartbeat, lease renewal, cancel channel and offers. Held while there is nothing to say.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use terrapool_model::id::JobId;
+use terrapool_model::sync::{self as table, Report};
+use terrapool_model::time::{Millis, Timestamp};
+use terrapool_protocol::agent::{
+    AttemptAnswer, AttemptReport, AttemptStage, Offer, Sync, SyncMode, Synced, Verdict,
+};
+use terrapool_store::agents::{self, Ping};
+use terrapool_store::db::Hint;
+use terrapool_store::error::StoreError;
+use terrapool_store::installation;
+use terrapool_store::jobs::{self, Contact, Ready};
+use terrapool_store::pools::{self, PoolSettings};
+use terrapool_store::runs::TransitionError;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+
+use super::credentials::{self, Session};
+use super::error::AgentApiError;
+use super::register::settings;
+use crate::app::App;
+use crate::presence::RESERVATION;
+
+pub(super) async fn sync(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Json(request): Json<Sync>,
+) -> Result<Json<Synced>, AgentApiError> {
+    let mut session = credentials::session(&app, &headers).await?;
+    // Subscribed before the first look, so that nothing between look and wait is missed.
+    let mut hints = app.db.hints();
+    let arrived = app.now();
+    heard(&app, &session, &request, arrived).await?;
+    not_reported(&app, &session, &request).await?;
+    let may_wait_for_work = request.capacity.free_slots > 0 && !request.draining;
+    let waiting = may_wait_for_work.then(|| app.presence.waiting(&session.agent.pool_id));
+    let mut until: Option<Instant> = None;
+    let started = Instant::now();
+    loop {
+        refuse_the_idle(&session, &request)?;
+        let look = look(&app, &session, &request, arrived).await?;
+        let until = *until.get_or_insert_with(|| {
+            let hold = request.hold.min(look.settings.times.hold);
+            started + hold.to_std()
+        });
+        let now = app.now();
+        let news = look.answers.iter().any(|(report, verdict)| {
+            asks(report.stage, *verdict) && app.presence.is_news(&report.key, *verdict, now)
+        }) || look.answers.iter().any(|(report, verdict)| {
+            is_change(report.stage, *verdict) && !app.presence.was_told(&report.key, *verdict)
+        });
+        if news || !look.offers.is_empty() || look.mode_is_news(&request) || Instant::now() >= until {
+            drop(waiting);
+            return Ok(Json(answer(&app, look, now)));
+        }
+        let nap = until.min(Instant::now() + RESERVATION.to_std());
+        wait(&mut hints, &session, nap).await;
+        // Token, session and pool may have changed meanwhile.
+        session = credentials::session(&app, &headers).await?;
+    }
+}
+
+/// Superseded or revoked agents are served as long as they hold something.
+fn refuse_the_idle(session: &Session, request: &Sync) -> Result<(), AgentApiError> {
+    if !request.attempts.is_empty() {
+        return Ok(());
+    }
+    if session.is_superseded() {
+        return Err(AgentApiError::Superseded);
+    }
+    if session.token_is_valid {
+        Ok(())
+    } else {
+        Err(AgentApiError::Unauthorized)
+    }
+}
+
+/// Waits for a hint of the agent's pool, or until the time is over.
+async fn wait(hints: &mut tokio::sync::broadcast::Receiver<Hint>, session: &Session, until: Instant) {
+    loop {
+        match tokio::time::timeout_at(until, hints.recv()).await {
+            Ok(Ok(Hint::Pool(pool))) if pool == session.agent.pool_id => return,
+            Ok(Ok(Hint::Pool(_) | Hint::Run(_) | Hint::Schedule)) => {}
+            Ok(Err(RecvError::Lagged(_))) | Err(_) => return,
+            Ok(Err(RecvError::Closed)) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                return;
+            }
+        }
+    }
+}
+
+async fn heard(app: &App, session: &Session, request: &Sync, now: Timestamp) -> Result<(), AgentApiError> {
+    if session.is_superseded() {
+        return Ok(());
+    }
+    if request.draining && request.attempts.is_empty() {
+        // It drains and holds nothing: it is about to end, or has nothing more to do here.
+        if !session.agent.exited {
+            let (agent, number) = (session.agent.id.clone(), session.session);
+            app.db
+                .write::<_, StoreError, _>(move |tx| {
+                    let agent = agent.clone();
+                    Box::pin(async move { agents::exited(tx, &agent, number).await })
+                })
+                .await?;
+        }
+        return Ok(());
+    }
+    app.presence.ping(Ping {
+        agent: session.agent.id.clone(),
+        session: session.session,
+        at: now,
+        capacity: request.capacity,
+        draining: request.draining,
+    });
+    Ok(())
+}
+
+/// Jobs of an older process of this agent that the newer one does not name are given up, once they are silent.
+async fn not_reported(app: &App, session: &Session, request: &Sync) -> Result<(), AgentApiError> {
+    if session.is_superseded() || session.agent.jobs == 0 {
+        return Ok(());
+    }
+    let held = jobs::held_by(&mut app.db.read().await?, &session.agent.id).await?;
+    for job in held {
+        let named = request.attempts.iter().any(|report| {
+            job.row.is_of(report.key.generation, &report.key.attempt) && report.key.job == job.id
+        });
+        let older = job.row.session.is_none_or(|held| held < session.session);
+        if named
+            || !older
+            || !app
+                .presence
+                .may_expire(Millis(2 * settings_of(app, session).await?.times.hold.0))
+        {
+            continue;
+        }
+        let (id, number) = (job.id.clone(), session.session);
+        let given_up = app
+            .db
+            .write::<_, TransitionError, _>(move |tx| {
+                let id = id.clone();
+                Box::pin(async move { jobs::not_reported(tx, &id, number).await })
+            })
+            .await;
+        match given_up {
+            Ok(()) => {
+                tracing::warn!(
+                    job = job.id.as_str(),
+                    agent = session.agent.id.as_str(),
+                    "a job was not reported"
+                );
+            }
+            Err(TransitionError::NotFound | TransitionError::Refused(_)) => {}
+            Err(TransitionError::Store(error)) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+async fn settings_of(app: &App, session: &Session) -> Result<PoolSettings, AgentApiError> {
+    let pool = pools::get(&mut app.db.read().await?, &session.agent.pool_id).await?;
+    Ok(pool.map(|pool| pool.settings).unwrap_or_default())
+}
+
+/// What the database says now.
+struct Look {
+    answers: Vec<(AttemptReport, Verdict)>,
+    offers: Vec<Ready>,
+    mode: SyncMode,
+    settings: PoolSettings,
+}
+
+impl Look {
+    /// A process that thinks it may take work is told at once that it may not.
+    fn mode_is_news(&self, request: &Sync) -> bool {
+        match self.mode {
+            SyncMode::Normal => false,
+            SyncMode::FinishOnly => !request.draining && request.capacity.free_slots > 0,
+        }
+    }
+}
+
+async fn look(
+    app: &App,
+    session: &Session,
+    request: &Sync,
+    arrived: Timestamp,
+) -> Result<Look, AgentApiError> {
+    let mut connection = app.db.read().await?;
+    let incarnation = installation::get(&mut connection)
+        .await?
+        .map_or(0, |installation| installation.incarnation);
+    let ids: Vec<JobId> = request
+        .attempts
+        .iter()
+        .map(|report| report.key.job.clone())
+        .collect();
+    let rows = jobs::reported(&mut connection, &ids).await?;
+    let mut answers = Vec::new();
+    for report in &request.attempts {
+        let found = rows.get(&report.key.job);
+        let row = found.map(|found| &found.row);
+        let told = Report {
+            phase: report.phase,
+            generation: report.key.generation,
+            attempt: report.key.attempt.clone(),
+            stage: report.stage,
+            incarnation_is_equal: report.incarnation == incarnation,
+        };
+        if table::renews(&told, row) {
+            app.presence.contact(Contact {
+                job: report.key.job.clone(),
+                generation: report.key.generation,
+                attempt: report.key.attempt.clone(),
+                at: arrived,
+            });
+        }
+        let verdict = table::answer(&told, row, found.is_some_and(|found| found.epoch_is_runs));
+        answers.push((report.clone(), verdict));
+    }
+    let mode = if session.is_superseded() || !session.token_is_valid || request.draining {
+        SyncMode::FinishOnly
+    } else {
+        SyncMode::Normal
+    };
+    let settings = pools::get(&mut connection, &session.agent.pool_id)
+        .await?
+        .map(|pool| pool.settings)
+        .unwrap_or_default();
+    let offers = match mode {
+        SyncMode::Normal if request.capacity.free_slots > 0 => {
+            let ready = jobs::ready(&mut connection, &session.agent.pool_id).await?;
+            app.presence.reserve(
+                &session.agent.pool_id,
+                &session.agent.id,
+                &request.capacity,
+                ready,
+                app.now(),
+            )
+        }
+        SyncMode::Normal | SyncMode::FinishOnly => Vec::new(),
+    };
+    Ok(Look {
+        answers,
+        offers,
+        mode,
+        settings,
+    })
+}
+
+/// Whether the verdict asks for something that the attempt has not begun to do.
+fn asks(stage: AttemptStage, verdict: Verdict) -> bool {
+    match (stage, verdict) {
+        (
+            AttemptStage::Preparing
+            | AttemptStage::Running
+            | AttemptStage::Stopping
+            | AttemptStage::Delivering
+            | AttemptStage::Returning,
+            Verdict::Forget | Verdict::Surrender { .. },
+        )
+        | (
+            AttemptStage::Preparing | AttemptStage::Running,
+            Verdict::Cancel | Verdict::Kill | Verdict::Deliver,
+        )
+        | (AttemptStage::Stopping, Verdict::Deliver) => true,
+        (
+            AttemptStage::Preparing
+            | AttemptStage::Running
+            | AttemptStage::Stopping
+            | AttemptStage::Delivering
+            | AttemptStage::Returning,
+            Verdict::Keep,
+        )
+        | (AttemptStage::Stopping, Verdict::Cancel | Verdict::Kill)
+        | (
+            AttemptStage::Delivering | AttemptStage::Returning,
+            Verdict::Cancel | Verdict::Kill | Verdict::Deliver,
+        ) => false,
+    }
+}
+
+/// Whether a verdict may be an escalation that the attempt does not know of.
+fn is_change(stage: AttemptStage, verdict: Verdict) -> bool {
+    match (stage, verdict) {
+        (AttemptStage::Stopping, Verdict::Kill) => true,
+        (
+            AttemptStage::Stopping,
+            Verdict::Keep | Verdict::Cancel | Verdict::Deliver | Verdict::Forget | Verdict::Surrender { .. },
+        )
+        | (
+            AttemptStage::Preparing
+            | AttemptStage::Running
+            | AttemptStage::Delivering
+            | AttemptStage::Returning,
+            Verdict::Keep
+            | Verdict::Cancel
+            | Verdict::Kill
+            | Verdict::Deliver
+            | Verdict::Forget
+            | Verdict::Surrender { .. },
+        ) => false,
+    }
+}
+
+fn answer(app: &App, look: Look, now: Timestamp) -> Synced {
+    let answers = look.answers;
+    app.presence.tell(
+        answers
+            .iter()
+            .map(|(report, verdict)| (report.key.clone(), *verdict)),
+        now,
+    );
+    let image = look.settings.image.clone();
+    Synced {
+        answers: answers
+            .into_iter()
+            .map(|(report, verdict)| AttemptAnswer {
+                key: report.key,
+                verdict,
+            })
+            .collect(),
+        offers: look
+            .offers
+            .into_iter()
+            .map(|ready| Offer {
+                job: ready.job,
+                generation: ready.generation,
+                run: ready.run,
+                phase: ready.phase,
+                limits: ready.limits,
+                image: image.clone(),
+            })
+            .collect(),
+        mode: look.mode,
+        settings: settings(&look.settings),
+        now,
+    }
+}

@@ -1,0 +1,100 @@
+//! Log ends, scheduling, objects and agents.
+
+use terrapool_model::times::Times;
+use terrapool_objects::ObjectKey;
+use terrapool_store::error::StoreError;
+use terrapool_store::{agents, artifacts, locks, logs, state_copies};
+
+use super::ReconcileError;
+use crate::app::App;
+
+/// Writes the end mark of every log whose phase is over, also of those that never began.
+///
+/// # Errors
+/// [`ReconcileError`] when the database or the disk fails.
+pub async fn seal_logs(app: &App) -> Result<(), ReconcileError> {
+    let unsealed = logs::unsealed(&mut app.db.read().await?).await?;
+    if unsealed.is_empty() {
+        return Ok(());
+    }
+    let mut sizes = Vec::new();
+    for log in unsealed {
+        sizes.push((log.id.clone(), app.logs.seal(&log.id).await?));
+    }
+    app.db
+        .write::<_, StoreError, _>(move |tx| {
+            let sizes = sizes.clone();
+            Box::pin(async move {
+                for (id, size) in &sizes {
+                    logs::sealed(tx, id, *size).await?;
+                }
+                Ok(())
+            })
+        })
+        .await?;
+    Ok(())
+}
+
+/// Schedules what waits for nothing any more. Changes do it themselves; this is for what they missed.
+///
+/// # Errors
+/// [`ReconcileError`] when the database fails.
+pub async fn schedule(app: &App) -> Result<(), ReconcileError> {
+    let workspaces = locks::schedulable(&mut app.db.read().await?).await?;
+    for workspace in workspaces {
+        app.db
+            .write::<_, StoreError, _>(move |tx| {
+                let workspace = workspace.clone();
+                Box::pin(async move { locks::schedule(tx, &workspace).await })
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// Removes objects that nobody needs any more: plan archives of runs that have ended, and state copies that newer
+/// ones have replaced.
+///
+/// # Errors
+/// [`ReconcileError`] when the database or the object store fails.
+pub async fn sweep_objects(app: &App) -> Result<(), ReconcileError> {
+    for archive in artifacts::spent(&mut app.db.read().await?).await? {
+        app.objects
+            .delete(&ObjectKey::new(archive.object_key.clone())?)
+            .await?;
+        app.db
+            .write::<_, StoreError, _>(move |tx| {
+                let job = archive.job.clone();
+                Box::pin(async move { artifacts::remove_archive(tx, &job).await })
+            })
+            .await?;
+    }
+    for (version, key) in state_copies::discarded_objects(&mut app.db.read().await?).await? {
+        app.objects.delete(&ObjectKey::new(key)?).await?;
+        app.db
+            .write::<_, StoreError, _>(move |tx| {
+                let version = version.clone();
+                Box::pin(async move { state_copies::object_removed(tx, &version).await })
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// Removes agents that were silent for a day.
+///
+/// # Errors
+/// [`ReconcileError`] when the database fails.
+pub async fn remove_silent_agents(app: &App) -> Result<(), ReconcileError> {
+    let silence = Times::default().agent_removed;
+    let removed = app
+        .db
+        .write::<_, StoreError, _>(move |tx| {
+            Box::pin(async move { agents::remove_silent(tx, silence).await })
+        })
+        .await?;
+    if removed > 0 {
+        tracing::info!(removed, "agents that were silent for long were removed");
+    }
+    Ok(())
+}
