@@ -1,2 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "a fixture that cannot do its work fails the test"
+)]
+
+pub mod cli;
+pub mod installation;
+pub mod wait;

@@ -1,0 +1,377 @@
+//! A whole installation: a real control plane, real agents, real command lines.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+use crate::cli::Cli;
+use crate::wait::until;
+
+/// Where the programs under test are: what `cargo xtask test` built, else beside the running test.
+pub fn bin_dir() -> PathBuf {
+    if let Some(folder) = std::env::var_os("TERRAPOOL_BIN_DIR") {
+        return folder.into();
+    }
+    let test = std::env::current_exe().expect("a test knows where it is");
+    test.parent()
+        .and_then(Path::parent)
+        .expect("tests lie in target/<profile>/deps")
+        .to_owned()
+}
+
+fn program(name: &str) -> PathBuf {
+    let path = bin_dir().join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo xtask test`, or `cargo build --bins` first",
+        path.display()
+    );
+    path
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+    listener
+        .local_addr()
+        .expect("a bound listener has an address")
+        .port()
+}
+
+/// A control plane in a process of its own, with a site admin and the organization `acme`.
+#[derive(Debug)]
+pub struct Installation {
+    folder: tempfile::TempDir,
+    server: Option<Child>,
+    port: u16,
+    /// Token of the site admin, who owns `acme`.
+    pub token: String,
+    http: reqwest::Client,
+    environment: Vec<(String, String)>,
+}
+
+impl Installation {
+    /// Starts on SQLite and a temporary folder.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts with further environment variables for the server.
+    pub async fn start_with(environment: &[(&str, &str)]) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("terrapool-test-")
+            .tempdir()
+            .expect("a temporary folder");
+        let port = free_port();
+        let environment = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let mut installation = Self {
+            folder,
+            server: None,
+            port,
+            token: String::new(),
+            http: reqwest::Client::new(),
+            environment,
+        };
+        installation.start_server().await;
+        installation.token = installation
+            .admin(&["create-user", "ada", "--email", "ada@example.com", "--site-admin"])
+            .await;
+        let organization = json!({"data": {"type": "organizations",
+            "attributes": {"name": "acme", "email": "ada@example.com"}}});
+        installation.post("/organizations", &organization).await;
+        installation
+    }
+
+    /// Starts the server (again) and waits until it answers.
+    pub async fn start_server(&mut self) {
+        let log = self.log_file("server.log");
+        let child = self
+            .command("terrapool")
+            .arg("server")
+            .stdout(log.try_clone().expect("a log can be shared"))
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the server starts");
+        self.server = Some(child);
+        let ca = self.ca();
+        let health = format!("{}/healthz", self.url());
+        let mut client = None;
+        let ready = until(Duration::from_secs(30), async || {
+            if client.is_none() {
+                let pem = std::fs::read(&ca).ok()?;
+                let certificates = reqwest::Certificate::from_pem_bundle(&pem).ok()?;
+                client = reqwest::Client::builder()
+                    .tls_certs_only(certificates)
+                    .build()
+                    .ok();
+            }
+            let answer = client.as_ref()?.get(&health).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+        assert!(
+            ready.is_some(),
+            "the server did not become ready:\n{}",
+            self.log("server.log")
+        );
+        self.http = client.expect("a ready server has a client");
+    }
+
+    /// Kills the server, as a crash would.
+    pub async fn kill_server(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().await.expect("a running server can be killed");
+        }
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(program(name));
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("TERRAPOOL_DATA_DIR", self.folder.path().join("data"))
+            .env("TERRAPOOL_LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("TERRAPOOL_PUBLIC_URL", self.url())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn log_file(&self, name: &str) -> std::fs::File {
+        let path = self.folder.path().join(name);
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .expect("a log file can be made")
+    }
+
+    /// What a process of the installation has logged.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
+    }
+
+    /// Runs `terrapool admin …` and returns what it printed.
+    pub async fn admin(&self, arguments: &[&str]) -> String {
+        let output = self
+            .command("terrapool")
+            .arg("admin")
+            .args(arguments)
+            .output()
+            .await
+            .expect("admin runs");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout)
+            .expect("a token is text")
+            .trim()
+            .to_owned()
+    }
+
+    /// Host and port, as a `cloud` block names them.
+    pub fn host(&self) -> String {
+        format!("localhost:{}", self.port)
+    }
+
+    /// The server's address.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.host())
+    }
+
+    /// The server's own CA.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.path().join("data/ca.pem")
+    }
+
+    /// A folder for a test's own files.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(&path).expect("a folder can be made");
+        path
+    }
+
+    /// A call of the API: status and body (null when it is empty).
+    pub async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut request = self
+            .http
+            .request(method, format!("{}/api/v2{path}", self.url()))
+            .bearer_auth(&self.token)
+            .header("content-type", "application/vnd.api+json");
+        if let Some(body) = body {
+            request = request.body(body.to_string());
+        }
+        let answer = request.send().await.expect("the server answers");
+        let status = answer.status().as_u16();
+        let text = answer.text().await.expect("an answer has a body");
+        (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    /// A GET that has to succeed.
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.call("GET", path, None).await;
+        assert!(status < 300, "GET {path}: {status} {body}");
+        body
+    }
+
+    /// A POST that has to succeed.
+    pub async fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.call("POST", path, Some(body)).await;
+        assert!(status < 300, "POST {path}: {status} {answer}");
+        answer
+    }
+
+    /// A PATCH that has to succeed.
+    pub async fn patch(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.call("PATCH", path, Some(body)).await;
+        assert!(status < 300, "PATCH {path}: {status} {answer}");
+        answer
+    }
+
+    /// Makes a pool in `acme` and a token for its agents.
+    pub async fn create_pool(&self, name: &str) -> (String, String) {
+        let body = json!({"data": {"type": "agent-pools", "attributes": {"name": name}}});
+        let pool = self.post("/organizations/acme/agent-pools", &body).await;
+        let id = pool["data"]["id"].as_str().expect("a pool has an id").to_owned();
+        let body = json!({"data": {"type": "authentication-tokens", "attributes": {"description": "test"}}});
+        let token = self
+            .post(&format!("/agent-pools/{id}/authentication-tokens"), &body)
+            .await;
+        (
+            id,
+            token["data"]["attributes"]["token"]
+                .as_str()
+                .expect("a new token is shown")
+                .to_owned(),
+        )
+    }
+
+    /// Starts an agent for the shared pool and waits until it has registered.
+    pub async fn start_shared_agent(&self) -> AgentProcess {
+        let token = self.admin(&["create-agent-token", "--shared"]).await;
+        self.start_agent("shared", &token, &[]).await
+    }
+
+    /// Starts an agent and waits until it has registered.
+    pub async fn start_agent(&self, name: &str, token: &str, environment: &[(&str, &str)]) -> AgentProcess {
+        let agent = self.spawn_agent(name, token, environment);
+        let registered = until(Duration::from_secs(60), async || {
+            agent.log().contains("registered;").then_some(())
+        })
+        .await;
+        assert!(
+            registered.is_some(),
+            "the agent did not register:\n{}",
+            agent.log()
+        );
+        agent
+    }
+
+    /// Starts an agent and returns at once.
+    pub fn spawn_agent(&self, name: &str, token: &str, environment: &[(&str, &str)]) -> AgentProcess {
+        let log = format!("agent-{name}.log");
+        let output = self.log_file(&log);
+        let mut command = Command::new(program("terrapool-agent"));
+        command
+            .arg("run")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("TERRAPOOL_URL", self.url())
+            .env("TERRAPOOL_TOKEN", token)
+            .env("TERRAPOOL_CA_FILE", self.ca())
+            .env("TERRAPOOL_AGENT_NAME", name)
+            .env(
+                "TERRAPOOL_AGENT_DATA_DIR",
+                self.folder.path().join(format!("agent-{name}")),
+            )
+            .env("TERRAPOOL_LOG", "info,terrapool_agent=debug")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a log can be shared"))
+            .stderr(output);
+        if let Some(host) = std::env::var_os("DOCKER_HOST") {
+            command.env("DOCKER_HOST", host);
+        }
+        let child = command.spawn().expect("the agent starts");
+        AgentProcess {
+            child,
+            log: self.folder.path().join(log),
+        }
+    }
+
+    /// A folder with a configuration and a command line that is signed in.
+    pub fn cli(&self, configuration: &str) -> Cli {
+        Cli::new(&self.host(), &self.token, &self.ca(), configuration)
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- server\n{}", tail(&self.log("server.log")));
+        }
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// An agent in a process of its own. Ends, and removes its sandboxes, when it is dropped.
+#[derive(Debug)]
+pub struct AgentProcess {
+    child: Child,
+    log: PathBuf,
+}
+
+impl AgentProcess {
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits for its end and returns its exit code.
+    pub async fn wait(&mut self) -> Option<i32> {
+        self.child.wait().await.ok().and_then(|status| status.code())
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.log.display(), tail(&self.log()));
+        }
+        let Some(pid) = self.child.id() else { return };
+        for _ in 0..3 {
+            let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
+            for _ in 0..100 {
+                if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        let _ = self.child.start_kill();
+    }
+}
