@@ -7,6 +7,7 @@ use terrapool_objects::Objects;
 use terrapool_store::db::Db;
 
 use crate::config::Config;
+use crate::http::rate_limit::RateLimiter;
 use crate::logs::LogStore;
 use crate::presence::Presence;
 
@@ -21,6 +22,8 @@ pub struct App {
     pub logs: LogStore,
     /// Agents' last contacts and reservations, in memory.
     pub presence: Presence,
+    /// Requests of each token.
+    pub rate_limiter: RateLimiter,
     /// The configuration.
     pub config: Arc<Config>,
 }

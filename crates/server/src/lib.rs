@@ -1,11 +1,18 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod app;
+pub mod archive;
 pub mod auth;
 pub mod config;
+pub mod doctor;
 pub mod http;
 pub mod logs;
 pub mod presence;
 pub mod reconcile;
 pub mod secrets;
+pub mod server;
+pub mod shared_agent;
+pub mod tls;
+pub mod urls;

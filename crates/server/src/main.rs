@@ -1,3 +1,204 @@
 //! The control plane's command line.
 
-fn main() {}
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use terrapool_protocol::secret::Secret;
+use terrapool_server::admin::{self, UserRequest};
+use terrapool_server::config::{Config, ConfigArgs, DEFAULT_FILE};
+use terrapool_server::{doctor, server, shared_agent};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Self-hosted Terraform and OpenTofu runs on agent pools: the control plane.
+#[derive(Debug, Parser)]
+#[command(name = "terrapool", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the control plane
+    Server(ServerArgs),
+    /// Make users and tokens, with the server running or stopped
+    #[command(subcommand)]
+    Admin(AdminCommand),
+    /// Bring the database's schema up to date and end
+    Migrate,
+    /// Look at configuration, database, key ring and disk, and say what is wrong
+    Doctor,
+}
+
+#[derive(Debug, Args)]
+struct ServerArgs {
+    /// Print the default configuration file with its documentation and end
+    #[arg(long)]
+    print_config: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminCommand {
+    /// Make a user; prints a token for it
+    CreateUser {
+        /// The user's name
+        name: String,
+        /// The user's e-mail address
+        #[arg(long)]
+        email: String,
+        /// The user may do everything in every organization
+        #[arg(long)]
+        site_admin: bool,
+        /// Read a password for the web UI from standard input
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Make an agent token; prints it
+    CreateAgentToken {
+        /// For the shared pool, which runs workspaces with execution mode remote
+        #[arg(long, required = true)]
+        shared: bool,
+        /// What the token is for
+        #[arg(long, default_value = "made by terrapool admin create-agent-token")]
+        description: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // The whole chain in one line: what happened, to what, and why.
+            eprintln!("terrapool: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to standard error: lines for people on a terminal, JSON otherwise. TERRAPOOL_LOG filters them.
+fn start_logging() {
+    let filter = EnvFilter::try_from_env("TERRAPOOL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let installed = if std::io::stderr().is_terminal() {
+        builder.try_init()
+    } else {
+        builder.json().try_init()
+    };
+    if let Err(error) = installed {
+        eprintln!("terrapool: logging could not be started: {error}");
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Command::Server(ServerArgs { print_config: true }) = cli.command {
+        print(DEFAULT_FILE)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::load(&cli.config)?;
+    let runtime = tokio::runtime::Runtime::new().context("the runtime can't be started")?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Server(_) => serve(config).await,
+            Command::Admin(command) => administer(config, command).await,
+            Command::Migrate => {
+                server::open(config).await?;
+                eprintln!("the database is up to date");
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Doctor => examine(config).await,
+        }
+    })
+}
+
+async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("signals can't be watched")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signals can't be watched")?;
+    let mut running = server::start(config).await?;
+    tracing::info!(
+        address = %running.address,
+        url = running.app.config.public_url,
+        "the control plane is ready"
+    );
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = running.ended() => {
+            ended.context("the listener has ended")?;
+            anyhow::bail!("the listener has ended");
+        }
+    }
+    tracing::info!("stopping");
+    running.shutdown().await.context("stopping")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn administer(config: Config, command: AdminCommand) -> anyhow::Result<ExitCode> {
+    let app = server::open(config).await?;
+    let token = match command {
+        AdminCommand::CreateUser {
+            name,
+            email,
+            site_admin,
+            password_stdin,
+        } => {
+            let password = if password_stdin {
+                Some(read_password()?)
+            } else {
+                None
+            };
+            let request = UserRequest {
+                username: name,
+                email,
+                site_admin,
+                password,
+            };
+            admin::create_user(&app, request).await?
+        }
+        AdminCommand::CreateAgentToken {
+            shared: _,
+            description,
+        } => shared_agent::create_token(&app, &description).await?,
+    };
+    print(&format!("{}\n", token.expose()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_password() -> anyhow::Result<Secret> {
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .context("the password can't be read from standard input")?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+}
+
+async fn examine(config: Config) -> anyhow::Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for finding in doctor::examine(&config).await {
+        let line = match &finding.result {
+            Ok(text) => format!("ok       {}: {text}\n", finding.subject),
+            Err(text) => {
+                code = ExitCode::FAILURE;
+                format!("problem  {}: {text}\n", finding.subject)
+            }
+        };
+        print(&line)?;
+    }
+    Ok(code)
+}
+
+/// Writes to standard output, where a closed pipe is an error and no panic.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("standard output is closed")
+}

@@ -364,17 +364,26 @@ pub async fn by_name(
 pub async fn delete(tx: &mut Tx, id: &WorkspaceId) -> Result<bool, StoreError> {
     tx.execute("DELETE FROM runs WHERE workspace_id = $1", values![id])
         .await?;
-    for table_column in ["allowed-workspace", "excluded-workspace"] {
-        tx.execute(
-            "DELETE FROM agent_pool_access WHERE subject = $1 AND subject_id = $2",
-            values![table_column, id],
-        )
-        .await?;
+    for subject in ["allowed-workspace", "excluded-workspace"] {
+        forget_in_pools(tx, subject, id.as_str()).await?;
     }
     Ok(tx
         .execute("DELETE FROM workspaces WHERE id = $1", values![id])
         .await?
         > 0)
+}
+
+/// Takes something that is deleted out of the lists of all pools.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn forget_in_pools(tx: &mut Tx, subject: &str, id: &str) -> Result<(), StoreError> {
+    tx.execute(
+        "DELETE FROM agent_pool_access WHERE subject = $1 AND subject_id = $2",
+        values![subject, id],
+    )
+    .await?;
+    Ok(())
 }
 
 /// Whether a workspace of a project may use a pool: the pool is of the same organization, and its access rule says so.

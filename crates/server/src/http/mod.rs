@@ -1,6 +1,73 @@
 //! All routes.
 
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
+use tracing::Instrument as _;
+
+use crate::app::App;
+
 pub mod agent;
+pub mod answer;
+pub mod error;
 pub mod logs;
 pub mod ops;
+pub mod rate_limit;
 pub mod tfe;
+pub mod uploads;
+
+use error::ApiError;
+
+/// The header that names a request in answers and logs.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Everything that is served.
+pub fn router(app: &App) -> Router {
+    Router::new()
+        .merge(ops::router())
+        .merge(tfe::router(app))
+        .merge(uploads::router())
+        .merge(logs::router())
+        .merge(agent::router())
+        .fallback(|| async { ApiError::NotFound })
+        .layer(middleware::from_fn_with_state(app.clone(), trace))
+        .with_state(app.clone())
+}
+
+/// Gives each request an id, logs it, and turns a panic into an answer.
+async fn trace(State(app): State<App>, request: Request, next: Next) -> Response {
+    let id: String = app.db.entropy().draw()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    // The path only: queries of signed URLs are credentials.
+    let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let answer = async move {
+        let started = Instant::now();
+        let response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(panic) => {
+                let text = panic
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_default();
+                ApiError::Internal(format!("a handler panicked: {text}")).into_response()
+            }
+        };
+        let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(status = response.status().as_u16(), milliseconds, "answered");
+        response
+    };
+    let mut response = answer.instrument(span).await;
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}

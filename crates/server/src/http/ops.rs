@@ -1,1 +1,122 @@
-//! Operations.
+//! Operations: health, service discovery, metrics, packages.
+
+use std::fmt::Write as _;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use terrapool_store::db::Connection;
+use terrapool_store::error::StoreError;
+
+use super::error::ApiError;
+use crate::app::App;
+
+pub(super) fn router() -> Router<App> {
+    Router::new()
+        .route("/healthz", get(health))
+        .route("/.well-known/terraform.json", get(discovery))
+        .route("/packages/{*path}", get(package))
+}
+
+/// 200 when the database answers, else 503.
+async fn health(State(app): State<App>) -> Response {
+    let check = async {
+        let mut connection = app.db.read().await?;
+        connection.fetch_one("SELECT 1 AS one", Vec::new()).await
+    };
+    match check.await {
+        Ok(_) => (StatusCode::OK, "ok\n").into_response(),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "not healthy");
+            (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response()
+        }
+    }
+}
+
+/// Service discovery. Exactly these keys: the CLI's backend "remote" wants `tfe.v2.1`, the provider `tfe.v2.2`.
+async fn discovery() -> Response {
+    Json(json!({
+        "tfe.v2": "/api/v2/",
+        "tfe.v2.1": "/api/v2/",
+        "tfe.v2.2": "/api/v2/",
+        "state.v2": "/api/v2/",
+    }))
+    .into_response()
+}
+
+/// A file of the packages folder.
+async fn package(State(app): State<App>, Path(path): Path<String>) -> Result<Response, ApiError> {
+    let folder = app.config.packages_dir.as_ref().ok_or(ApiError::NotFound)?;
+    let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['\\', '\0']);
+    if !path.split('/').all(plain) {
+        return Err(ApiError::NotFound);
+    }
+    let file = tokio::fs::File::open(folder.join(&path))
+        .await
+        .map_err(|_| ApiError::NotFound)?;
+    let metadata = file.metadata().await.map_err(|_| ApiError::NotFound)?;
+    if !metadata.is_file() {
+        return Err(ApiError::NotFound);
+    }
+    let body = axum::body::Body::from_stream(tokio_util::io::ReaderStream::new(file));
+    let kind = HeaderValue::from_static("application/octet-stream");
+    Ok(([(CONTENT_TYPE, kind)], body).into_response())
+}
+
+/// The routes of the metrics listener.
+pub fn metrics_router(app: &App) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(app.clone())
+}
+
+async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+    let mut connection = app.db.read().await?;
+    let text = gauges(&mut connection).await?;
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// Gauges in Prometheus' text format. Every query walks an index over what is running, not over history.
+async fn gauges(connection: &mut Connection) -> Result<String, StoreError> {
+    const SINGLE: [(&str, &str, &str); 3] = [
+        (
+            "terrapool_workspaces",
+            "Workspaces.",
+            "SELECT COUNT(*) AS total FROM workspaces",
+        ),
+        (
+            "terrapool_workspaces_locked",
+            "Workspaces whose lock is held.",
+            "SELECT COUNT(*) AS total FROM workspaces WHERE lock_state <> 'free'",
+        ),
+        (
+            "terrapool_agents",
+            "Registered agents.",
+            "SELECT COUNT(*) AS total FROM agents",
+        ),
+    ];
+    let mut text = String::new();
+    for (name, help, sql) in SINGLE {
+        let total = connection.fetch_one(sql, Vec::new()).await?.count("total")?;
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {total}");
+    }
+    let rows = connection
+        .fetch_all(
+            "SELECT state, phase, COUNT(*) AS total FROM jobs WHERE state IN ('queued', 'leased', 'running') \
+             GROUP BY state, phase ORDER BY state, phase",
+            Vec::new(),
+        )
+        .await?;
+    let name = "terrapool_jobs";
+    let _ = writeln!(text, "# HELP {name} Jobs that wait or run.\n# TYPE {name} gauge");
+    for row in rows {
+        let (state, phase, total) = (row.text("state")?, row.text("phase")?, row.count("total")?);
+        let _ = writeln!(text, "{name}{{state=\"{state}\",phase=\"{phase}\"}} {total}");
+    }
+    Ok(text)
+}

@@ -1,1 +1,296 @@
-//! The Terraform Enterprise API.
+//! The Terraform Enterprise API, at exactly `/api/v2/`.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, patch, post};
+
+use super::error::{ApiError, JSON_API};
+use super::rate_limit;
+use crate::app::App;
+
+mod agent_pools;
+mod agents;
+mod configuration_versions;
+mod execution;
+mod locks;
+mod organizations;
+mod plans;
+mod projects;
+mod run_actions;
+mod runs;
+pub(crate) mod state_outputs;
+pub(crate) mod state_versions;
+mod tags;
+mod tokens;
+mod users;
+mod variables;
+mod workspace_settings;
+mod workspaces;
+
+pub(super) fn router(app: &App) -> Router<App> {
+    let api = Router::new()
+        .route("/ping", get(ping))
+        .merge(organization_routes())
+        .merge(workspace_routes())
+        .merge(state_routes())
+        .merge(run_routes())
+        .merge(agent_routes())
+        .fallback(|| async { ApiError::NotFound })
+        .method_not_allowed_fallback(|| async { ApiError::NotFound })
+        .layer(middleware::from_fn_with_state(app.clone(), rate_limit::limit))
+        .layer(middleware::from_fn(headers));
+    Router::new().nest("/api/v2", api)
+}
+
+fn organization_routes() -> Router<App> {
+    Router::new()
+        .route("/account/details", get(users::details))
+        .route("/account/update", patch(users::update))
+        .route("/users/{id}", get(users::show))
+        .route(
+            "/users/{id}/authentication-tokens",
+            get(tokens::of_user).post(tokens::create_for_user),
+        )
+        .route(
+            "/authentication-tokens/{id}",
+            get(tokens::show).delete(tokens::delete),
+        )
+        .route(
+            "/organizations",
+            get(organizations::list).post(organizations::create),
+        )
+        .route(
+            "/organizations/{org}",
+            get(organizations::show)
+                .patch(organizations::update)
+                .delete(organizations::delete),
+        )
+        .route(
+            "/organizations/{org}/entitlement-set",
+            get(organizations::entitlements),
+        )
+        .route("/organizations/{org}/capacity", get(organizations::capacity))
+        .route("/organizations/{org}/tags", get(tags::of_organization))
+        .route(
+            "/organizations/{org}/authentication-token",
+            get(tokens::of_organization)
+                .post(tokens::create_for_organization)
+                .delete(tokens::delete_of_organization),
+        )
+        .route(
+            "/organizations/{org}/projects",
+            get(projects::list).post(projects::create),
+        )
+        .route(
+            "/projects/{id}",
+            get(projects::show)
+                .patch(projects::update)
+                .delete(projects::delete),
+        )
+}
+
+fn workspace_routes() -> Router<App> {
+    Router::new()
+        .route(
+            "/organizations/{org}/workspaces",
+            get(workspaces::list).post(workspaces::create),
+        )
+        .route(
+            "/organizations/{org}/workspaces/{name}",
+            get(workspaces::show_by_name)
+                .patch(workspaces::update_by_name)
+                .delete(workspaces::delete_by_name),
+        )
+        .route(
+            "/organizations/{org}/workspaces/{name}/actions/safe-delete",
+            post(workspaces::safe_delete_by_name),
+        )
+        .route(
+            "/workspaces/{id}",
+            get(workspaces::show)
+                .patch(workspaces::update)
+                .delete(workspaces::delete),
+        )
+        .route(
+            "/workspaces/{id}/actions/safe-delete",
+            post(workspaces::safe_delete),
+        )
+        .route("/workspaces/{id}/actions/lock", post(locks::lock))
+        .route("/workspaces/{id}/actions/unlock", post(locks::unlock))
+        .route("/workspaces/{id}/actions/force-unlock", post(locks::force_unlock))
+        .route(
+            "/workspaces/{id}/relationships/tags",
+            get(tags::list).post(tags::add).delete(tags::remove),
+        )
+        .route(
+            "/workspaces/{id}/tag-bindings",
+            get(tags::bindings).patch(tags::add_bindings),
+        )
+        .route(
+            "/workspaces/{id}/effective-tag-bindings",
+            get(tags::effective_bindings),
+        )
+        .route(
+            "/workspaces/{id}/relationships/remote-state-consumers",
+            get(workspaces::remote_state_consumers),
+        )
+        .route(
+            "/workspaces/{id}/vars",
+            get(variables::list).post(variables::create),
+        )
+        .route(
+            "/workspaces/{id}/vars/{variable}",
+            get(variables::show)
+                .patch(variables::update)
+                .delete(variables::delete),
+        )
+        .route("/workspaces/{id}/all-vars", get(variables::list))
+        // The older form of the same, still used by scripts.
+        .route(
+            "/vars",
+            get(variables::list_by_name).post(variables::create_by_relationship),
+        )
+        .route(
+            "/vars/{variable}",
+            patch(variables::update_by_id).delete(variables::delete_by_id),
+        )
+}
+
+fn state_routes() -> Router<App> {
+    Router::new()
+        .route(
+            "/workspaces/{id}/configuration-versions",
+            get(configuration_versions::list).post(configuration_versions::create),
+        )
+        .route("/configuration-versions/{id}", get(configuration_versions::show))
+        .route(
+            "/configuration-versions/{id}/download",
+            get(configuration_versions::download),
+        )
+        .route("/state-versions", get(state_versions::list_by_name))
+        .route(
+            "/workspaces/{id}/state-versions",
+            get(state_versions::list).post(state_versions::create),
+        )
+        .route(
+            "/workspaces/{id}/current-state-version",
+            get(state_versions::current),
+        )
+        .route(
+            "/workspaces/{id}/current-state-version-outputs",
+            get(state_outputs::current),
+        )
+        .route("/state-versions/{id}", get(state_versions::show))
+        .route("/state-versions/{id}/download", get(state_versions::download))
+        .route(
+            "/state-versions/{id}/json-download",
+            get(state_versions::download_json),
+        )
+        .route("/state-versions/{id}/outputs", get(state_outputs::of_version))
+        .route("/state-version-outputs/{id}", get(state_outputs::show))
+}
+
+fn run_routes() -> Router<App> {
+    Router::new()
+        .route("/runs", post(runs::create))
+        .route("/runs/{id}", get(runs::show))
+        .route("/runs/{id}/run-events", get(runs::events))
+        .route("/runs/{id}/actions/apply", post(run_actions::apply))
+        .route("/runs/{id}/actions/discard", post(run_actions::discard))
+        .route("/runs/{id}/actions/cancel", post(run_actions::cancel))
+        .route("/runs/{id}/actions/force-cancel", post(run_actions::force_cancel))
+        .route("/runs/{id}/plan", get(plans::plan_of_run))
+        .route("/runs/{id}/apply", get(plans::apply_of_run))
+        .route("/workspaces/{id}/runs", get(runs::of_workspace))
+        .route("/organizations/{org}/runs/queue", get(runs::queue))
+        .route("/plans/{id}", get(plans::plan))
+        .route("/plans/{id}/json-output", get(plans::json_output))
+        .route(
+            "/plans/{id}/json-output-redacted",
+            get(plans::json_output_redacted),
+        )
+        .route("/applies/{id}", get(plans::apply))
+}
+
+fn agent_routes() -> Router<App> {
+    Router::new()
+        .route(
+            "/organizations/{org}/agent-pools",
+            get(agent_pools::list).post(agent_pools::create),
+        )
+        .route(
+            "/agent-pools/{id}",
+            get(agent_pools::show)
+                .patch(agent_pools::update)
+                .delete(agent_pools::delete),
+        )
+        .route(
+            "/agent-pools/{id}/authentication-tokens",
+            get(tokens::of_pool).post(tokens::create_for_pool),
+        )
+        .route("/agent-pools/{id}/agents", get(agents::list))
+        .route("/agents/{id}", get(agents::show).merge(delete(agents::delete)))
+}
+
+/// What clients ask first, for the headers. Needs no token: the CLI calls it before it knows whether its token is good.
+async fn ping() -> Response {
+    StatusCode::NO_CONTENT.into_response()
+}
+
+/// The API version that clients look for in the answer to `ping`.
+const API_VERSION: HeaderValue = HeaderValue::from_static("2.6");
+/// Shown by the CLI, which knows two names; this is the one that does not claim to be a service of its maker.
+const APP_NAME: HeaderValue = HeaderValue::from_static("Terraform Enterprise");
+/// Makes the CLI render structured output. It has to have this form: a plain version breaks `terraform plan`.
+const TFE_VERSION: HeaderValue = HeaderValue::from_static("v202506-1");
+const CURRENT_VERSION: HeaderValue = HeaderValue::from_static("1.0.0");
+
+async fn headers(request: Request, next: Next) -> Response {
+    let is_get = request.method() == Method::GET;
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("tfp-api-version"), API_VERSION);
+    headers.insert(HeaderName::from_static("tfp-appname"), APP_NAME);
+    headers.insert(HeaderName::from_static("x-tfe-version"), TFE_VERSION);
+    headers.insert(HeaderName::from_static("x-tfe-current-version"), CURRENT_VERSION);
+    headers.entry(CONTENT_TYPE).or_insert(JSON_API);
+    if is_get {
+        headers
+            .entry(axum::http::header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// Which client made a request.
+pub(super) fn is_tofu(headers: &HeaderMap) -> bool {
+    headers
+        .get(axum::http::header::USER_AGENT)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|agent| agent.starts_with("OpenTofu/"))
+}
+
+/// Whether a `cloud` block made a request.
+pub(super) fn is_cloud_block(headers: &HeaderMap) -> bool {
+    headers
+        .get("x-terraform-integration")
+        .is_some_and(|value| value.as_bytes() == b"cloud")
+}
+
+/// What `source` says of a request's client.
+pub(super) fn source(headers: &HeaderMap) -> &'static str {
+    if is_cloud_block(headers) {
+        "terraform+cloud"
+    } else if headers.contains_key("terraform-version") {
+        "terraform"
+    } else {
+        "tfe-api"
+    }
+}
+
+/// A state shared by handlers that only need the application.
+pub(super) type AppState = State<App>;

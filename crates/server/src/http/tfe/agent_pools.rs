@@ -1,0 +1,368 @@
+//! Agent pools.
+
+use std::collections::BTreeSet;
+
+use axum::extract::{Path, State};
+use serde_json::json;
+use terrapool_model::access::PoolAccess;
+use terrapool_model::id::{OrganizationId, ProjectId, WorkspaceId};
+use terrapool_store::db::Connection;
+use terrapool_store::error::StoreError;
+use terrapool_store::organizations::{self, OrganizationRecord};
+use terrapool_store::page::Page;
+use terrapool_store::pools::{self, NewPool, PoolChange, PoolError, PoolFilter, PoolRecord, PoolSort};
+use terrapool_store::{agents, audit, projects, workspaces};
+use terrapool_tfe::attributes;
+use terrapool_tfe::document::{Document, Kind, Reference, Resource};
+use terrapool_tfe::errors::Problem;
+use terrapool_tfe::request::Item;
+use terrapool_tfe::time::iso8601;
+
+use super::AppState;
+use super::organizations::is_plain_name;
+use crate::app::App;
+use crate::auth::{self, Caller, Permission};
+use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::error::ApiError;
+
+impl From<PoolError> for ApiError {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::NotFound => Self::NotFound,
+            PoolError::InUse(_) => Self::Conflict(error.to_string()),
+            PoolError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// The pool with an id and its organization, if the caller may do this. The shared pool is nobody's.
+pub(super) async fn find(
+    connection: &mut Connection,
+    caller: &Caller,
+    id: &str,
+    permission: Permission,
+) -> Result<(PoolRecord, OrganizationRecord)> {
+    let id = id.parse().map_err(|_| ApiError::NotFound)?;
+    let pool = pools::get(connection, &id).await?.ok_or(ApiError::NotFound)?;
+    let organization = pool.organization_id.clone().ok_or(ApiError::NotFound)?;
+    auth::require(connection, caller, &organization, permission).await?;
+    let organization = organizations::get(connection, &organization)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    Ok((pool, organization))
+}
+
+async fn resource(
+    app: &App,
+    connection: &mut Connection,
+    pool: &PoolRecord,
+    organization: &OrganizationRecord,
+) -> Result<Resource> {
+    let users = pools::workspaces(connection, &pool.id).await?;
+    let count = agents::count(connection, &pool.id, app.now(), &pool.settings.times).await?;
+    let attributes = attributes::AgentPool {
+        name: pool.name.clone(),
+        created_at: iso8601(pool.created_at),
+        organization_scoped: pool.access.organization_scoped,
+        agent_count: count,
+    };
+    let workspaces = |ids: &mut dyn Iterator<Item = &WorkspaceId>| -> Vec<Reference> {
+        ids.map(|id| (Kind::Workspaces, id.to_string())).collect()
+    };
+    let projects: Vec<Reference> = pool
+        .access
+        .allowed_projects
+        .iter()
+        .map(|id| (Kind::Projects, id.to_string()))
+        .collect();
+    let path = format!("/api/v2/agent-pools/{}", pool.id);
+    Ok(Resource::new(Kind::AgentPools, pool.id.to_string(), &attributes)
+        .one("organization", Kind::Organizations, &organization.name)
+        .related("agents", format!("{path}/agents"))
+        .related("authentication-tokens", format!("{path}/authentication-tokens"))
+        .many("workspaces", &workspaces(&mut users.iter().map(|(id, _)| id)))
+        .many(
+            "allowed-workspaces",
+            &workspaces(&mut pool.access.allowed_workspaces.iter()),
+        )
+        .many("allowed-projects", &projects)
+        .many(
+            "excluded-workspaces",
+            &workspaces(&mut pool.access.excluded_workspaces.iter()),
+        )
+        .link("self", path))
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if is_plain_name(name, 90) {
+        Ok(())
+    } else {
+        Err(ApiError::attribute(
+            "name",
+            "Name can only include letters, numbers, - and _, and has at most 90 characters",
+        ))
+    }
+}
+
+/// The workspaces of a relationship; `None` when the request does not name it.
+async fn requested_workspaces(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    item: &Item,
+    name: &str,
+) -> Result<Option<BTreeSet<WorkspaceId>>> {
+    let Some(items) = item.related_many(name) else {
+        return Ok(None);
+    };
+    let mut ids = BTreeSet::new();
+    for item in items {
+        let text = item.id.unwrap_or_default();
+        let missing = || {
+            ApiError::from(Problem::relationship(
+                name,
+                format!("Workspace `{text}` does not exist"),
+            ))
+        };
+        let id = text.parse().map_err(|_| missing())?;
+        match workspaces::get(connection, &id).await? {
+            Some(workspace) if workspace.organization_id == *organization => ids.insert(id),
+            _ => return Err(missing()),
+        };
+    }
+    Ok(Some(ids))
+}
+
+/// The projects of a relationship; `None` when the request does not name it.
+async fn requested_projects(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    item: &Item,
+) -> Result<Option<BTreeSet<ProjectId>>> {
+    let name = "allowed-projects";
+    let Some(items) = item.related_many(name) else {
+        return Ok(None);
+    };
+    let mut ids = BTreeSet::new();
+    for item in items {
+        let text = item.id.unwrap_or_default();
+        let missing = || {
+            ApiError::from(Problem::relationship(
+                name,
+                format!("Project `{text}` does not exist"),
+            ))
+        };
+        let id = text.parse().map_err(|_| missing())?;
+        match projects::get(connection, &id).await? {
+            Some(project) if project.organization_id == *organization => ids.insert(id),
+            _ => return Err(missing()),
+        };
+    }
+    Ok(Some(ids))
+}
+
+/// What a request changes.
+async fn requested(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    item: &Item,
+) -> Result<PoolChange> {
+    let name = item.text("name")?;
+    if let Some(name) = &name {
+        check_name(name)?;
+    }
+    Ok(PoolChange {
+        name,
+        organization_scoped: item.flag("organization-scoped")?,
+        allowed_workspaces: requested_workspaces(connection, organization, item, "allowed-workspaces")
+            .await?,
+        allowed_projects: requested_projects(connection, organization, item).await?,
+        excluded_workspaces: requested_workspaces(connection, organization, item, "excluded-workspaces")
+            .await?,
+        settings: None,
+    })
+}
+
+/// `GET organizations/:org/agent-pools`
+pub(super) async fn list(
+    State(app): AppState,
+    caller: Caller,
+    Path(name): Path<String>,
+    params: Params,
+) -> Result {
+    let mut connection = app.db.read().await?;
+    let organization = auth::organization(&mut connection, &caller, &name, Permission::Read).await?;
+    // Clients write the filters' names with underscores or hyphens.
+    let either = |one: &str, other: &str| params.get(one).or_else(|| params.get(other)).map(str::to_owned);
+    let filter = PoolFilter {
+        query: params.get("q").map(str::to_owned),
+        allowed_workspace: either(
+            "filter[allowed_workspaces][name]",
+            "filter[allowed-workspaces][name]",
+        ),
+        allowed_project: either("filter[allowed_projects][name]", "filter[allowed-projects][name]"),
+        sort: match params.get("sort") {
+            Some("name") => PoolSort::Name,
+            Some("-name") => PoolSort::NameDescending,
+            Some("-created-at") => PoolSort::CreatedDescending,
+            _ => PoolSort::Created,
+        },
+    };
+    let page = params.page();
+    let page = Page {
+        number: page.number,
+        size: page.size,
+    };
+    let listed = pools::list(&mut connection, &organization.id, &filter, &page).await?;
+    let everything = pools::list(
+        &mut connection,
+        &organization.id,
+        &PoolFilter::default(),
+        &Page::first(1),
+    )
+    .await?;
+    let mut resources = Vec::new();
+    for pool in &listed.items {
+        resources.push(resource(&app, &mut connection, pool, &organization).await?);
+    }
+    let counts = json!({"total": everything.total, "matching": listed.total});
+    Ok(Answer::ok(
+        params
+            .paged(resources, listed.total)
+            .meta("status-counts", counts),
+    ))
+}
+
+/// `POST organizations/:org/agent-pools`
+pub(super) async fn create(
+    State(app): AppState,
+    caller: Caller,
+    Path(name): Path<String>,
+    ApiBody(body): ApiBody,
+) -> Result {
+    let mut connection = app.db.read().await?;
+    let organization =
+        auth::organization(&mut connection, &caller, &name, Permission::ManageAgentPools).await?;
+    body.required("name")?;
+    let change = requested(&mut connection, &organization.id, &body).await?;
+    let new = NewPool {
+        organization_id: organization.id.clone(),
+        name: change.name.unwrap_or_default(),
+        access: PoolAccess {
+            organization_scoped: change.organization_scoped.unwrap_or(true),
+            allowed_workspaces: change.allowed_workspaces.unwrap_or_default(),
+            allowed_projects: change.allowed_projects.unwrap_or_default(),
+            excluded_workspaces: change.excluded_workspaces.unwrap_or_default(),
+        },
+        settings: pools::PoolSettings::default(),
+    };
+    let actor = caller.audit_name();
+    let pool = app
+        .db
+        .write(move |tx| {
+            let (new, actor) = (new.clone(), actor.clone());
+            Box::pin(async move {
+                let pool = pools::create(tx, &new).await?;
+                let (organization, subject) = (Some(&new.organization_id), pool.id.as_str());
+                let detail = json!({"name": pool.name});
+                audit::record(tx, organization, &actor, "agent-pool.create", subject, &detail).await?;
+                Ok::<_, ApiError>(pool)
+            })
+        })
+        .await
+        .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
+    Ok(Answer::created(Document::one(
+        resource(&app, &mut connection, &pool, &organization).await?,
+    )))
+}
+
+/// `GET agent-pools/:id`
+pub(super) async fn show(
+    State(app): AppState,
+    caller: Caller,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result {
+    let mut connection = app.db.read().await?;
+    let (pool, organization) = find(&mut connection, &caller, &id, Permission::Read).await?;
+    let mut included = Vec::new();
+    if params.includes().contains("workspaces") {
+        for (id, _) in pools::workspaces(&mut connection, &pool.id).await? {
+            if let Some(workspace) = workspaces::get(&mut connection, &id).await? {
+                included.push(super::workspaces::resource(&mut connection, &workspace).await?);
+            }
+        }
+    }
+    let resource = resource(&app, &mut connection, &pool, &organization).await?;
+    Ok(Answer::ok(Document::one(resource).include(included)))
+}
+
+/// `PATCH agent-pools/:id`: what is absent stays, a list that is sent replaces.
+pub(super) async fn update(
+    State(app): AppState,
+    caller: Caller,
+    Path(id): Path<String>,
+    ApiBody(body): ApiBody,
+) -> Result {
+    let mut connection = app.db.read().await?;
+    let (pool, organization) = find(&mut connection, &caller, &id, Permission::ManageAgentPools).await?;
+    let change = requested(&mut connection, &organization.id, &body).await?;
+    let (organization_id, actor) = (organization.id.clone(), caller.audit_name());
+    let pool = app
+        .db
+        .write(move |tx| {
+            let (id, change, actor) = (pool.id.clone(), change.clone(), actor.clone());
+            let organization = organization_id.clone();
+            Box::pin(async move {
+                let pool = pools::update(tx, &id, &change).await?;
+                audit::record(
+                    tx,
+                    Some(&organization),
+                    &actor,
+                    "agent-pool.update",
+                    id.as_str(),
+                    &json!({}),
+                )
+                .await?;
+                Ok::<_, ApiError>(pool)
+            })
+        })
+        .await
+        .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
+    Ok(Answer::ok(Document::one(
+        resource(&app, &mut connection, &pool, &organization).await?,
+    )))
+}
+
+/// `DELETE agent-pools/:id`
+pub(super) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+    let mut connection = app.db.read().await?;
+    let (pool, organization) = find(&mut connection, &caller, &id, Permission::ManageAgentPools).await?;
+    drop(connection);
+    let actor = caller.audit_name();
+    app.db
+        .write(move |tx| {
+            let (pool, organization, actor) = (pool.clone(), organization.id.clone(), actor.clone());
+            Box::pin(async move {
+                pools::delete(tx, &pool.id).await?;
+                let (subject, detail) = (pool.id.as_str(), json!({"name": pool.name}));
+                audit::record(
+                    tx,
+                    Some(&organization),
+                    &actor,
+                    "agent-pool.delete",
+                    subject,
+                    &detail,
+                )
+                .await?;
+                Ok::<_, ApiError>(())
+            })
+        })
+        .await
+        .map_err(|error| match error {
+            ApiError::Store(StoreError::Reference) => ApiError::Conflict(
+                "the agent pool was used by runs that are still kept, and cannot be deleted".to_owned(),
+            ),
+            error => error,
+        })?;
+    Ok(Answer::NoContent)
+}

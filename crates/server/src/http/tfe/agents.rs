@@ -1,0 +1,121 @@
+//! Agents, as people see them.
+
+use axum::extract::{Path, State};
+use serde_json::json;
+use terrapool_model::time::Timestamp;
+use terrapool_model::times::Times;
+use terrapool_store::agents::{self, AgentError, AgentRecord};
+use terrapool_store::audit;
+use terrapool_store::page::Page;
+use terrapool_tfe::attributes;
+use terrapool_tfe::document::{Document, Kind, Resource};
+use terrapool_tfe::time::{iso8601, parse};
+
+use super::AppState;
+use super::agent_pools::find;
+use crate::auth::{Caller, Permission};
+use crate::http::answer::{Answer, Params, Result};
+use crate::http::error::ApiError;
+
+impl From<AgentError> for ApiError {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::NotFound => Self::NotFound,
+            AgentError::Alive(_) => Self::Precondition(error.to_string()),
+            AgentError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+fn resource(record: &AgentRecord, now: Timestamp, times: &Times) -> Resource {
+    let attributes = attributes::Agent {
+        name: Some(record.name.clone()).filter(|name| !name.is_empty()),
+        status: record.status(now, times).as_str(),
+        ip_address: record.ip_address.clone(),
+        last_ping_at: iso8601(record.last_ping_at),
+        created_at: iso8601(record.created_at),
+        version: record.version.clone(),
+    };
+    Resource::new(Kind::Agents, record.id.to_string(), &attributes)
+        .one("agent-pool", Kind::AgentPools, record.pool_id.to_string())
+        .link("self", format!("/api/v2/agents/{}", record.id))
+}
+
+/// `GET agent-pools/:id/agents`
+pub(super) async fn list(
+    State(app): AppState,
+    caller: Caller,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result {
+    let mut connection = app.db.read().await?;
+    let (pool, _) = find(&mut connection, &caller, &id, Permission::Read).await?;
+    let page = params.page();
+    let page = Page {
+        number: page.number,
+        size: page.size,
+    };
+    let since = params.get("filter[last-ping-since]").and_then(parse);
+    let newest_first = params.get("sort") == Some("-created-at");
+    let listed = agents::list(&mut connection, &pool.id, since, newest_first, &page).await?;
+    let now = app.now();
+    let resources = listed
+        .items
+        .iter()
+        .map(|agent| resource(agent, now, &pool.settings.times))
+        .collect();
+    Ok(Answer::ok(params.paged(resources, listed.total)))
+}
+
+/// `GET agents/:id`
+pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+    let mut connection = app.db.read().await?;
+    let id = id.parse().map_err(|_| ApiError::NotFound)?;
+    let agent = agents::get(&mut connection, &id)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    let (pool, _) = find(&mut connection, &caller, agent.pool_id.as_str(), Permission::Read).await?;
+    Ok(Answer::ok(Document::one(resource(
+        &agent,
+        app.now(),
+        &pool.settings.times,
+    ))))
+}
+
+/// `DELETE agents/:id`: only one that is not alive.
+pub(super) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+    let mut connection = app.db.read().await?;
+    let id = id.parse().map_err(|_| ApiError::NotFound)?;
+    let agent = agents::get(&mut connection, &id)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    let (pool, organization) = find(
+        &mut connection,
+        &caller,
+        agent.pool_id.as_str(),
+        Permission::ManageAgentPools,
+    )
+    .await?;
+    drop(connection);
+    let actor = caller.audit_name();
+    app.db
+        .write(move |tx| {
+            let (id, times, actor) = (agent.id.clone(), pool.settings.times, actor.clone());
+            let organization = organization.id.clone();
+            Box::pin(async move {
+                agents::delete(tx, &id, &times).await?;
+                audit::record(
+                    tx,
+                    Some(&organization),
+                    &actor,
+                    "agent.delete",
+                    id.as_str(),
+                    &json!({}),
+                )
+                .await?;
+                Ok::<_, ApiError>(())
+            })
+        })
+        .await?;
+    Ok(Answer::NoContent)
+}

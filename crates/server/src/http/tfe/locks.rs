@@ -1,0 +1,136 @@
+//! Locking and unlocking workspaces.
+
+use axum::extract::{Path, State};
+use serde_json::json;
+use terrapool_model::id::{AttemptId, OrganizationId, UserId, WorkspaceId};
+use terrapool_store::db::Tx;
+use terrapool_store::{audit, locks, workspaces};
+use terrapool_tfe::document::Document;
+
+use super::AppState;
+use crate::app::App;
+use crate::auth::{self, Caller, Permission};
+use crate::http::answer::{Answer, ApiBody, Result};
+use crate::http::error::ApiError;
+
+/// A lock is a person's: whose it is decides who may unlock.
+fn person(caller: &Caller) -> Result<UserId> {
+    caller.user_id().cloned().ok_or_else(|| {
+        ApiError::Forbidden("an organization's token can't hold a lock: use a user's token".to_owned())
+    })
+}
+
+async fn shown(app: &App, id: &WorkspaceId) -> Result {
+    let mut connection = app.db.read().await?;
+    let record = workspaces::get(&mut connection, id)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    let resource = super::workspaces::resource(&mut connection, &record).await?;
+    Ok(Answer::ok(Document::one(resource)))
+}
+
+async fn noted(
+    tx: &mut Tx,
+    organization: &OrganizationId,
+    user: &UserId,
+    action: &str,
+    workspace: &WorkspaceId,
+) -> Result<()> {
+    audit::record(
+        tx,
+        Some(organization),
+        user.as_str(),
+        action,
+        workspace.as_str(),
+        &json!({}),
+    )
+    .await?;
+    Ok(())
+}
+
+/// `POST workspaces/:id/actions/lock`
+pub(super) async fn lock(
+    State(app): AppState,
+    caller: Caller,
+    Path(id): Path<String>,
+    ApiBody(body): ApiBody,
+) -> Result {
+    let mut connection = app.db.read().await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::LockWorkspace).await?;
+    drop(connection);
+    let user = person(&caller)?;
+    let reason = body.text("reason")?.or_else(|| {
+        let bare = body.bare.get("reason").and_then(serde_json::Value::as_str);
+        bare.map(str::to_owned)
+    });
+    let (id, organization) = (workspace.id.clone(), workspace.organization_id);
+    app.db
+        .write(move |tx| {
+            let (id, organization, user, reason) =
+                (id.clone(), organization.clone(), user.clone(), reason.clone());
+            Box::pin(async move {
+                locks::lock_by_user(tx, &id, &user, reason.as_deref()).await?;
+                noted(tx, &organization, &user, "workspace.lock", &id).await
+            })
+        })
+        .await?;
+    shown(&app, &workspace.id).await
+}
+
+/// `POST workspaces/:id/actions/unlock`
+pub(super) async fn unlock(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+    let mut connection = app.db.read().await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::LockWorkspace).await?;
+    drop(connection);
+    let user = person(&caller)?;
+    let (id, organization) = (workspace.id.clone(), workspace.organization_id);
+    app.db
+        .write(move |tx| {
+            let (id, organization, user) = (id.clone(), organization.clone(), user.clone());
+            Box::pin(async move {
+                locks::unlock_by_user(tx, &id, Some(&user)).await?;
+                noted(tx, &organization, &user, "workspace.unlock", &id).await
+            })
+        })
+        .await?;
+    shown(&app, &workspace.id).await
+}
+
+/// `POST workspaces/:id/actions/force-unlock`. What is announced and has not arrived is given up with the lock.
+pub(super) async fn force_unlock(
+    State(app): AppState,
+    caller: Caller,
+    Path(id): Path<String>,
+    ApiBody(body): ApiBody,
+) -> Result {
+    let mut connection = app.db.read().await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ForceUnlock).await?;
+    drop(connection);
+    let user = person(&caller)?;
+    let acknowledged = body.text("acknowledge-running")?.or_else(|| {
+        let bare = body
+            .bare
+            .get("acknowledge-running")
+            .and_then(serde_json::Value::as_str);
+        bare.map(str::to_owned)
+    });
+    let acknowledged: Option<AttemptId> =
+        acknowledged.map(|text| text.parse()).transpose().map_err(|_| {
+            ApiError::attribute(
+                "acknowledge-running",
+                "Acknowledge running has to be an attempt's id",
+            )
+        })?;
+    let (id, organization) = (workspace.id.clone(), workspace.organization_id);
+    app.db
+        .write(move |tx| {
+            let (id, organization, user) = (id.clone(), organization.clone(), user.clone());
+            let acknowledged = acknowledged.clone();
+            Box::pin(async move {
+                locks::force_unlock(tx, &id, Some(&user), acknowledged.as_ref()).await?;
+                noted(tx, &organization, &user, "workspace.force-unlock", &id).await
+            })
+        })
+        .await?;
+    shown(&app, &workspace.id).await
+}

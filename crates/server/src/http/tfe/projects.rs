@@ -1,0 +1,258 @@
+//! Projects.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{Path, State};
+use serde_json::json;
+use terrapool_store::db::Connection;
+use terrapool_store::error::StoreError;
+use terrapool_store::organizations::{self, OrganizationRecord};
+use terrapool_store::projects::{self, NewProject, ProjectFilter, ProjectRecord};
+use terrapool_store::{audit, workspaces};
+use terrapool_tfe::attributes;
+use terrapool_tfe::document::{Document, Kind, Resource};
+use terrapool_tfe::time::iso8601;
+
+use super::AppState;
+use super::execution::{self, Own};
+use crate::auth::{self, Caller, Permission};
+use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::error::ApiError;
+
+/// A project as clients see it.
+pub(super) fn resource(record: &ProjectRecord, organization: &OrganizationRecord) -> Resource {
+    let own = record.default_execution_mode.is_some();
+    let pool = if own {
+        record.default_agent_pool_id.as_ref()
+    } else {
+        organization.default_agent_pool_id.as_ref()
+    };
+    let permissions = ["can-read", "can-update", "can-destroy", "can-create-workspace"];
+    let attributes = attributes::Project {
+        name: record.name.clone(),
+        description: record.description.clone(),
+        created_at: iso8601(record.created_at),
+        default_execution_mode: record
+            .default_execution_mode
+            .unwrap_or(organization.default_execution_mode)
+            .to_string(),
+        setting_overwrites: attributes::ProjectOverwrites {
+            default_execution_mode: own,
+            default_agent_pool: own,
+        },
+        auto_destroy_activity_duration: None,
+        is_unified: false,
+        workspace_count: record.workspace_count,
+        permissions: permissions
+            .into_iter()
+            .map(|name| (name, true))
+            .collect::<BTreeMap<_, _>>(),
+    };
+    Resource::new(Kind::Projects, record.id.to_string(), &attributes)
+        .one("organization", Kind::Organizations, &organization.name)
+        .maybe(
+            "default-agent-pool",
+            pool.map(|id| (Kind::AgentPools, id.to_string())),
+        )
+        .link("self", format!("/api/v2/projects/{}", record.id))
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, ' ' | '-' | '_');
+    if name.len() <= 80 && name.chars().all(allowed) {
+        Ok(())
+    } else {
+        Err(ApiError::attribute(
+            "name",
+            "Name may only contain letters, numbers, spaces, - and _, and has at most 80 characters",
+        ))
+    }
+}
+
+async fn find(
+    connection: &mut Connection,
+    caller: &Caller,
+    id: &str,
+    permission: Permission,
+) -> Result<(ProjectRecord, OrganizationRecord)> {
+    let id = id.parse().map_err(|_| ApiError::NotFound)?;
+    let record = projects::get(connection, &id).await?.ok_or(ApiError::NotFound)?;
+    auth::require(connection, caller, &record.organization_id, permission).await?;
+    let organization = organizations::get(connection, &record.organization_id)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    Ok((record, organization))
+}
+
+/// `GET organizations/:org/projects`
+pub(super) async fn list(
+    State(app): AppState,
+    caller: Caller,
+    Path(name): Path<String>,
+    params: Params,
+) -> Result {
+    let mut connection = app.db.read().await?;
+    let organization = auth::organization(&mut connection, &caller, &name, Permission::Read).await?;
+    let filter = ProjectFilter {
+        names: params.list("filter[names]"),
+        search: params.get("q").map(str::to_owned),
+    };
+    let page = params.page();
+    let (records, total) = projects::list(
+        &mut connection,
+        &organization.id,
+        &filter,
+        page.size,
+        page.offset(),
+    )
+    .await?;
+    let resources = records
+        .iter()
+        .map(|record| resource(record, &organization))
+        .collect();
+    Ok(Answer::ok(params.paged(resources, total)))
+}
+
+/// `POST organizations/:org/projects`
+pub(super) async fn create(
+    State(app): AppState,
+    caller: Caller,
+    Path(name): Path<String>,
+    ApiBody(body): ApiBody,
+) -> Result {
+    let mut connection = app.db.read().await?;
+    let organization =
+        auth::organization(&mut connection, &caller, &name, Permission::ManageProjects).await?;
+    let name = body.required("name")?;
+    check_name(&name)?;
+    let inherited = Own {
+        mode: Some(organization.default_execution_mode),
+        pool: organization.default_agent_pool_id.clone(),
+    };
+    let none = Own {
+        mode: None,
+        pool: None,
+    };
+    let own = execution::resolve(&body, execution::PROJECT, &none, &inherited)?;
+    if let Some(pool) = &own.pool {
+        super::organizations::check_pool(&mut connection, &organization, pool).await?;
+    }
+    let new = NewProject {
+        description: body.text("description")?.unwrap_or_default(),
+        default_execution_mode: own.mode,
+        default_agent_pool_id: own.pool,
+        ..NewProject::new(organization.id.clone(), name, false)
+    };
+    let actor = caller.audit_name();
+    let record = app
+        .db
+        .write(move |tx| {
+            let (new, actor) = (new.clone(), actor.clone());
+            Box::pin(async move {
+                let record = projects::create(tx, &new).await?;
+                let organization = Some(&new.organization_id);
+                audit::record(
+                    tx,
+                    organization,
+                    &actor,
+                    "project.create",
+                    record.id.as_str(),
+                    &json!({}),
+                )
+                .await?;
+                Ok::<_, ApiError>(record)
+            })
+        })
+        .await
+        .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
+    Ok(Answer::created(Document::one(resource(&record, &organization))))
+}
+
+/// `GET projects/:id`
+pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+    let mut connection = app.db.read().await?;
+    let (record, organization) = find(&mut connection, &caller, &id, Permission::Read).await?;
+    Ok(Answer::ok(Document::one(resource(&record, &organization))))
+}
+
+/// `PATCH projects/:id`
+pub(super) async fn update(
+    State(app): AppState,
+    caller: Caller,
+    Path(id): Path<String>,
+    ApiBody(body): ApiBody,
+) -> Result {
+    let mut connection = app.db.read().await?;
+    let (mut record, organization) = find(&mut connection, &caller, &id, Permission::ManageProjects).await?;
+    if let Some(name) = body.text("name")? {
+        check_name(&name)?;
+        record.name = name;
+    }
+    if let Some(description) = body.text("description")? {
+        record.description = description;
+    }
+    let inherited = Own {
+        mode: Some(organization.default_execution_mode),
+        pool: organization.default_agent_pool_id.clone(),
+    };
+    let now = Own {
+        mode: record.default_execution_mode,
+        pool: record.default_agent_pool_id.clone(),
+    };
+    let own = execution::resolve(&body, execution::PROJECT, &now, &inherited)?;
+    if let Some(pool) = &own.pool {
+        super::organizations::check_pool(&mut connection, &organization, pool).await?;
+    }
+    record.default_execution_mode = own.mode;
+    record.default_agent_pool_id = own.pool;
+    let changed = record.clone();
+    app.db
+        .write(move |tx| {
+            let record = changed.clone();
+            Box::pin(async move { Ok::<_, ApiError>(projects::update(tx, &record).await?) })
+        })
+        .await
+        .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
+    Ok(Answer::ok(Document::one(resource(&record, &organization))))
+}
+
+/// `DELETE projects/:id`
+pub(super) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+    let mut connection = app.db.read().await?;
+    let (record, _) = find(&mut connection, &caller, &id, Permission::ManageProjects).await?;
+    if record.is_default {
+        return Err(ApiError::Conflict(format!(
+            "{} is the organization's default project and cannot be deleted",
+            record.name
+        )));
+    }
+    drop(connection);
+    let actor = caller.audit_name();
+    let deleted = app
+        .db
+        .write(move |tx| {
+            let (record, actor) = (record.clone(), actor.clone());
+            Box::pin(async move {
+                projects::delete(tx, &record.id).await?;
+                workspaces::forget_in_pools(tx, "allowed-project", record.id.as_str()).await?;
+                let organization = Some(&record.organization_id);
+                audit::record(
+                    tx,
+                    organization,
+                    &actor,
+                    "project.delete",
+                    record.id.as_str(),
+                    &json!({}),
+                )
+                .await?;
+                Ok::<_, ApiError>(())
+            })
+        })
+        .await;
+    match deleted {
+        Err(ApiError::Store(StoreError::Reference)) => Err(ApiError::Conflict(
+            "the project still has workspaces: move or delete them first".to_owned(),
+        )),
+        other => other.map(|()| Answer::NoContent),
+    }
+}
