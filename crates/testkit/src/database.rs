@@ -53,7 +53,11 @@ pub async fn database(kind: DatabaseKind) -> TestDatabase {
 pub async fn sqlite() -> TestDatabase {
     let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
     let address = format!("sqlite:{}", folder.path().join("test.db").display());
-    TestDatabase { db: open(&address).await, address, _folder: Some(folder) }
+    TestDatabase {
+        db: open(&address).await,
+        address,
+        _folder: Some(folder),
+    }
 }
 
 static SERVER: OnceCell<PathBuf> = OnceCell::const_new();
@@ -62,7 +66,10 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 const TEMPLATE: &str = "terrapool_template";
 
 fn address(socket: &Path, database: &str) -> String {
-    format!("postgres://terrapool@localhost/{database}?host={}", socket.display())
+    format!(
+        "postgres://terrapool@localhost/{database}?host={}",
+        socket.display()
+    )
 }
 
 /// An empty PostgreSQL database, made from a template that has the schema.
@@ -72,7 +79,11 @@ pub async fn postgres() -> TestDatabase {
     let name = format!("test_{number}");
     psql(socket, &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"));
     let address = address(socket, &name);
-    TestDatabase { db: open(&address).await, address, _folder: None }
+    TestDatabase {
+        db: open(&address).await,
+        address,
+        _folder: None,
+    }
 }
 
 /// The folder with PostgreSQL's programs.
@@ -133,9 +144,21 @@ fn run(mut command: Command) -> String {
 
 fn psql(socket: &Path, sql: &str) -> String {
     let mut psql = Command::new(programs().join("psql"));
-    psql.args(["-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-U", "terrapool", "-d", "postgres", "-h"])
-        .arg(socket)
-        .args(["-c", sql]);
+    psql.args([
+        "-X",
+        "-q",
+        "-t",
+        "-A",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-U",
+        "terrapool",
+        "-d",
+        "postgres",
+        "-h",
+    ])
+    .arg(socket)
+    .args(["-c", sql]);
     run(psql)
 }
 
@@ -146,12 +169,13 @@ async fn start() -> PathBuf {
     psql(&socket, &format!("CREATE DATABASE {TEMPLATE}"));
     drop(open(&address(&socket, TEMPLATE)).await);
     // A template must have no connections; the pool's close a moment after it.
-    psql(&socket, &format!("UPDATE pg_database SET datallowconn = false WHERE datname = '{TEMPLATE}'"));
     psql(
         &socket,
-        &format!(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{TEMPLATE}'"
-        ),
+        &format!("UPDATE pg_database SET datallowconn = false WHERE datname = '{TEMPLATE}'"),
+    );
+    psql(
+        &socket,
+        &format!("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{TEMPLATE}'"),
     );
     socket
 }
@@ -173,10 +197,17 @@ fn start_server() -> PathBuf {
         .unwrap_or_else(|error| panic!("the folder cannot be opened: {error}"));
     let data = folder.join("data");
     let mut initdb = command(&programs.join("initdb"), user);
-    initdb
-        .arg("-D")
-        .arg(&data)
-        .args(["-U", "terrapool", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]);
+    initdb.arg("-D").arg(&data).args([
+        "-U",
+        "terrapool",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C",
+        "--no-sync",
+        "--no-instructions",
+    ]);
     run(initdb);
     // The shell stands between: when this process ends, for whatever reason, its end of the pipe closes, and the shell
     // stops the server and removes the folder.
@@ -200,7 +231,9 @@ fn start_server() -> PathBuf {
         .stderr(Stdio::null())
         // Out of the terminal's process group, so that an interrupt reaches it only through the pipe.
         .process_group(0);
-    let mut child = shell.spawn().unwrap_or_else(|error| panic!("/bin/sh cannot be run: {error}"));
+    let mut child = shell
+        .spawn()
+        .unwrap_or_else(|error| panic!("/bin/sh cannot be run: {error}"));
     let mut line = String::new();
     if let Some(output) = child.stdout.take() {
         let mut output = std::io::BufReader::new(output);

@@ -3,8 +3,8 @@
 use terrapool_model::access::PoolAccess;
 use terrapool_model::engine::EngineKind;
 use terrapool_model::id::{
-    AgentId, AgentPoolId, AttemptId, ConfigurationVersionId, OrganizationId, ProjectId, RunId, TokenId, UserId,
-    WorkspaceId,
+    AgentId, AgentPoolId, AttemptId, ConfigurationVersionId, OrganizationId, ProjectId, RunId, TokenId,
+    UserId, WorkspaceId,
 };
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::Capacity;
@@ -71,19 +71,27 @@ impl Seed {
         let organization = write!(
             db,
             StoreError,
-            |tx| organizations::create(tx, "acme", "acme@example.com", Some(&owner), &serde_json::Map::new()).await,
+            |tx| organizations::create(
+                tx,
+                "acme",
+                "acme@example.com",
+                Some(&owner),
+                &serde_json::Map::new()
+            )
+            .await,
             [owner]
         );
         let id = organization.id.clone();
         let project = projects::default_of(&mut connection(db).await, &id)
             .await
-            .ok()
-            .flatten()
-            .unwrap_or_else(|| panic!("the organization has no default project"));
+            .unwrap_or_else(|error| panic!("the organization has no default project: {error:?}"));
         let new = NewPool {
             organization_id: organization.id.clone(),
             name: "pool".to_owned(),
-            access: PoolAccess { organization_scoped: true, ..PoolAccess::default() },
+            access: PoolAccess {
+                organization_scoped: true,
+                ..PoolAccess::default()
+            },
             settings: PoolSettings::default(),
         };
         let pool = write!(db, StoreError, |tx| pools::create(tx, &new).await, [new]);
@@ -131,7 +139,12 @@ impl Seed {
             },
             source: "tfe-api".to_owned(),
         };
-        let workspace = write!(self.db, StoreError, |tx| workspaces::create(tx, &new).await, [new]);
+        let workspace = write!(
+            self.db,
+            StoreError,
+            |tx| workspaces::create(tx, &new).await,
+            [new]
+        );
         let new = NewConfigurationVersion {
             workspace_id: workspace.clone(),
             speculative: false,
@@ -163,9 +176,19 @@ impl Seed {
             .map(|pool| pool.settings)
             .unwrap_or_default();
         change(&mut settings);
-        let (pool, change) =
-            (self.pool.clone(), PoolChange { settings: Some(settings), ..PoolChange::default() });
-        write!(self.db, PoolError, |tx| pools::update(tx, &pool, &change).await, [pool, change]);
+        let (pool, change) = (
+            self.pool.clone(),
+            PoolChange {
+                settings: Some(settings),
+                ..PoolChange::default()
+            },
+        );
+        write!(
+            self.db,
+            PoolError,
+            |tx| pools::update(tx, &pool, &change).await,
+            [pool, change]
+        );
     }
 
     /// Makes leases end at once, so that tests need not wait for them.
@@ -263,7 +286,9 @@ impl Seed {
 }
 
 async fn connection(db: &Db) -> terrapool_store::db::Connection {
-    db.read().await.unwrap_or_else(|error| panic!("no connection: {error:?}"))
+    db.read()
+        .await
+        .unwrap_or_else(|error| panic!("no connection: {error:?}"))
 }
 
 async fn new_user(db: &Db, name: &str) -> UserId {

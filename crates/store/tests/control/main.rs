@@ -1,0 +1,31 @@
+//! The store's runs, jobs, locks, agents and logs behave the same on SQLite and PostgreSQL.
+
+mod agents;
+mod claims;
+mod losses;
+mod people;
+mod states;
+mod support;
+
+/// Runs each test on both engines.
+#[macro_export]
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(&$crate::support::world(terrapool_testkit::database::DatabaseKind::Sqlite).await).await;
+                }
+            )*
+        }
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(&$crate::support::world(terrapool_testkit::database::DatabaseKind::Postgres).await).await;
+                }
+            )*
+        }
+    };
+}
