@@ -6,5 +6,7 @@
 )]
 
 pub mod cli;
+pub mod database;
 pub mod installation;
+pub mod seed;
 pub mod wait;
