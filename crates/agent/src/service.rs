@@ -384,7 +384,9 @@ impl Service {
         }
         for offer in synced.offers {
             let fits = free_slots(host::read(&self.config), self.held(), offer.limits.memory_mb) > 0;
-            if self.draining || self.mode == SyncMode::FinishOnly || !fits {
+            // An offer may be repeated while its claim is on its way.
+            let known = self.handles.values().any(|handle| handle.attempt.borrow().job == offer.job);
+            if self.draining || self.mode == SyncMode::FinishOnly || !fits || known {
                 continue;
             }
             let id = AttemptId::from_random(random());

@@ -21,26 +21,30 @@ const LARGEST: u64 = 1 << 20;
 
 /// The routes.
 pub fn router() -> Router<App> {
-    Router::new().route("/_logs/{id}", get(read))
+    Router::new().route("/_logs/{id}/{signature}", get(read))
 }
 
-/// The absolute address of a plan's or apply's log. Always the same for the same log.
+/// The absolute address of a plan's or apply's log. Always the same for the same log. Clients replace the whole query
+/// by `limit` and `offset`, so the signature is part of the path.
 pub fn log_read_url(app: &App, id: &str) -> String {
     let signature = URL_SAFE_NO_PAD.encode(app.objects.keyring().sign(PURPOSE, id));
-    format!("{}/_logs/{id}?sig={signature}", app.config.public_url)
+    format!("{}/_logs/{id}/{signature}", app.config.public_url)
 }
 
 #[derive(Debug, Deserialize)]
 struct Range {
-    sig: String,
     offset: Option<u64>,
     limit: Option<u64>,
 }
 
 /// Clients abort on any status from 400 on: what is not there yet is an empty answer.
-async fn read(State(app): State<App>, Path(id): Path<String>, Query(range): Query<Range>) -> Response {
+async fn read(
+    State(app): State<App>,
+    Path((id, signature)): Path<(String, String)>,
+    Query(range): Query<Range>,
+) -> Response {
     let signed = URL_SAFE_NO_PAD
-        .decode(&range.sig)
+        .decode(&signature)
         .is_ok_and(|signature| app.objects.keyring().verify(PURPOSE, &id, &signature));
     if !signed {
         return (StatusCode::NOT_FOUND, "not found\n").into_response();
