@@ -79,9 +79,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
             .unwrap_or_default();
         Ok(Self {
             pairs,
-            path: parts.uri.path().to_owned(),
+            path: without_page(&parts.uri),
         })
     }
+}
+
+/// The path and query for links to other pages. The API's routes are nested, so its prefix is missing in the URI.
+fn without_page(uri: &axum::http::Uri) -> String {
+    let kept: Vec<&str> = uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty() && !pair.starts_with("page[") && !pair.starts_with("page%5B"))
+        .collect();
+    let question = if kept.is_empty() { "" } else { "?" };
+    format!("{}{}{question}{}", super::tfe::PREFIX, uri.path(), kept.join("&"))
 }
 
 impl Params {

@@ -31,6 +31,9 @@ mod variables;
 mod workspace_settings;
 mod workspaces;
 
+/// Where the API is. Clients that are given nothing but an address look for it exactly here.
+pub(super) const PREFIX: &str = "/api/v2";
+
 pub(super) fn router(app: &App) -> Router<App> {
     let api = Router::new()
         .route("/ping", get(ping))
@@ -43,7 +46,7 @@ pub(super) fn router(app: &App) -> Router<App> {
         .method_not_allowed_fallback(|| async { ApiError::NotFound })
         .layer(middleware::from_fn_with_state(app.clone(), rate_limit::limit))
         .layer(middleware::from_fn(headers));
-    Router::new().nest("/api/v2", api)
+    Router::new().nest(PREFIX, api)
 }
 
 fn organization_routes() -> Router<App> {

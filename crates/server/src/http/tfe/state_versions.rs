@@ -2,6 +2,7 @@
 
 use axum::body::Body as HttpBody;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, HeaderValue};
 use axum::response::Response;
 use base64::Engine as _;
@@ -24,7 +25,7 @@ use terrapool_tfe::state;
 use terrapool_tfe::time::iso8601;
 
 use super::plans::{JSON, stream};
-use super::{AppState, state_outputs};
+use super::{AppState, is_cloud_block, state_outputs};
 use crate::app::App;
 use crate::auth::{self, Caller, Permission};
 use crate::http::answer::{Answer, Params, Result, collect};
@@ -243,14 +244,15 @@ fn announced(app: &App, item: &Item, workspace: &WorkspaceId, user: &UserId) -> 
 
 /// Whether the caller may announce this state now. The row is locked.
 ///
-/// A lower serial is accepted: the caller holds the workspace's lock, and the CLI's `state push -force` of a `cloud`
-/// block does not say that it is one. The CLI itself compares serials before it uploads.
+/// A lower serial is accepted: the caller holds the workspace's lock. From a `cloud` block everything is (`trusted`):
+/// the CLI compares serial and lineage itself, under the lock, and its `state push -force` does not say in the request
+/// that it is one.
 async fn check(
     tx: &mut Tx,
     workspace: &WorkspaceRecord,
     user: &UserId,
     new: &NewStateVersion,
-    force: bool,
+    trusted: bool,
 ) -> Result<()> {
     match &workspace.lock {
         Lock::User(holder) if holder == user => {}
@@ -282,7 +284,7 @@ async fn check(
     let Some(current) = state_versions::current(tx, &workspace.id).await? else {
         return Ok(());
     };
-    if force {
+    if trusted {
         return Ok(());
     }
     if let (Some(old), Some(sent)) = (&current.lineage, &new.lineage)
@@ -309,8 +311,10 @@ pub(super) async fn create(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
+    headers: HeaderMap,
     body: HttpBody,
 ) -> Result {
+    let cloud = is_cloud_block(&headers);
     let mut connection = app.db.read().await?;
     let workspace = auth::workspace(&mut connection, &caller, &id, Permission::WriteState).await?;
     drop(connection);
@@ -346,7 +350,7 @@ pub(super) async fn create(
                 let workspace = workspaces::get_locked(tx, &new.workspace_id)
                     .await?
                     .ok_or(ApiError::NotFound)?;
-                check(tx, &workspace, &user, &new, force).await?;
+                check(tx, &workspace, &user, &new, force || cloud).await?;
                 // What the same holder announced before and never delivered is given up.
                 state_versions::discard_pending(tx, &workspace.id).await?;
                 state_versions::create(tx, &new).await?;

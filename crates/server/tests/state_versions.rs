@@ -1,0 +1,299 @@
+//! States: both ways to upload, who may, and what is refused.
+
+mod common;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use common::{Plane, id, md5, state};
+use serde_json::{Value, json};
+
+fn body(state: &[u8], serial: u64, lineage: &str, more: Value) -> Value {
+    let mut attributes = json!({"serial": serial, "lineage": lineage, "md5": md5(state), "force": false});
+    for (name, value) in more.as_object().unwrap() {
+        attributes[name] = value.clone();
+    }
+    json!({"data": {"type": "state-versions", "attributes": attributes}})
+}
+
+async fn announce(plane: &Plane, workspace: &str, body: &Value) -> common::Answer {
+    plane
+        .post(&format!("workspaces/{workspace}/state-versions"), body)
+        .await
+}
+
+/// A whole upload as the CLI does it.
+async fn upload(plane: &Plane, workspace: &str, serial: u64, lineage: &str) -> String {
+    let bytes = state(serial, lineage);
+    let made = announce(plane, workspace, &body(&bytes, serial, lineage, json!({})))
+        .await
+        .expect(201);
+    let url = made["data"]["attributes"]["hosted-state-upload-url"]
+        .as_str()
+        .unwrap();
+    plane
+        .send(plane.anonymous("PUT", url).body(bytes))
+        .await
+        .expect(200);
+    id(&made)
+}
+
+#[tokio::test]
+async fn a_state_uploaded_to_the_hosted_url_becomes_current_and_reads_back_byte_for_byte() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("one").await;
+    plane.lock(&workspace).await;
+    let bytes = state(3, "l");
+    let made = announce(&plane, &workspace, &body(&bytes, 3, "l", json!({})))
+        .await
+        .expect(201);
+    let attributes = &made["data"]["attributes"];
+    assert_eq!(attributes["status"], "pending");
+    assert_eq!(attributes["hosted-state-download-url"], Value::Null);
+    let (raw, json_url) = (
+        attributes["hosted-state-upload-url"].as_str().unwrap(),
+        attributes["hosted-json-state-upload-url"].as_str().unwrap(),
+    );
+    plane
+        .send(plane.anonymous("PUT", json_url).body("{\"values\":{}}"))
+        .await
+        .expect(200);
+    plane
+        .send(plane.anonymous("PUT", raw).body(bytes.clone()))
+        .await
+        .expect(200);
+    // A repeated upload of the same bytes is fine.
+    plane
+        .send(plane.anonymous("PUT", raw).body(bytes.clone()))
+        .await
+        .expect(200);
+    let current = plane
+        .get(&format!("workspaces/{workspace}/current-state-version"))
+        .await
+        .expect(200);
+    assert_eq!(id(&current), id(&made));
+    assert_eq!(current["data"]["attributes"]["status"], "finalized");
+    let url = current["data"]["attributes"]["hosted-state-download-url"]
+        .as_str()
+        .unwrap();
+    assert_eq!(plane.get(url).await.bytes, bytes);
+    assert_eq!(plane.send(plane.anonymous("GET", url)).await.status, 401);
+    let url = current["data"]["attributes"]["hosted-json-state-download-url"]
+        .as_str()
+        .unwrap();
+    assert_eq!(plane.get(url).await.bytes, b"{\"values\":{}}");
+    let workspace = plane.get(&format!("workspaces/{workspace}")).await.expect(200);
+    assert_eq!(workspace["data"]["attributes"]["resource-count"], 1);
+}
+
+#[tokio::test]
+async fn a_state_sent_inline_is_finalized_at_once_and_its_outputs_resolve() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("one").await;
+    plane.lock(&workspace).await;
+    let bytes = state(1, "l");
+    let inline = json!({"state": STANDARD.encode(&bytes), "json-state": STANDARD.encode("{}")});
+    let made = announce(&plane, &workspace, &body(&bytes, 1, "l", inline))
+        .await
+        .expect(201);
+    assert_eq!(made["data"]["attributes"]["status"], "finalized");
+    let outputs = plane
+        .get(&format!("workspaces/{workspace}/current-state-version-outputs"))
+        .await
+        .expect(200);
+    let secret = outputs["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|output| output["attributes"]["name"] == "secret");
+    let secret = secret.unwrap();
+    assert_eq!(secret["attributes"]["value"], Value::Null);
+    let one = plane
+        .get(&format!(
+            "state-version-outputs/{}",
+            secret["id"].as_str().unwrap()
+        ))
+        .await
+        .expect(200);
+    assert_eq!(one["data"]["attributes"]["value"], "hunter2");
+    let all = plane
+        .get(&format!("state-versions/{}?include=outputs", id(&made)))
+        .await
+        .expect(200);
+    let list = all["included"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|output| output["attributes"]["name"] == "list");
+    let list = &list.unwrap()["attributes"];
+    assert_eq!(list["type"], "array");
+    assert_eq!(list["detailed-type"], json!(["tuple", ["string", "string"]]));
+    assert_eq!(
+        plane
+            .get("state-version-outputs/wsout-1111111111111111aaaaaaaaaaaa")
+            .await
+            .status,
+        404
+    );
+}
+
+#[tokio::test]
+async fn only_the_holder_of_the_lock_writes_and_the_announced_digest_has_to_match() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("one").await;
+    let bytes = state(1, "l");
+    let unlocked = announce(&plane, &workspace, &body(&bytes, 1, "l", json!({}))).await;
+    assert_eq!(unlocked.status, 409);
+    plane.lock(&workspace).await;
+    let made = announce(&plane, &workspace, &body(&bytes, 1, "l", json!({})))
+        .await
+        .expect(201);
+    let url = made["data"]["attributes"]["hosted-state-upload-url"]
+        .as_str()
+        .unwrap();
+    let other = plane.send(plane.anonymous("PUT", url).body(state(2, "l"))).await;
+    assert_eq!(other.status, 422);
+    assert!(other.error().contains("MD5"), "{}", other.error());
+    let inline = json!({"state": STANDARD.encode(state(2, "l"))});
+    assert_eq!(
+        announce(&plane, &workspace, &body(&bytes, 1, "l", inline))
+            .await
+            .status,
+        422
+    );
+}
+
+#[tokio::test]
+async fn unlock_waits_for_an_announced_state_and_force_unlock_gives_it_up() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("one").await;
+    plane.lock(&workspace).await;
+    let bytes = state(1, "l");
+    let made = announce(&plane, &workspace, &body(&bytes, 1, "l", json!({})))
+        .await
+        .expect(201);
+    let unlock = plane
+        .post(&format!("workspaces/{workspace}/actions/unlock"), &json!({}))
+        .await;
+    assert_eq!(unlock.status, 422);
+    assert!(
+        unlock.error().contains("latest state version is still pending"),
+        "{}",
+        unlock.error()
+    );
+    plane
+        .post(
+            &format!("workspaces/{workspace}/actions/force-unlock"),
+            &json!({}),
+        )
+        .await
+        .expect(200);
+    let url = made["data"]["attributes"]["hosted-state-upload-url"]
+        .as_str()
+        .unwrap();
+    assert_eq!(
+        plane.send(plane.anonymous("PUT", url).body(bytes)).await.status,
+        409
+    );
+    assert_eq!(
+        plane
+            .get(&format!("workspaces/{workspace}/current-state-version"))
+            .await
+            .status,
+        404
+    );
+}
+
+#[tokio::test]
+async fn another_lineage_and_another_state_with_the_same_serial_need_force() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("one").await;
+    plane.lock(&workspace).await;
+    upload(&plane, &workspace, 5, "l").await;
+    let other = state(6, "m");
+    let refused = announce(&plane, &workspace, &body(&other, 6, "m", json!({}))).await;
+    assert_eq!(refused.status, 409);
+    assert!(
+        refused
+            .error()
+            .contains("The lineage provided in the state file does not match"),
+        "{}",
+        refused.error()
+    );
+    announce(&plane, &workspace, &body(&other, 6, "m", json!({"force": true})))
+        .await
+        .expect(201);
+    let mut same = state(5, "l");
+    upload(&plane, &workspace, 5, "l").await;
+    same.push(b'\n');
+    let refused = announce(&plane, &workspace, &body(&same, 5, "l", json!({}))).await;
+    assert_eq!(refused.status, 409);
+    announce(&plane, &workspace, &body(&same, 5, "l", json!({"force": true})))
+        .await
+        .expect(201);
+}
+
+#[tokio::test]
+async fn t20_a_lower_serial_is_accepted_from_the_holder_of_the_lock_without_force() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("one").await;
+    plane.lock(&workspace).await;
+    upload(&plane, &workspace, 9, "l").await;
+    let low = upload(&plane, &workspace, 2, "l").await;
+    let current = plane
+        .get(&format!("workspaces/{workspace}/current-state-version"))
+        .await
+        .expect(200);
+    assert_eq!(id(&current), low);
+    let filters = "filter%5Bworkspace%5D%5Bname%5D=one&filter%5Borganization%5D%5Bname%5D=acme";
+    let all = plane.get(&format!("state-versions?{filters}")).await.expect(200);
+    assert_eq!(all["meta"]["pagination"]["total-count"], 2);
+}
+
+#[tokio::test]
+async fn an_encrypted_state_is_kept_as_it_is_and_its_outputs_come_from_beside_it() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("one").await;
+    plane.lock(&workspace).await;
+    let bytes = br#"{"serial":1,"lineage":"l","meta":{},"encrypted_data":"AAAA","encryption_version":"v0"}"#;
+    let outputs = json!({"o": {"sensitive": false, "value": "d", "type": "string"}}).to_string();
+    let more = json!({"state": STANDARD.encode(bytes), "json-state-outputs": STANDARD.encode(outputs)});
+    let made = announce(&plane, &workspace, &body(bytes, 1, "l", more))
+        .await
+        .expect(201);
+    let url = made["data"]["attributes"]["hosted-state-download-url"]
+        .as_str()
+        .unwrap();
+    assert_eq!(plane.get(url).await.bytes, bytes);
+    let outputs = plane
+        .get(&format!("workspaces/{workspace}/current-state-version-outputs"))
+        .await
+        .expect(200);
+    assert_eq!(outputs["data"][0]["attributes"]["value"], "d");
+}
+
+#[tokio::test]
+async fn safe_delete_refuses_a_workspace_that_is_locked_or_manages_something() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("one").await;
+    plane.lock(&workspace).await;
+    let path = "organizations/acme/workspaces/one/actions/safe-delete";
+    let answer = plane.post(path, &json!({})).await;
+    assert_eq!(answer.status, 409);
+    assert!(answer.error().contains("locked"), "{}", answer.error());
+    upload(&plane, &workspace, 1, "l").await;
+    plane
+        .post(&format!("workspaces/{workspace}/actions/unlock"), &json!({}))
+        .await
+        .expect(200);
+    let answer = plane.post(path, &json!({})).await;
+    assert_eq!(answer.status, 409);
+    let text = answer.error();
+    assert!(
+        text.contains("manages 1 resources") && !text.contains("locked") && !text.contains("being processed")
+    );
+    assert_eq!(
+        plane.delete("organizations/acme/workspaces/one").await.status,
+        204
+    );
+    assert_eq!(plane.get(&format!("workspaces/{workspace}")).await.status, 404);
+}
