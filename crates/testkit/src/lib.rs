@@ -5,6 +5,7 @@
     reason = "a fixture that cannot do its work fails the test"
 )]
 
+pub mod agent;
 pub mod cli;
 pub mod database;
 pub mod installation;
