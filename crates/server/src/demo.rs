@@ -14,13 +14,17 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use terrapool_model::id::{RunId, WorkspaceId};
-use terrapool_store::{agent_tokens, agents, api_tokens, jobs, pools, runs, users};
+use terrapool_model::id::WorkspaceId;
+use terrapool_model::job::Phase;
+use terrapool_model::times::Times;
+use terrapool_store::page::Page;
+use terrapool_store::{agents, jobs, organizations, pools, runs};
 use tokio::process::{Child, Command};
 
+use crate::admin::{self, UserRequest};
 use crate::config::Config;
-use crate::secrets::{TokenKind, hash, new_token};
 use crate::server::{self, Running};
+use crate::shared_agent;
 use api::Api;
 use cli::Terraform;
 
@@ -56,14 +60,20 @@ pub async fn run(arguments: DemoArgs) -> anyhow::Result<u8> {
 }
 
 async fn present(running: &Running, folder: &Path, arguments: DemoArgs) -> anyhow::Result<u8> {
-    let token = create_user(running).await?;
+    let user = UserRequest {
+        username: "demo".to_owned(),
+        email: "demo@example.com".to_owned(),
+        site_admin: true,
+        password: None,
+    };
+    let token = admin::create_user(&running.app, user).await?.expose().to_owned();
     let api = Api::new(&running.app, token.clone());
     let private_pool = set_up(&api).await?;
     say("Starting two agents: one for the shared pool, one in the pool `private-network`");
-    let shared_token = shared_agent_token(running).await?;
+    let shared_token = shared_agent::create_token(&running.app, "demo").await?;
     let private_token = agent_token(&api, &private_pool).await?;
     let mut agents = Agents::default();
-    agents.start(running, folder, "shared-agent", &shared_token)?;
+    agents.start(running, folder, "shared-agent", shared_token.expose())?;
     agents.start(running, folder, "private-agent", &private_token)?;
     agents.wait_until_registered(running).await?;
 
@@ -77,7 +87,9 @@ async fn present(running: &Running, folder: &Path, arguments: DemoArgs) -> anyho
     }
     if !arguments.once && code == 0 {
         explain(running, &token, folder);
-        tokio::signal::ctrl_c().await.context("the signal handler could not be set up")?;
+        tokio::signal::ctrl_c()
+            .await
+            .context("the signal handler could not be set up")?;
         say("Ending");
     }
     agents.stop().await;
@@ -85,7 +97,12 @@ async fn present(running: &Running, folder: &Path, arguments: DemoArgs) -> anyho
 }
 
 /// init, plan, apply with its confirmation, output; then where each phase ran.
-async fn walk_through(running: &Running, api: &Api, terraform: &Terraform, workspace: &str) -> anyhow::Result<u8> {
+async fn walk_through(
+    running: &Running,
+    api: &Api,
+    terraform: &Terraform,
+    workspace: &str,
+) -> anyhow::Result<u8> {
     for (arguments, input) in [
         (&["init", "-no-color"][..], ""),
         (&["plan", "-no-color"][..], ""),
@@ -98,7 +115,9 @@ async fn walk_through(running: &Running, api: &Api, terraform: &Terraform, works
             return Ok(code);
         }
     }
-    let record = api.get(&format!("/organizations/{ORGANIZATION}/workspaces/{workspace}")).await?;
+    let record = api
+        .get(&format!("/organizations/{ORGANIZATION}/workspaces/{workspace}"))
+        .await?;
     let id: WorkspaceId = text(&record["data"]["id"])?.parse()?;
     show_places(running, &id).await?;
     Ok(0)
@@ -106,18 +125,25 @@ async fn walk_through(running: &Running, api: &Api, terraform: &Terraform, works
 
 async fn show_places(running: &Running, workspace: &WorkspaceId) -> anyhow::Result<()> {
     let mut connection = running.app.db.read().await?;
-    let page = terrapool_store::page::Page { number: 1, size: 20 };
-    let listed = runs::list_of_workspace(&mut connection, workspace, &page).await?;
+    let listed = runs::list_of_workspace(&mut connection, workspace, &Page::default()).await?;
     say("Where each phase ran");
-    println!("{:<22} {:<7} {:<22} {:<16} {}", "run", "phase", "status", "pool", "agent");
+    println!(
+        "{:<22} {:<7} {:<22} {:<16} {}",
+        "run", "phase", "status", "pool", "agent"
+    );
     for run in listed.items.iter().rev() {
-        let run_id: &RunId = &run.id;
-        for job in jobs::of_run(&mut connection, run_id).await? {
+        let run_id = &run.id;
+        for phase in [Phase::Plan, Phase::Apply] {
+            let Some(job) = jobs::of_run(&mut connection, run_id, phase).await? else {
+                continue;
+            };
             let agent = match &job.row.agent {
                 Some(agent) => agents::get(&mut connection, agent).await?.map(|agent| agent.name),
                 None => None,
             };
-            let pool = pools::get(&mut connection, &job.pool_id).await?.map(|pool| pool.name);
+            let pool = pools::get(&mut connection, &job.pool_id)
+                .await?
+                .map(|pool| pool.name);
             println!(
                 "{:<22} {:<7} {:<22} {:<16} {}",
                 run_id.as_str(),
@@ -149,7 +175,9 @@ fn say(text: &str) {
 }
 
 fn text(value: &Value) -> anyhow::Result<&str> {
-    value.as_str().context("the API left out something it always gives")
+    value
+        .as_str()
+        .context("the API left out something it always gives")
 }
 
 /// The usual port when it is free, so that addresses look the same each time.
@@ -164,43 +192,14 @@ async fn start_server(folder: &Path) -> anyhow::Result<Running> {
     }
 }
 
-async fn create_user(running: &Running) -> anyhow::Result<String> {
-    let app = &running.app;
-    let token = new_token(TokenKind::User, app.db.entropy().as_ref());
-    let hash = hash(token.expose());
-    let write = app.db.write(move |tx| {
-        let hash = hash.clone();
-        Box::pin(async move {
-            let user = users::NewUser {
-                username: "demo".to_owned(),
-                email: "demo@example.com".to_owned(),
-                site_admin: true,
-                password_hash: None,
-            };
-            let user = users::create(tx, &user).await?;
-            let token = api_tokens::NewApiToken {
-                hash,
-                user_id: Some(user.id.clone()),
-                organization_id: None,
-                description: "demo".to_owned(),
-                created_by: Some(user.id),
-                expires_at: None,
-            };
-            api_tokens::create(tx, &token).await.map(|_| ())
-        })
-    });
-    let written: Result<(), terrapool_store::error::StoreError> = write.await;
-    written?;
-    Ok(token.expose().to_owned())
-}
-
 /// Organization, pool and workspaces. Returns the pool's id.
 async fn set_up(api: &Api) -> anyhow::Result<String> {
-    let organization =
-        json!({"data": {"type": "organizations", "attributes": {"name": ORGANIZATION, "email": "demo@example.com"}}});
+    let organization = json!({"data": {"type": "organizations", "attributes": {"name": ORGANIZATION, "email": "demo@example.com"}}});
     api.post("/organizations", &organization).await?;
     let pool = json!({"data": {"type": "agent-pools", "attributes": {"name": "private-network"}}});
-    let pool = api.post(&format!("/organizations/{ORGANIZATION}/agent-pools"), &pool).await?;
+    let pool = api
+        .post(&format!("/organizations/{ORGANIZATION}/agent-pools"), &pool)
+        .await?;
     let pool = text(&pool["data"]["id"])?.to_owned();
     let workspaces = format!("/organizations/{ORGANIZATION}/workspaces");
     let shared = json!({"data": {"type": "workspaces",
@@ -214,31 +213,10 @@ async fn set_up(api: &Api) -> anyhow::Result<String> {
 
 async fn agent_token(api: &Api, pool: &str) -> anyhow::Result<String> {
     let body = json!({"data": {"type": "authentication-tokens", "attributes": {"description": "demo"}}});
-    let token = api.post(&format!("/agent-pools/{pool}/authentication-tokens"), &body).await?;
+    let token = api
+        .post(&format!("/agent-pools/{pool}/authentication-tokens"), &body)
+        .await?;
     Ok(text(&token["data"]["attributes"]["token"])?.to_owned())
-}
-
-async fn shared_agent_token(running: &Running) -> anyhow::Result<String> {
-    let app = &running.app;
-    let token = new_token(TokenKind::Agent, app.db.entropy().as_ref());
-    let hash = hash(token.expose());
-    let write = app.db.write(move |tx| {
-        let hash = hash.clone();
-        Box::pin(async move {
-            let pool = pools::shared(tx).await?;
-            let new = agent_tokens::NewAgentToken {
-                hash,
-                pool_id: pool.id,
-                description: "demo".to_owned(),
-                created_by: None,
-                expires_at: None,
-            };
-            agent_tokens::create(tx, &new).await.map(|_| ())
-        })
-    });
-    let written: Result<(), terrapool_store::error::StoreError> = write.await;
-    written?;
-    Ok(token.expose().to_owned())
 }
 
 /// The agents' processes.
@@ -252,7 +230,10 @@ impl Agents {
         let own = std::env::current_exe().context("this program's own path is not known")?;
         let program = own.with_file_name("terrapool-agent");
         if !program.exists() {
-            bail!("{} is missing: the demo needs the agent beside it (cargo xtask demo builds both)", program.display());
+            bail!(
+                "{} is missing: the demo needs the agent beside it (cargo xtask demo builds both)",
+                program.display()
+            );
         }
         let log = std::fs::File::create(folder.join(format!("{name}.log")))?;
         let mut command = Command::new(&program);
@@ -270,7 +251,9 @@ impl Agents {
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true);
-        let child = command.spawn().with_context(|| format!("{} could not be started", program.display()))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("{} could not be started", program.display()))?;
         self.running.push((name.to_owned(), child));
         Ok(())
     }
@@ -283,12 +266,9 @@ impl Agents {
                     bail!("{name} ended ({status}); its log says why");
                 }
             }
-            let mut connection = running.app.db.read().await?;
-            let registered = agents::registered_since_start(&mut connection).await?;
-            if registered >= self.running.len() as u64 {
+            if registered(running).await? >= self.running.len() {
                 return Ok(());
             }
-            drop(connection);
             if tokio::time::Instant::now() > deadline {
                 bail!("the agents did not register within a minute");
             }
@@ -308,9 +288,34 @@ impl Agents {
     }
 }
 
+/// How many agents the shared pool and the organization's pools have.
+async fn registered(running: &Running) -> anyhow::Result<usize> {
+    let mut connection = running.app.db.read().await?;
+    let now = running.app.now();
+    let times = Times::default();
+    let mut found = 0;
+    let organization = organizations::by_name(&mut connection, ORGANIZATION).await?;
+    let mut pools_of_demo = Vec::new();
+    if let Some(organization) = organization {
+        let (filter, page) = (pools::PoolFilter::default(), Page::default());
+        let listed = pools::list(&mut connection, &organization.id, &filter, &page).await?;
+        pools_of_demo.extend(listed.items);
+    }
+    pools_of_demo.extend(pools::find_shared(&mut connection).await?);
+    for pool in pools_of_demo {
+        found += agents::count(&mut connection, &pool.id, now, &times).await?;
+    }
+    Ok(usize::try_from(found).unwrap_or(usize::MAX))
+}
+
 fn read_logs(folder: &Path) -> String {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let logs = entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "log"));
+    let logs = entries.filter(|entry| {
+        entry
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "log")
+    });
     logs.map(|entry| {
         let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
         format!("--- {}\n{text}", entry.file_name().to_string_lossy())

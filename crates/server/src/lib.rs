@@ -6,6 +6,7 @@ pub mod app;
 pub mod archive;
 pub mod auth;
 pub mod config;
+pub mod demo;
 pub mod doctor;
 pub mod http;
 pub mod logs;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use terrapool_protocol::secret::Secret;
 use terrapool_server::admin::{self, UserRequest};
 use terrapool_server::config::{Config, ConfigArgs, DEFAULT_FILE};
+use terrapool_server::demo::{self, DemoArgs};
 use terrapool_server::{doctor, server, shared_agent};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -31,6 +32,8 @@ enum Command {
     Admin(AdminCommand),
     /// Bring the database's schema up to date and end
     Migrate,
+    /// Start a whole installation on this machine and run an example through it
+    Demo(DemoArgs),
     /// Look at configuration, database, key ring and disk, and say what is wrong
     Doctor,
 }
@@ -71,7 +74,8 @@ enum AdminCommand {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging();
+    // The demo's output is the command line's; what the server says beside it matters only when something is wrong.
+    start_logging(if matches!(cli.command, Command::Demo(_)) { "warn" } else { "info" });
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -83,8 +87,8 @@ fn main() -> ExitCode {
 }
 
 /// Logs go to standard error: lines for people on a terminal, JSON otherwise. TERRAPOOL_LOG filters them.
-fn start_logging() {
-    let filter = EnvFilter::try_from_env("TERRAPOOL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+fn start_logging(default: &str) {
+    let filter = EnvFilter::try_from_env("TERRAPOOL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -103,6 +107,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         print(DEFAULT_FILE)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Demo(arguments) = cli.command {
+        let runtime = tokio::runtime::Runtime::new().context("the runtime can't be started")?;
+        return Ok(ExitCode::from(runtime.block_on(demo::run(arguments))?));
+    }
     let config = Config::load(&cli.config)?;
     let runtime = tokio::runtime::Runtime::new().context("the runtime can't be started")?;
     runtime.block_on(async {
@@ -115,6 +123,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Doctor => examine(config).await,
+            Command::Demo(arguments) => Ok(ExitCode::from(demo::run(arguments).await?)),
         }
     })
 }

@@ -157,6 +157,22 @@ async fn collect(mut stream: impl tokio::io::AsyncRead + Unpin, output: Arc<Mute
     }
 }
 
+/// A text without terminal control sequences: the cloud integration colours its output on any output.
+fn plain(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("\x1b[") {
+        kept.push_str(&rest[..start]);
+        let sequence = &rest[start + 2..];
+        let end = sequence
+            .find(|letter: char| letter.is_ascii_alphabetic())
+            .map_or(sequence.len(), |end| end + 1);
+        rest = &sequence[end..];
+    }
+    kept.push_str(rest);
+    kept
+}
+
 /// A command that runs.
 #[derive(Debug)]
 pub struct RunningCli {
@@ -167,9 +183,11 @@ pub struct RunningCli {
 }
 
 impl RunningCli {
-    /// What it printed so far.
+    /// What it printed so far, without colours.
     pub fn output(&self) -> String {
-        String::from_utf8_lossy(&self.output.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        plain(&String::from_utf8_lossy(
+            &self.output.lock().unwrap_or_else(PoisonError::into_inner),
+        ))
     }
 
     /// Waits until it has printed this.

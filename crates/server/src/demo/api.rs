@@ -19,7 +19,10 @@ pub(super) struct Api {
 
 impl Api {
     pub(super) fn new(app: &App, token: String) -> Self {
-        Self { router: http::router(app), token }
+        Self {
+            router: http::router(app),
+            token,
+        }
     }
 
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
@@ -41,7 +44,10 @@ impl Api {
         let status = answer.status();
         let bytes = answer.into_body().collect().await?.to_bytes();
         if !status.is_success() {
-            bail!("{method} {path} answered {status}: {}", String::from_utf8_lossy(&bytes));
+            bail!(
+                "{method} {path} answered {status}: {}",
+                String::from_utf8_lossy(&bytes)
+            );
         }
         serde_json::from_slice(&bytes).with_context(|| format!("{method} {path} did not answer JSON"))
     }

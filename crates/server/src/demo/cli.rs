@@ -30,7 +30,10 @@ impl Terraform {
         std::fs::create_dir_all(&own)?;
         std::fs::write(own.join("main.tf"), configuration)?;
         let credentials = folder.join("cli.tfrc");
-        std::fs::write(&credentials, format!("credentials \"{host}\" {{\n  token = \"{token}\"\n}}\n"))?;
+        std::fs::write(
+            &credentials,
+            format!("credentials \"{host}\" {{\n  token = \"{token}\"\n}}\n"),
+        )?;
         let environment = vec![
             ("TF_CLI_CONFIG_FILE", credentials.display().to_string()),
             ("SSL_CERT_FILE", folder.join("data/ca.pem").display().to_string()),
@@ -39,7 +42,10 @@ impl Terraform {
             ("TF_WORKSPACE", workspace.to_owned()),
             ("CHECKPOINT_DISABLE", "1".to_owned()),
         ];
-        Ok(Self { folder: own, environment })
+        Ok(Self {
+            folder: own,
+            environment,
+        })
     }
 
     /// Runs a command with this typed into it, its output going where ours goes, and returns its exit code.
