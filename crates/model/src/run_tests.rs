@@ -30,7 +30,13 @@ fn held() -> Lock {
 }
 
 fn finished(phase: Phase, end: End) -> RunEvent {
-    RunEvent::Finished { phase, end, desired: Desired::Run, granted: true, needs_person: false }
+    RunEvent::Finished {
+        phase,
+        end,
+        desired: Desired::Run,
+        granted: true,
+        needs_person: false,
+    }
 }
 
 const CHANGES: End = End::Succeeded { changes: true };
@@ -51,8 +57,14 @@ fn a_run_that_may_apply_is_scheduled_only_under_a_free_lock() {
     assert_eq!(effects, [RunEffect::TakeLock, RunEffect::QueueJob(Phase::Plan)]);
     assert!(on(&run(RunStatus::Pending), &RunEvent::Schedule { lock: held() }).is_err());
     for speculative in [
-        Run { plan_only: true, ..run(RunStatus::Pending) },
-        Run { save_plan: true, ..run(RunStatus::Pending) },
+        Run {
+            plan_only: true,
+            ..run(RunStatus::Pending)
+        },
+        Run {
+            save_plan: true,
+            ..run(RunStatus::Pending)
+        },
     ] {
         let (_, effects) = on(&speculative, &RunEvent::Schedule { lock: held() }).unwrap();
         assert_eq!(effects, [RunEffect::QueueJob(Phase::Plan)]);
@@ -62,14 +74,46 @@ fn a_run_that_may_apply_is_scheduled_only_under_a_free_lock() {
 #[test]
 fn the_end_of_a_plan_leads_where_the_run_wants_to_go() {
     let planning = run(RunStatus::Planning);
-    let automatic = Run { auto_apply: true, ..planning.clone() };
+    let automatic = Run {
+        auto_apply: true,
+        ..planning.clone()
+    };
     for (run, end, status) in [
         (planning.clone(), CHANGES, RunStatus::Planned),
         (planning.clone(), NO_CHANGES, RunStatus::PlannedAndFinished),
-        (Run { plan_only: true, ..planning.clone() }, CHANGES, RunStatus::PlannedAndFinished),
-        (Run { save_plan: true, ..planning.clone() }, CHANGES, RunStatus::PlannedAndSaved),
-        (Run { save_plan: true, auto_apply: true, ..planning.clone() }, CHANGES, RunStatus::PlannedAndSaved),
-        (Run { allow_empty_apply: true, ..planning.clone() }, NO_CHANGES, RunStatus::Planned),
+        (
+            Run {
+                plan_only: true,
+                ..planning.clone()
+            },
+            CHANGES,
+            RunStatus::PlannedAndFinished,
+        ),
+        (
+            Run {
+                save_plan: true,
+                ..planning.clone()
+            },
+            CHANGES,
+            RunStatus::PlannedAndSaved,
+        ),
+        (
+            Run {
+                save_plan: true,
+                auto_apply: true,
+                ..planning.clone()
+            },
+            CHANGES,
+            RunStatus::PlannedAndSaved,
+        ),
+        (
+            Run {
+                allow_empty_apply: true,
+                ..planning.clone()
+            },
+            NO_CHANGES,
+            RunStatus::Planned,
+        ),
         (automatic.clone(), CHANGES, RunStatus::ApplyQueued),
         (planning.clone(), End::Failed, RunStatus::Errored),
         (planning.clone(), End::EngineLost, RunStatus::Errored),
@@ -90,12 +134,23 @@ fn the_end_of_a_plan_leads_where_the_run_wants_to_go() {
         granted: false,
         needs_person: true,
     };
-    assert_eq!(on(&automatic, &after_a_loss).unwrap().0.status, RunStatus::Planned);
+    assert_eq!(
+        on(&automatic, &after_a_loss).unwrap().0.status,
+        RunStatus::Planned
+    );
     for desired in [Desired::Cancel, Desired::Kill] {
-        let canceled =
-            RunEvent::Finished { phase: Phase::Plan, end: CHANGES, desired, granted: false, needs_person: false };
+        let canceled = RunEvent::Finished {
+            phase: Phase::Plan,
+            end: CHANGES,
+            desired,
+            granted: false,
+            needs_person: false,
+        };
         let (next, effects) = on(&automatic, &canceled).unwrap();
-        assert_eq!((next.status, effects), (RunStatus::Canceled, vec![RunEffect::ReleaseLock]));
+        assert_eq!(
+            (next.status, effects),
+            (RunStatus::Canceled, vec![RunEffect::ReleaseLock])
+        );
     }
 }
 
@@ -106,20 +161,41 @@ fn a_plan_is_confirmed_on_the_state_it_read() {
         serial: Some(4),
         lineage: Some("line".to_owned()),
     };
-    let same = StateRef { version: StateVersionId::from_random([2; 16]), ..state.clone() };
-    let newer = StateRef { serial: Some(5), ..same.clone() };
-    let planned = Run { plan_state: Some(state), ..run(RunStatus::Planned) };
-    let confirm = |current| RunEvent::Confirm { lock: Lock::Free, current };
+    let same = StateRef {
+        version: StateVersionId::from_random([2; 16]),
+        ..state.clone()
+    };
+    let newer = StateRef {
+        serial: Some(5),
+        ..same.clone()
+    };
+    let planned = Run {
+        plan_state: Some(state),
+        ..run(RunStatus::Planned)
+    };
+    let confirm = |current| RunEvent::Confirm {
+        lock: Lock::Free,
+        current,
+    };
     let (next, effects) = on(&planned, &confirm(Some(same.clone()))).unwrap();
     assert_eq!(next.status, RunStatus::ApplyQueued);
-    assert_eq!(effects, [RunEffect::QueueJob(Phase::Apply), RunEffect::ClearLostRun]);
-    assert_eq!(on(&planned, &confirm(Some(newer.clone()))), Err(Refusal::StalePlan));
+    assert_eq!(
+        effects,
+        [RunEffect::QueueJob(Phase::Apply), RunEffect::ClearLostRun]
+    );
+    assert_eq!(
+        on(&planned, &confirm(Some(newer.clone()))),
+        Err(Refusal::StalePlan)
+    );
     assert_eq!(on(&planned, &confirm(None)), Err(Refusal::StalePlan));
     let saved = planned.with(RunStatus::PlannedAndSaved);
     let (_, effects) = on(&saved, &confirm(Some(same.clone()))).unwrap();
     assert_eq!(effects[0], RunEffect::TakeLock);
     assert_eq!(on(&saved, &confirm(Some(newer))), Err(Refusal::StalePlan));
-    let locked = RunEvent::Confirm { lock: held(), current: Some(same) };
+    let locked = RunEvent::Confirm {
+        lock: held(),
+        current: Some(same),
+    };
     assert!(matches!(on(&saved, &locked), Err(Refusal::LockedByUser(_))));
 }
 
@@ -141,8 +217,14 @@ fn a_cancel_ends_what_nobody_works_on_and_asks_the_others() {
     let cancel = |job| RunEvent::Cancel { job };
     let (next, _) = on(&run(RunStatus::Pending), &cancel(None)).unwrap();
     assert_eq!(next.status, RunStatus::Canceled);
-    assert_eq!(next.force_cancel_available_at, Some(NOW + Times::default().cool_off));
-    for (status, phase) in [(RunStatus::PlanQueued, Phase::Plan), (RunStatus::ApplyQueued, Phase::Apply)] {
+    assert_eq!(
+        next.force_cancel_available_at,
+        Some(NOW + Times::default().cool_off)
+    );
+    for (status, phase) in [
+        (RunStatus::PlanQueued, Phase::Plan),
+        (RunStatus::ApplyQueued, Phase::Apply),
+    ] {
         let (next, effects) = on(&run(status), &cancel(Some(JobState::Queued))).unwrap();
         assert_eq!(next.status, RunStatus::Canceled);
         assert_eq!(effects, [RunEffect::WithdrawJob(phase), RunEffect::ReleaseLock]);
@@ -155,25 +237,43 @@ fn a_cancel_ends_what_nobody_works_on_and_asks_the_others() {
         let (next, effects) = on(&run(status), &cancel(Some(state))).unwrap();
         assert_eq!(next.status, status);
         assert!(matches!(effects[..], [RunEffect::StopJob(_, Desired::Cancel)]));
-        let (again, _) = transition(&next, &cancel(Some(state)), Timestamp(i64::MAX), &Times::default()).unwrap();
+        let (again, _) = transition(
+            &next,
+            &cancel(Some(state)),
+            Timestamp(i64::MAX),
+            &Times::default(),
+        )
+        .unwrap();
         assert_eq!(again.cancel_asked_at, Some(NOW), "the first cancel counts");
     }
     for status in [RunStatus::Planned, RunStatus::PlannedAndSaved] {
-        assert_eq!(on(&run(status), &cancel(None)), Err(Refusal::DiscardInstead(status)));
+        assert_eq!(
+            on(&run(status), &cancel(None)),
+            Err(Refusal::DiscardInstead(status))
+        );
     }
 }
 
 #[test]
 fn a_force_cancel_waits_for_the_cool_off() {
-    let force = |granted| RunEvent::ForceCancel { job: Some(JobState::Running), granted };
-    assert_eq!(on(&run(RunStatus::Applying), &force(true)), Err(Refusal::NotCanceledYet));
+    let force = |granted| RunEvent::ForceCancel {
+        job: Some(JobState::Running),
+        granted,
+    };
+    assert_eq!(
+        on(&run(RunStatus::Applying), &force(true)),
+        Err(Refusal::NotCanceledYet)
+    );
     let asked = |at| Run {
         cancel_asked_at: Some(NOW),
         force_cancel_available_at: Some(at),
         ..run(RunStatus::Applying)
     };
     let later = NOW + crate::time::Millis(1);
-    assert_eq!(on(&asked(later), &force(true)), Err(Refusal::CoolOff { available_at: later }));
+    assert_eq!(
+        on(&asked(later), &force(true)),
+        Err(Refusal::CoolOff { available_at: later })
+    );
     let (next, effects) = on(&asked(NOW), &force(true)).unwrap();
     assert_eq!(next.status, RunStatus::ForceCanceled);
     assert_eq!(
@@ -185,9 +285,27 @@ fn a_force_cancel_waits_for_the_cool_off() {
         ]
     );
     let (_, effects) = on(&asked(NOW), &force(false)).unwrap();
-    assert_eq!(effects, [RunEffect::StopJob(Phase::Apply, Desired::Kill), RunEffect::ReleaseLock]);
-    let waiting = RunEvent::ForceCancel { job: Some(JobState::Queued), granted: false };
-    assert!(on(&Run { status: RunStatus::ApplyQueued, ..asked(NOW) }, &waiting).is_err());
+    assert_eq!(
+        effects,
+        [
+            RunEffect::StopJob(Phase::Apply, Desired::Kill),
+            RunEffect::ReleaseLock
+        ]
+    );
+    let waiting = RunEvent::ForceCancel {
+        job: Some(JobState::Queued),
+        granted: false,
+    };
+    assert!(
+        on(
+            &Run {
+                status: RunStatus::ApplyQueued,
+                ..asked(NOW)
+            },
+            &waiting
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -203,19 +321,35 @@ fn the_end_of_an_apply_makes_its_last_state_current() {
         assert_eq!(effects, [RunEffect::SnapshotCurrent, RunEffect::ReleaseLock]);
     }
     let (next, effects) = on(&run(RunStatus::ApplyQueued), &finished(Phase::Apply, End::Failed)).unwrap();
-    assert_eq!((next.status, effects), (RunStatus::Errored, vec![RunEffect::ReleaseLock]));
+    assert_eq!(
+        (next.status, effects),
+        (RunStatus::Errored, vec![RunEffect::ReleaseLock])
+    );
     assert!(on(&run(RunStatus::ApplyQueued), &finished(Phase::Apply, NO_CHANGES)).is_err());
 }
 
 #[test]
 fn a_lost_job_ends_the_run_and_only_a_granted_apply_keeps_the_lock() {
-    let lost = |phase, granted| RunEvent::Lost { phase, granted, reason: ErrorReason::AgentLost };
+    let lost = |phase, granted| RunEvent::Lost {
+        phase,
+        granted,
+        reason: ErrorReason::AgentLost,
+    };
     let (next, effects) = on(&run(RunStatus::Applying), &lost(Phase::Apply, true)).unwrap();
-    assert_eq!((next.status, next.error), (RunStatus::Errored, Some(ErrorReason::AgentLost)));
+    assert_eq!(
+        (next.status, next.error),
+        (RunStatus::Errored, Some(ErrorReason::AgentLost))
+    );
     assert_eq!(effects, [RunEffect::SnapshotCurrent, RunEffect::LoseLock]);
-    for (status, phase) in [(RunStatus::Planning, Phase::Plan), (RunStatus::ApplyQueued, Phase::Apply)] {
+    for (status, phase) in [
+        (RunStatus::Planning, Phase::Plan),
+        (RunStatus::ApplyQueued, Phase::Apply),
+    ] {
         let (next, effects) = on(&run(status), &lost(phase, false)).unwrap();
-        assert_eq!((next.status, effects), (RunStatus::Errored, vec![RunEffect::ReleaseLock]));
+        assert_eq!(
+            (next.status, effects),
+            (RunStatus::Errored, vec![RunEffect::ReleaseLock])
+        );
     }
 }
 
@@ -226,14 +360,24 @@ fn a_terminal_status_never_changes() {
         finished(Phase::Apply, NO_CHANGES),
         RunEvent::Returned { phase: Phase::Plan },
         RunEvent::Returned { phase: Phase::Apply },
-        RunEvent::Lost { phase: Phase::Apply, granted: true, reason: ErrorReason::AgentLost },
+        RunEvent::Lost {
+            phase: Phase::Apply,
+            granted: true,
+            reason: ErrorReason::AgentLost,
+        },
         RunEvent::Requeued { phase: Phase::Plan },
         RunEvent::Granted,
         RunEvent::Schedule { lock: Lock::Free },
-        RunEvent::Confirm { lock: Lock::Free, current: None },
+        RunEvent::Confirm {
+            lock: Lock::Free,
+            current: None,
+        },
         RunEvent::Discard,
         RunEvent::Cancel { job: None },
-        RunEvent::ForceCancel { job: Some(JobState::Running), granted: true },
+        RunEvent::ForceCancel {
+            job: Some(JobState::Running),
+            granted: true,
+        },
     ];
     for status in RunStatus::ALL.iter().filter(|status| status.is_terminal()) {
         for event in &events {
@@ -249,9 +393,16 @@ fn actions_say_what_the_table_allows() {
     for status in RunStatus::ALL {
         let row = run(*status);
         let actions = row.actions(NOW);
-        let confirm = RunEvent::Confirm { lock: Lock::Free, current: None };
+        let confirm = RunEvent::Confirm {
+            lock: Lock::Free,
+            current: None,
+        };
         assert_eq!(actions.is_confirmable, on(&row, &confirm).is_ok(), "{status}");
-        assert_eq!(actions.is_discardable, on(&row, &RunEvent::Discard).is_ok(), "{status}");
+        assert_eq!(
+            actions.is_discardable,
+            on(&row, &RunEvent::Discard).is_ok(),
+            "{status}"
+        );
         let cancel = [None, Some(JobState::Queued), Some(JobState::Running)]
             .into_iter()
             .any(|job| on(&row, &RunEvent::Cancel { job }).is_ok());

@@ -48,7 +48,12 @@ fn claim(phase: Phase, generation_seen: u64, by: u8) -> Event {
 }
 
 fn finish(phase: Phase, by: u8, end: End) -> Event {
-    Event::Finish { phase, generation: 1, attempt: attempt(by), end }
+    Event::Finish {
+        phase,
+        generation: 1,
+        attempt: attempt(by),
+        end,
+    }
 }
 
 const DONE: End = End::Succeeded { changes: true };
@@ -68,7 +73,10 @@ fn applying() -> Rows {
         claim(Phase::Plan, 0, 1),
         finish(Phase::Plan, 1, DONE),
         claim(Phase::Apply, 0, 2),
-        Event::Start { generation: 1, attempt: attempt(2) },
+        Event::Start {
+            generation: 1,
+            attempt: attempt(2),
+        },
     ];
     events.iter().fold(new(), |rows, event| step(&rows, event).rows)
 }
@@ -91,7 +99,12 @@ fn a_run_goes_from_pending_to_applied() {
     assert_eq!(done.rows.workspace.lock, Lock::Free);
     assert_eq!(
         done.effects,
-        [Effect::SnapshotCurrent, Effect::LogEnded(Phase::Apply), Effect::RunEnded, Effect::LockFreed]
+        [
+            Effect::SnapshotCurrent,
+            Effect::LogEnded(Phase::Apply),
+            Effect::RunEnded,
+            Effect::LockFreed
+        ]
     );
 }
 
@@ -100,12 +113,22 @@ fn a_lost_apply_leaves_a_quarantine_that_its_own_end_frees() {
     let rows = lost();
     assert_eq!(rows.run.status, RunStatus::Errored);
     let safe_at = Times::default().safe_at(NOW);
-    assert_eq!(rows.workspace.lock, Lock::Lost { run: rows.run.id.clone(), safe_at });
+    assert_eq!(
+        rows.workspace.lock,
+        Lock::Lost {
+            run: rows.run.id.clone(),
+            safe_at
+        }
+    );
     let late = step(&rows, &finish(Phase::Apply, 2, DONE));
     assert_eq!(late.rows.run.status, RunStatus::Errored);
     assert_eq!(late.rows.run.aftermath, Aftermath::Delivered);
     assert_eq!(late.rows.workspace.lock, Lock::Free);
-    let returned = Event::NeverStarted { phase: Phase::Apply, generation: 1, attempt: attempt(2) };
+    let returned = Event::NeverStarted {
+        phase: Phase::Apply,
+        generation: 1,
+        attempt: attempt(2),
+    };
     assert_eq!(step(&rows, &returned).rows.workspace.lock, Lock::Free);
 }
 
@@ -136,12 +159,22 @@ fn a_contact_in_quarantine_moves_it() {
 #[test]
 fn an_override_needs_the_attempt_and_tells_it_to_stop() {
     let rows = lost();
-    let plain = transition(&rows, &Event::ForceUnlock { acknowledge: None }, NOW, &Times::default());
+    let plain = transition(
+        &rows,
+        &Event::ForceUnlock { acknowledge: None },
+        NOW,
+        &Times::default(),
+    );
     assert!(
         matches!(&plain, Err(Refusal::LockedByLostRun { attempt: Some(found), last_contact: Some(_), .. })
             if *found == attempt(2))
     );
-    let done = step(&rows, &Event::ForceUnlock { acknowledge: Some(attempt(2)) });
+    let done = step(
+        &rows,
+        &Event::ForceUnlock {
+            acknowledge: Some(attempt(2)),
+        },
+    );
     assert_eq!(done.rows.workspace.lock, Lock::Free);
     assert_eq!(done.rows.workspace.lost_run, Some(rows.run.id.clone()));
     assert_eq!(done.rows.run.aftermath, Aftermath::Overridden);
@@ -157,33 +190,58 @@ fn a_force_cancel_of_a_started_apply_waits_for_its_end() {
     assert!(matches!(forced.workspace.lock, Lock::Lost { .. }));
     let silent = at(&forced, &Event::Expire { phase: Phase::Apply }, expired()).rows;
     assert_eq!(silent.run.status, RunStatus::ForceCanceled);
-    assert!(matches!(silent.workspace.lock, Lock::Lost { .. }), "silence is no confirmation");
+    assert!(
+        matches!(silent.workspace.lock, Lock::Lost { .. }),
+        "silence is no confirmation"
+    );
     let done = step(&silent, &finish(Phase::Apply, 2, End::Canceled)).rows;
     assert_eq!(done.workspace.lock, Lock::Free);
-    let returned = Event::NeverStarted { phase: Phase::Apply, generation: 1, attempt: attempt(2) };
+    let returned = Event::NeverStarted {
+        phase: Phase::Apply,
+        generation: 1,
+        attempt: attempt(2),
+    };
     assert_eq!(step(&forced, &returned).rows.workspace.lock, Lock::Free);
 }
 
 #[test]
 fn a_claim_tells_why_it_is_refused() {
     let queued = step(&new(), &Event::Schedule).rows;
-    let Event::Claim(good) = claim(Phase::Plan, 0, 1) else { panic!("no claim") };
+    let Event::Claim(good) = claim(Phase::Plan, 0, 1) else {
+        panic!("no claim")
+    };
     for bad in [
-        Claim { incarnation_is_equal: false, ..good.clone() },
-        Claim { session_is_newest: false, ..good.clone() },
-        Claim { pool_is_allowed: false, ..good.clone() },
+        Claim {
+            incarnation_is_equal: false,
+            ..good.clone()
+        },
+        Claim {
+            session_is_newest: false,
+            ..good.clone()
+        },
+        Claim {
+            pool_is_allowed: false,
+            ..good.clone()
+        },
     ] {
         let refused = transition(&queued, &Event::Claim(bad), NOW, &Times::default());
         assert!(matches!(refused, Err(Refusal::NotAllowed(_))), "{refused:?}");
     }
     let apply = claim(Phase::Apply, 0, 1);
-    assert_eq!(transition(&queued, &apply, NOW, &Times::default()), Err(Refusal::NoJob));
+    assert_eq!(
+        transition(&queued, &apply, NOW, &Times::default()),
+        Err(Refusal::NoJob)
+    );
 }
 
 #[test]
 fn a_restore_quarantines_every_active_apply() {
     for rows in [applying(), {
-        let events = [Event::Schedule, claim(Phase::Plan, 0, 1), finish(Phase::Plan, 1, DONE)];
+        let events = [
+            Event::Schedule,
+            claim(Phase::Plan, 0, 1),
+            finish(Phase::Plan, 1, DONE),
+        ];
         events.iter().fold(new(), |rows, event| step(&rows, event).rows)
     }] {
         let restored = step(&rows, &Event::Restored).rows;
@@ -207,6 +265,9 @@ fn a_job_that_is_queued_again_keeps_its_log() {
     let planning = step(&step(&new(), &Event::Schedule).rows, &claim(Phase::Plan, 0, 1)).rows;
     let late = Times::default().expires_at(Phase::Plan, NOW) + Millis(1);
     let again = at(&planning, &Event::Expire { phase: Phase::Plan }, late);
-    assert_eq!(again.effects, [Effect::LogRetried(Phase::Plan), Effect::JobQueued(Phase::Plan)]);
+    assert_eq!(
+        again.effects,
+        [Effect::LogRetried(Phase::Plan), Effect::JobQueued(Phase::Plan)]
+    );
     assert_eq!(again.rows.run.status, RunStatus::PlanQueued);
 }

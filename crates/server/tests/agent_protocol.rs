@@ -51,14 +51,20 @@ async fn plane() -> Plane {
     let keyring = Arc::new(Keyring::open_or_create(&folder.path().join("keyring")).unwrap());
     let objects = Objects::open(&folder.path().join("objects"), keyring).unwrap();
     let key = ObjectKey::new(format!("configurations/{}", seed.configuration)).unwrap();
-    objects.put(&key, seed.configuration.as_str(), CONFIGURATION).await.unwrap();
-    let config = Config { public_url: "https://localhost".to_owned(), ..Config::in_folder(folder.path()) };
+    objects
+        .put(&key, seed.configuration.as_str(), CONFIGURATION)
+        .await
+        .unwrap();
+    let config = Config {
+        public_url: "https://localhost".to_owned(),
+        ..Config::in_folder(folder.path())
+    };
     let app = App {
         db: database.db.clone(),
         objects,
         logs: LogStore::open(&folder.path().join("logs")).unwrap(),
         presence: Presence::default(),
-        rate_limiter: RateLimiter::new(None),
+        rate_limiter: RateLimiter::default(),
         config: Arc::new(config),
     };
     let token = secrets::new_token(TokenKind::Agent, app.db.entropy().as_ref());
@@ -159,7 +165,10 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> 
         if let Some(found) = look().await {
             return found;
         }
-        assert!(tokio::time::Instant::now() < deadline, "it did not happen: {what}");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "it did not happen: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -171,7 +180,10 @@ async fn a_run_is_planned_confirmed_and_applied() {
     let (run, mut plan) = plane.planning(&mut agent, plane.seed.new_run()).await;
     assert_eq!(plan.spec.workspace_name, "app");
     assert_eq!(plan.spec.organization, "acme");
-    assert_eq!(plan.spec.parts.iter().map(|part| part.name).collect::<Vec<_>>(), [PartName::Configuration]);
+    assert_eq!(
+        plan.spec.parts.iter().map(|part| part.name).collect::<Vec<_>>(),
+        [PartName::Configuration]
+    );
     assert_eq!(plan.bundle().await.body, CONFIGURATION);
     plan.write_log(b"Terraform v1.11.4\n").await;
     plan.write_log(b"planning\n").await;
@@ -182,7 +194,10 @@ async fn a_run_is_planned_confirmed_and_applied() {
     assert!(finished.accepted);
     agent.forget(&plan.key);
     let planned = plane.run(&run).await;
-    assert_eq!((planned.status, planned.has_changes), (RunStatus::Planned, Some(true)));
+    assert_eq!(
+        (planned.status, planned.has_changes),
+        (RunStatus::Planned, Some(true))
+    );
     assert_eq!(
         plane.ended_log(run.plan_id.as_str()).await,
         b"\x02Terraform v1.11.4\nplanning\n\x03"
@@ -198,8 +213,14 @@ async fn a_run_is_planned_confirmed_and_applied() {
     assert_eq!(apply.try_start().await.status, StatusCode::OK);
     assert_eq!(plane.run(&run).await.status, RunStatus::Applying);
     apply.write_log(b"applying\n").await;
-    assert_eq!(apply.state(1, "line", b"state one").await.fate, StateFate::Intermediate);
-    assert_eq!(apply.state(1, "line", b"state one").await.fate, StateFate::AlreadyStored);
+    assert_eq!(
+        apply.state(1, "line", b"state one").await.fate,
+        StateFate::Intermediate
+    );
+    assert_eq!(
+        apply.state(1, "line", b"state one").await.fate,
+        StateFate::AlreadyStored
+    );
     let mut end = apply.end(Outcome::Succeeded { changes: false });
     end.state = Some(state_mark(2, "line", b"state two"));
     let early = apply.try_finish(&end).await;
@@ -211,13 +232,18 @@ async fn a_run_is_planned_confirmed_and_applied() {
     let again: Finished = apply.try_finish(&end).await.ok();
     assert_eq!(again, finished);
     assert_eq!(plane.run(&run).await.status, RunStatus::Applied);
-    assert_eq!(plane.ended_log(run.apply_id.as_str()).await, b"\x02applying\n\x03");
+    assert_eq!(
+        plane.ended_log(run.apply_id.as_str()).await,
+        b"\x02applying\n\x03"
+    );
     let synced = agent.sync(Millis::ZERO).await;
     assert_eq!(synced.answers[0].verdict, Verdict::Forget);
     // The archive holds all variables in clear.
     reconcile::sweep_objects(&plane.app).await.unwrap();
     let mut connection = plane.app.db.read().await.unwrap();
-    let archive = artifacts::of_run(&mut connection, &run.id, ArtifactName::PlanArchive).await.unwrap();
+    let archive = artifacts::of_run(&mut connection, &run.id, ArtifactName::PlanArchive)
+        .await
+        .unwrap();
     assert_eq!(archive, None);
 }
 
@@ -232,7 +258,10 @@ async fn a_held_sync_is_answered_at_once_when_there_is_work() {
     let synced = waiting.await.unwrap();
     assert_eq!(synced.offers.len(), 1);
     assert_eq!(synced.offers[0].run, run.id);
-    assert!(started.elapsed() < Duration::from_secs(4), "no timer was waited for");
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "no timer was waited for"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,7 +289,10 @@ async fn a_cancel_reaches_the_attempt_through_a_held_sync() {
     let started = tokio::time::Instant::now();
     plane.by_person(&run, Action::Cancel).await;
     assert_eq!(waiting.await.unwrap().answers[0].verdict, Verdict::Cancel);
-    assert!(started.elapsed() < Duration::from_secs(4), "no timer was waited for");
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "no timer was waited for"
+    );
     // An attempt that is stopping knows it; its syncs are held again.
     agent.stage(&plan.key, AttemptStage::Stopping);
     let started = tokio::time::Instant::now();
@@ -295,8 +327,13 @@ async fn a_job_is_offered_to_one_agent_and_claimed_by_one_attempt() {
     let first = one.try_claim(&offer.job, offer.generation, &attempt).await;
     assert_eq!(first.status, StatusCode::OK);
     let again = one.try_claim(&offer.job, offer.generation, &attempt).await;
-    assert_eq!(again.body, first.body, "a repeated claim gets the same answer, credential included");
-    let other = two.try_claim(&offer.job, offer.generation, &plane.attempt()).await;
+    assert_eq!(
+        again.body, first.body,
+        "a repeated claim gets the same answer, credential included"
+    );
+    let other = two
+        .try_claim(&offer.job, offer.generation, &plane.attempt())
+        .await;
     assert_eq!(other.status, StatusCode::CONFLICT);
     assert!(reason(&other).contains("another attempt"), "{}", reason(&other));
 }
@@ -306,7 +343,13 @@ async fn no_more_is_offered_than_an_agent_has_slots() {
     let plane = plane().await;
     let mut agent = plane.agent("one").await;
     for _ in 0..4 {
-        plane.seed.create(NewRun { plan_only: true, ..plane.seed.new_run() }).await;
+        plane
+            .seed
+            .create(NewRun {
+                plan_only: true,
+                ..plane.seed.new_run()
+            })
+            .await;
     }
     agent.capacity.free_slots = 2;
     assert_eq!(agent.sync(HOLD).await.offers.len(), 2);
@@ -323,18 +366,44 @@ async fn no_more_is_offered_than_an_agent_has_slots() {
 async fn credentials_open_only_their_own_doors() {
     let plane = plane().await;
     let nonsense = Secret::new("tpa_nonsense");
-    let refused =
-        SimulatedAgent::try_register(&plane.router, &nonsense, &SimulatedAgent::registration("one", "1")).await;
+    let refused = SimulatedAgent::try_register(
+        &plane.router,
+        &nonsense,
+        &SimulatedAgent::registration("one", "1"),
+    )
+    .await;
     assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
     let mut agent = plane.agent("one").await;
-    let (_, plan) = plane.planning(&mut agent, NewRun { plan_only: true, ..plane.seed.new_run() }).await;
-    let (_, other) = plane.planning(&mut agent, NewRun { plan_only: true, ..plane.seed.new_run() }).await;
-    let stolen = Attempt { credential: other.credential.clone(), ..plan.clone() };
+    let (_, plan) = plane
+        .planning(
+            &mut agent,
+            NewRun {
+                plan_only: true,
+                ..plane.seed.new_run()
+            },
+        )
+        .await;
+    let (_, other) = plane
+        .planning(
+            &mut agent,
+            NewRun {
+                plan_only: true,
+                ..plane.seed.new_run()
+            },
+        )
+        .await;
+    let stolen = plan.with_credential(&other.credential);
     assert_eq!(stolen.try_log(0, b"x").await.status, StatusCode::UNAUTHORIZED);
-    let session = Attempt { credential: agent.registered.session_token.clone(), ..plan.clone() };
+    let session = plan.with_credential(&agent.registered.session_token);
     assert_eq!(session.bundle().await.status, StatusCode::UNAUTHORIZED);
-    assert_eq!(plan.try_state(1, "line", b"x").await.status, StatusCode::FORBIDDEN);
-    assert_eq!(read(&plane.router, "/_logs/plan-1/AAAA?offset=0").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        plan.try_state(1, "line", b"x").await.status,
+        StatusCode::FORBIDDEN
+    );
+    assert_eq!(
+        read(&plane.router, "/_logs/plan-1/AAAA?offset=0").await.status,
+        StatusCode::NOT_FOUND
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -352,9 +421,20 @@ async fn log_appends_answer_by_offset_and_a_finish_waits_for_the_whole_log() {
     end.log_size = 20;
     let early = plan.try_finish(&end).await;
     assert_eq!(early.status, StatusCode::CONFLICT);
-    assert_eq!(early.json::<Incomplete>().log, LogPosition { received: 11, durable: 11 });
+    assert_eq!(
+        early.json::<Incomplete>().log,
+        LogPosition {
+            received: 11,
+            durable: 11
+        }
+    );
     plan.log = b"hello world".to_vec();
-    assert_eq!(plan.try_finish(&plan.end(Outcome::Succeeded { changes: false })).await.status, StatusCode::OK);
+    assert_eq!(
+        plan.try_finish(&plan.end(Outcome::Succeeded { changes: false }))
+            .await
+            .status,
+        StatusCode::OK
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -366,8 +446,17 @@ async fn an_older_process_finishes_what_it_holds_and_gets_nothing_new() {
     assert_eq!(new.registered.agent, old.registered.agent);
     assert_eq!(new.registered.session, old.registered.session + 1);
     let synced = old.sync(HOLD).await;
-    assert_eq!((synced.mode, synced.answers[0].verdict), (SyncMode::FinishOnly, Verdict::Keep));
-    plane.seed.create(NewRun { plan_only: true, ..plane.seed.new_run() }).await;
+    assert_eq!(
+        (synced.mode, synced.answers[0].verdict),
+        (SyncMode::FinishOnly, Verdict::Keep)
+    );
+    plane
+        .seed
+        .create(NewRun {
+            plan_only: true,
+            ..plane.seed.new_run()
+        })
+        .await;
     assert!(old.sync(Millis::ZERO).await.offers.is_empty());
     assert_eq!(new.sync(HOLD).await.offers.len(), 1);
     plane.end_plan(&mut old, &plan).await;
@@ -387,18 +476,27 @@ async fn a_revoked_token_lets_its_agents_finish_only() {
         .write::<_, StoreError, _>(move |tx| {
             let hash = hash.clone();
             Box::pin(async move {
-                let token = agent_tokens::by_hash(tx, &hash).await?.ok_or(StoreError::Reference)?;
+                let token = agent_tokens::by_hash(tx, &hash)
+                    .await?
+                    .ok_or(StoreError::Reference)?;
                 agent_tokens::revoke(tx, &token.id).await
             })
         })
         .await
         .unwrap();
-    let again =
-        SimulatedAgent::try_register(&plane.router, &plane.token, &SimulatedAgent::registration("two", "1")).await;
+    let again = SimulatedAgent::try_register(
+        &plane.router,
+        &plane.token,
+        &SimulatedAgent::registration("two", "1"),
+    )
+    .await;
     assert_eq!(again.status, StatusCode::UNAUTHORIZED);
     assert_eq!(agent.sync(HOLD).await.mode, SyncMode::FinishOnly);
     plane.end_plan(&mut agent, &plan).await;
-    assert_eq!(agent.try_sync(Millis::ZERO).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        agent.try_sync(Millis::ZERO).await.status,
+        StatusCode::UNAUTHORIZED
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -413,7 +511,10 @@ async fn a_silent_plan_is_made_again_and_the_old_attempt_is_told_to_stop() {
         (plane.run(&run).await.status == RunStatus::PlanQueued).then_some(())
     })
     .await;
-    plane.seed.set_pool(|settings| *settings = Default::default()).await;
+    plane
+        .seed
+        .set_pool(|settings| *settings = Default::default())
+        .await;
     let mut other = plane.agent("two").await;
     let mut new = other.take(Phase::Plan, &plane.attempt()).await;
     new.write_log(b"second\n").await;
@@ -425,14 +526,25 @@ async fn a_silent_plan_is_made_again_and_the_old_attempt_is_told_to_stop() {
     assert!(!finished.accepted);
     plane.end_plan(&mut other, &new).await;
     let log = String::from_utf8(plane.ended_log(run.plan_id.as_str()).await).unwrap();
-    assert!(log.contains("first\n") && log.contains("second\n") && !log.contains("stopped"), "{log:?}");
+    assert!(
+        log.contains("first\n") && log.contains("second\n") && !log.contains("stopped"),
+        "{log:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_apply_finishes_late_and_frees_its_workspace() {
     let plane = plane().await;
     let mut agent = plane.agent("one").await;
-    let (run, plan) = plane.planning(&mut agent, NewRun { auto_apply: true, ..plane.seed.new_run() }).await;
+    let (run, plan) = plane
+        .planning(
+            &mut agent,
+            NewRun {
+                auto_apply: true,
+                ..plane.seed.new_run()
+            },
+        )
+        .await;
     plane.end_plan(&mut agent, &plan).await;
     let mut apply = agent.take(Phase::Apply, &plane.attempt()).await;
     assert_eq!(apply.try_start().await.status, StatusCode::OK);
@@ -443,7 +555,10 @@ async fn a_lost_apply_finishes_late_and_frees_its_workspace() {
         (plane.run(&run).await.status == RunStatus::Errored).then_some(())
     })
     .await;
-    assert_eq!(plane.ended_log(run.apply_id.as_str()).await, b"\x02creating\n\x03");
+    assert_eq!(
+        plane.ended_log(run.apply_id.as_str()).await,
+        b"\x02creating\n\x03"
+    );
     agent.stage(&apply.key, AttemptStage::Running);
     assert_eq!(agent.sync(Millis::ZERO).await.answers[0].verdict, Verdict::Keep);
     apply.write_log(b"created\n").await;
@@ -453,7 +568,10 @@ async fn a_lost_apply_finishes_late_and_frees_its_workspace() {
     let finished: Finished = apply.try_finish(&end).await.ok();
     assert!(!finished.accepted);
     let run = plane.run(&run).await;
-    assert_eq!((run.status, run.aftermath), (RunStatus::Errored, Aftermath::Delivered));
+    assert_eq!(
+        (run.status, run.aftermath),
+        (RunStatus::Errored, Aftermath::Delivered)
+    );
     let next = plane.seed.create(plane.seed.new_run()).await;
     assert_eq!(next.status, RunStatus::PlanQueued, "the lock is free");
 }

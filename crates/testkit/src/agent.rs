@@ -128,7 +128,7 @@ impl SimulatedAgent {
     pub fn registration(name: &str, nonce: &str) -> Register {
         Register {
             instance_key: Secret::new(format!("instance key of {name}")),
-            process_nonce: format!("process nonce {nonce}"),
+            process_nonce: format!("nonce of this process: {nonce}"),
             name: name.to_owned(),
             version: "0.1.0".to_owned(),
             hostname: name.to_owned(),
@@ -261,6 +261,14 @@ async fn post<T: serde::Serialize>(router: &Router, path: &str, token: &Secret, 
 }
 
 impl Attempt {
+    /// The same attempt with another credential.
+    pub fn with_credential(&self, credential: &Secret) -> Self {
+        Self {
+            credential: credential.clone(),
+            ..self.clone()
+        }
+    }
+
     fn path(&self, rest: &str) -> String {
         format!("/agent/v1/jobs/{}/{rest}", self.key.job)
     }
