@@ -1,6 +1,7 @@
 //! The stock `terraform` command line against a control plane without agents: everything that needs no remote run.
 
 use serde_json::{Value, json};
+use terrapool_testkit::cli::Cli;
 use terrapool_testkit::installation::Installation;
 
 fn cloud(host: &str, workspaces: &str) -> String {
@@ -10,7 +11,9 @@ terraform {{
   cloud {{
     hostname     = "{host}"
     organization = "acme"
-    workspaces {{ {workspaces} }}
+    workspaces {{
+      {workspaces}
+    }}
   }}
 }}
 resource "terraform_data" "a" {{ input = "x" }}
@@ -212,17 +215,22 @@ async fn login_takes_a_pasted_token() {
     let plane = Installation::start().await;
     let cli = plane.cli("");
     std::fs::write(cli.home().join("cli.tfrc"), "").unwrap();
-    let input = format!("yes\n{}\n", plane.token);
-    let answer = cli
-        .run_with_input(&["login", &plane.host()], &input)
-        .await
-        .succeeded();
-    assert!(answer.contains("ada"), "{answer}");
-    let wrong = cli
-        .run_with_input(&["login", &plane.host()], "yes\ntpu_wrong\n")
-        .await
-        .failed();
-    assert!(wrong.to_lowercase().contains("token"), "{wrong}");
+    let (code, answer) = login(&cli, &plane.host(), &plane.token).await;
+    assert_eq!(code, Some(0), "{answer}");
+    let (code, answer) = login(&cli, &plane.host(), "tpu_wrong").await;
+    assert_ne!(code, Some(0), "{answer}");
+    assert!(answer.contains("Token is invalid"), "{answer}");
+}
+
+/// Answers one question after the other: each prompt reads what is there, and drops what it does not need.
+async fn login(cli: &Cli, host: &str, token: &str) -> (Option<i32>, String) {
+    let mut running = cli.start(&["login", host]);
+    running.wait_for("Only 'yes' will be accepted").await;
+    running.write("yes\n").await;
+    running.wait_for("Token for").await;
+    running.write(&format!("{token}\n")).await;
+    let ended = running.end().await;
+    (ended.code, ended.output)
 }
 
 #[tokio::test]
