@@ -200,6 +200,16 @@ impl Installation {
         path
     }
 
+    /// The process id of the server, while it runs.
+    pub fn server_pid(&self) -> Option<u32> {
+        self.server.as_ref().and_then(Child::id)
+    }
+
+    /// A client that trusts the server's CA.
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
     /// A call of the API: status and body (null when it is empty).
     pub async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");

@@ -1,0 +1,148 @@
+//! The installation that is measured.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use terrapool_testkit::installation::{AgentProcess, Installation};
+use terrapool_testkit::wait::until;
+
+use crate::docker::Docker;
+use crate::probe;
+
+/// An agent and its pool.
+pub(crate) struct Pool {
+    pub(crate) id: String,
+    pub(crate) agent: AgentProcess,
+}
+
+/// Everything that measurements use.
+pub(crate) struct Bench {
+    pub(crate) installation: Installation,
+    pub(crate) docker: Docker,
+    pub(crate) image: String,
+    /// Four slots, as agents have by default on such a machine or better.
+    pub(crate) pool: Pool,
+    pub(crate) engines: PathBuf,
+    /// Version of the real terraform.
+    pub(crate) version: String,
+    counter: Cell<u32>,
+}
+
+/// Label of every sandbox.
+const SANDBOX: &str = "io.terrapool.role%3Dsandbox";
+
+impl Bench {
+    pub(crate) async fn start() -> Self {
+        let image = std::env::var("TERRAPOOL_BENCH_IMAGE").expect("run it by `cargo xtask bench`");
+        let installation = Installation::start().await;
+        let engines = installation.scratch("engines");
+        probe::write(&engines);
+        let version = real_terraform(&engines);
+        let docker = Docker::connect();
+        let mut bench = Self {
+            pool: start_pool(&installation, "bench", &engines, "4").await,
+            installation,
+            docker,
+            image,
+            engines,
+            version,
+            counter: Cell::new(0),
+        };
+        // The engines are copied into the sandboxes' volume, and provider schemas kept, by the first runs.
+        for version in [probe::VERSION.to_owned(), bench.version.clone()] {
+            let workspace = bench.workspace(&bench.pool.id, &version, CONFIGURATION).await;
+            let run = bench.create_run(&workspace).await;
+            bench.ended(&run, "applied").await;
+        }
+        bench.counter = Cell::new(100);
+        bench
+    }
+
+    /// A pool of its own with an agent that takes one job at a time.
+    pub(crate) async fn narrow_pool(&self) -> Pool {
+        start_pool(&self.installation, "narrow", &self.engines, "1").await
+    }
+
+    /// A name that was not used before.
+    pub(crate) fn name(&self) -> String {
+        let number = self.counter.get();
+        self.counter.set(number + 1);
+        format!("bench-{number}")
+    }
+
+    /// The sandboxes that run now, of all agents on this engine.
+    pub(crate) async fn sandboxes(&self) -> Vec<String> {
+        self.docker.running(SANDBOX).await
+    }
+
+    /// Waits until a sandbox waits, none works, and nothing is being removed.
+    pub(crate) async fn settle(&self) {
+        let mut since = None;
+        let settled = until(Duration::from_secs(60), async || {
+            let mine = self.mine().await;
+            if mine.len() != 1 || since.as_ref() != Some(&mine) {
+                since = Some(mine);
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                return None;
+            }
+            Some(())
+        })
+        .await;
+        assert!(settled.is_some(), "no sandbox waits:\n{}", self.pool.agent.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    /// Sandboxes of the measured agent.
+    pub(crate) async fn mine(&self) -> Vec<String> {
+        let identity = self.identity();
+        self.docker
+            .running(&format!("io.terrapool.agent%3D{identity}"))
+            .await
+    }
+
+    fn identity(&self) -> String {
+        use sha2::Digest as _;
+        let key = self.installation.scratch("agent-bench").join("instance.key");
+        let key = std::fs::read_to_string(key).expect("an agent has a key");
+        let digest = sha2::Sha256::digest(key.trim());
+        let text: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        text[..12].to_owned()
+    }
+}
+
+/// One resource that needs no provider.
+pub(crate) const CONFIGURATION: &str = "resource \"terraform_data\" \"a\" {\n  input = \"a\"\n}\n";
+
+async fn start_pool(installation: &Installation, name: &str, engines: &std::path::Path, slots: &str) -> Pool {
+    let (id, token) = installation.create_pool(name).await;
+    let engines = engines.to_string_lossy().into_owned();
+    let environment = [
+        ("TERRAPOOL_AGENT_ENGINES", engines.as_str()),
+        ("TERRAPOOL_AGENT_CONCURRENCY", slots),
+        ("TERRAPOOL_LOG", "info"),
+    ];
+    let agent = installation.start_agent(name, &token, &environment).await;
+    Pool { id, agent }
+}
+
+/// Puts the terraform of PATH among the engines, and returns its version.
+fn real_terraform(engines: &std::path::Path) -> String {
+    let output = Command::new("terraform")
+        .args(["version", "-json"])
+        .env("CHECKPOINT_DISABLE", "1")
+        .output()
+        .expect("terraform is installed");
+    let version: serde_json::Value = serde_json::from_slice(&output.stdout).expect("terraform says its version");
+    let version = version["terraform_version"].as_str().expect("terraform has a version").to_owned();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let binary = std::env::split_paths(&path)
+        .map(|folder| folder.join("terraform"))
+        .find(|file| file.is_file())
+        .expect("terraform is on PATH");
+    let folder = engines.join(format!("terraform_{version}"));
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
+    std::fs::copy(binary, folder.join("terraform")).expect("terraform can be copied");
+    version
+}
