@@ -1,4 +1,5 @@
 //! Uploads of configurations, good and bad.
+#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Starting, and what stands in its way; the command line.
+#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
 mod common;
 

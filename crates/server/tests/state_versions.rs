@@ -1,4 +1,5 @@
 //! States: both ways to upload, who may, and what is refused.
+#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
 mod common;
 

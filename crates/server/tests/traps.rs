@@ -1,4 +1,5 @@
 //! The traps of the stock clients: each of these, when wrong, breaks or silences `terraform` without an error message.
+#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
 mod common;
 

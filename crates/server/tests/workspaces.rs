@@ -1,4 +1,5 @@
 //! Organizations, projects, workspaces, tags, variables and pools, as clients set and read them.
+#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
 mod common;
 

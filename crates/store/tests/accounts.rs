@@ -1,4 +1,5 @@
 //! Users, tokens, organizations, projects, workspaces, variables, configurations and states, on both databases.
+#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
 use serde_json::{Map, json};
 use terrapool_model::engine::EngineKind;
