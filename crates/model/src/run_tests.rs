@@ -1,5 +1,5 @@
 use super::*;
-use crate::id::UserId;
+use crate::id::{RunId, StateVersionId, UserId};
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -117,7 +117,7 @@ fn the_end_of_a_plan_leads_where_the_run_wants_to_go() {
         (automatic.clone(), CHANGES, RunStatus::ApplyQueued),
         (planning.clone(), End::Failed, RunStatus::Errored),
         (planning.clone(), End::EngineLost, RunStatus::Errored),
-        (planning.clone(), End::Canceled, RunStatus::Canceled),
+        (planning, End::Canceled, RunStatus::Canceled),
     ] {
         let (next, effects) = on(&run, &finished(Phase::Plan, end)).unwrap();
         assert_eq!(next.status, status, "{end:?}");

@@ -1,7 +1,8 @@
 use super::*;
-use crate::id::RunId;
+use crate::id::{AgentId, RunId};
 use crate::job::JobState;
-use crate::run::RunStatus;
+use crate::lock::Workspace;
+use crate::run::{Run, RunStatus};
 use crate::time::Millis;
 
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -176,7 +177,7 @@ fn an_override_needs_the_attempt_and_tells_it_to_stop() {
         },
     );
     assert_eq!(done.rows.workspace.lock, Lock::Free);
-    assert_eq!(done.rows.workspace.lost_run, Some(rows.run.id.clone()));
+    assert_eq!(done.rows.workspace.lost_run, Some(rows.run.id));
     assert_eq!(done.rows.run.aftermath, Aftermath::Overridden);
     assert_eq!(done.rows.apply.map(|job| job.desired), Some(Desired::Kill));
 }
@@ -221,7 +222,7 @@ fn a_claim_tells_why_it_is_refused() {
         },
         Claim {
             pool_is_allowed: false,
-            ..good.clone()
+            ..good
         },
     ] {
         let refused = transition(&queued, &Event::Claim(bad), NOW, &Times::default());

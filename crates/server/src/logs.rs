@@ -501,7 +501,7 @@ impl Log {
             };
             self.apart.insert(key.clone(), apart);
         }
-        self.apart.get_mut(&key).ok_or_else(|| LogError::InvalidId(key.1))
+        self.apart.get_mut(&key).ok_or(LogError::InvalidId(key.1))
     }
 
     fn append_apart(&mut self, writer: &Writer, offset: u64, bytes: &[u8]) -> Result<LogPosition, LogError> {

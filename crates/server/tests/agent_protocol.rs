@@ -1,5 +1,7 @@
 //! The agent protocol, spoken by simulated agents to the routes of a control plane in this process.
 
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,13 +1,10 @@
 //! Jobs: claims, grants, contacts, ends, and what is offered to agents.
 
-use std::collections::BTreeMap;
-
 use terrapool_model::id::{AgentId, AgentPoolId, AttemptId, JobId, RunId, WorkspaceId};
 use terrapool_model::job::{Job, Phase};
 use terrapool_model::refusal::Refusal;
 use terrapool_model::run::End;
-use terrapool_model::schedule::{self, Candidate};
-use terrapool_model::time::{Millis, Timestamp};
+use terrapool_model::time::Timestamp;
 use terrapool_model::transition::{Claim, Event};
 use terrapool_protocol::agent::Finish;
 use terrapool_protocol::job::{ArtifactName, Limits, Outcome};
@@ -16,6 +13,10 @@ use crate::db::{Connection, Retryable, Row, Tx};
 use crate::error::StoreError;
 use crate::lifecycle::{self, Details, JOB_COLUMNS, TransitionError};
 use crate::{artifacts, installation, pools, state_copies, values};
+
+mod views;
+
+pub use views::{HeldJob, Ready, ReportedJob, held, held_by, ready, reported};
 
 /// A job's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -400,63 +401,6 @@ pub async fn flush_contacts(tx: &mut Tx, contacts: &[Contact]) -> Result<(), Sto
     Ok(())
 }
 
-/// A job that an attempt holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldJob {
-    /// The job.
-    pub id: JobId,
-    /// Its run.
-    pub run_id: RunId,
-    /// Its agent.
-    pub agent: Option<AgentId>,
-    /// The agent's session at the claim.
-    pub session: Option<u64>,
-    /// Which assignment.
-    pub generation: u64,
-    /// Which attempt.
-    pub attempt: Option<AttemptId>,
-    /// When it was last heard, as far as it is written down.
-    pub last_contact: Option<Timestamp>,
-    /// When its lease ends.
-    pub expires_at: Timestamp,
-    /// How long its attempt may be silent.
-    pub lease: Millis,
-}
-
-/// Every job that an attempt holds.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn held(connection: &mut Connection) -> Result<Vec<HeldJob>, StoreError> {
-    let rows = connection
-        .fetch_all(
-            "SELECT j.id, j.run_id, j.phase, j.agent_id, j.session, j.generation, j.attempt, j.last_contact, \
-             COALESCE(p.settings, '{}') AS settings FROM jobs j LEFT JOIN agent_pools p ON p.id = j.pool_id \
-             WHERE j.state IN ('leased', 'running')",
-            values![],
-        )
-        .await?;
-    rows.iter()
-        .map(|row| {
-            let settings: pools::PoolSettings = row.json("settings")?;
-            let last_contact = row.opt_time("last_contact")?;
-            let phase: Phase = row.parse("phase")?;
-            Ok(HeldJob {
-                id: row.parse("id")?,
-                run_id: row.parse("run_id")?,
-                agent: row.opt_parse("agent_id")?,
-                session: crate::runs::opt_count(row, "session")?,
-                generation: row.count("generation")?,
-                attempt: row.opt_parse("attempt")?,
-                last_contact,
-                lease: settings.times.flush + settings.times.lease(phase),
-                expires_at: last_contact
-                    .map_or(Timestamp(0), |contact| settings.times.expires_at(phase, contact)),
-            })
-        })
-        .collect()
-}
-
 /// Gives a job up whose attempt is silent for too long.
 ///
 /// # Errors
@@ -504,126 +448,4 @@ pub async fn cut_off(tx: &mut Tx, agent: &AgentId) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-/// What a sync has to know of a reported job.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReportedJob {
-    /// The row.
-    pub row: Job,
-    /// Whether the workspace's lock epoch is still the run's.
-    pub epoch_is_runs: bool,
-}
-
-/// The jobs with these ids.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn reported(
-    connection: &mut Connection,
-    ids: &[JobId],
-) -> Result<BTreeMap<JobId, ReportedJob>, StoreError> {
-    let mut found = BTreeMap::new();
-    for id in ids {
-        let row = connection
-            .fetch_optional(
-                "SELECT j.id, j.run_id, j.phase, j.state, j.generation, j.attempt, j.agent_id, j.session, \
-                 j.start_granted, j.desired, j.tries, j.last_contact, r.lock_epoch AS run_epoch, \
-                 w.lock_epoch AS workspace_epoch FROM jobs j JOIN runs r ON r.id = j.run_id \
-                 JOIN workspaces w ON w.id = j.workspace_id WHERE j.id = $1",
-                values![id],
-            )
-            .await?;
-        let Some(row) = row else { continue };
-        let run_epoch = crate::runs::opt_count(&row, "run_epoch")?;
-        let reported = ReportedJob {
-            row: lifecycle::job_from_row(&row)?,
-            epoch_is_runs: run_epoch == Some(row.count("workspace_epoch")?),
-        };
-        found.insert(id.clone(), reported);
-    }
-    Ok(found)
-}
-
-/// The attempts that an agent holds by its row.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn held_by(connection: &mut Connection, agent: &AgentId) -> Result<Vec<JobRecord>, StoreError> {
-    let sql = format!(
-        "SELECT {} FROM jobs WHERE agent_id = $1 AND state IN ('leased', 'running')",
-        columns()
-    );
-    connection
-        .fetch_all(&sql, values![agent])
-        .await?
-        .iter()
-        .map(from_row)
-        .collect()
-}
-
-/// A job that may be offered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ready {
-    /// The job.
-    pub job: JobId,
-    /// Its generation.
-    pub generation: u64,
-    /// Its run.
-    pub run: RunId,
-    /// Its phase.
-    pub phase: Phase,
-    /// What its sandbox needs.
-    pub limits: Limits,
-}
-
-/// Jobs of a pool that wait for an agent, in the order in which they are offered.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn ready(connection: &mut Connection, pool: &AgentPoolId) -> Result<Vec<Ready>, StoreError> {
-    let rows = connection
-        .fetch_all(
-            "SELECT id, workspace_id, run_id, phase, generation, limits, priority, queued_at FROM jobs \
-             WHERE pool_id = $1 AND state = 'queued' ORDER BY priority, queued_at LIMIT 500",
-            values![pool],
-        )
-        .await?;
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut running = BTreeMap::new();
-    let counts = connection
-        .fetch_all(
-            "SELECT workspace_id, COUNT(*) AS jobs FROM jobs WHERE pool_id = $1 \
-             AND state IN ('leased', 'running') GROUP BY workspace_id",
-            values![pool],
-        )
-        .await?;
-    for row in counts {
-        running.insert(row.parse::<WorkspaceId>("workspace_id")?, row.count("jobs")?);
-    }
-    let mut jobs = BTreeMap::new();
-    let mut candidates = Vec::new();
-    for row in rows {
-        let job: JobId = row.parse("id")?;
-        candidates.push(Candidate {
-            job: job.clone(),
-            workspace: row.parse("workspace_id")?,
-            priority: u32::try_from(row.count("priority")?).unwrap_or(u32::MAX),
-            queued_at: row.time("queued_at")?,
-        });
-        let ready = Ready {
-            job: job.clone(),
-            generation: row.count("generation")?,
-            run: row.parse("run_id")?,
-            phase: row.parse("phase")?,
-            limits: row.json("limits")?,
-        };
-        jobs.insert(job, ready);
-    }
-    Ok(schedule::order(candidates, &running)
-        .into_iter()
-        .filter_map(|candidate| jobs.remove(&candidate.job))
-        .collect())
 }

@@ -6,7 +6,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -60,7 +60,13 @@ pub async fn sqlite() -> TestDatabase {
     }
 }
 
-static SERVER: OnceCell<PathBuf> = OnceCell::const_new();
+/// The server of this process. The pipe to its shell stays open until this process ends.
+struct Server {
+    socket: PathBuf,
+    _shell: Child,
+}
+
+static SERVER: OnceCell<Server> = OnceCell::const_new();
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 const TEMPLATE: &str = "terrapool_template";
@@ -74,7 +80,7 @@ fn address(socket: &Path, database: &str) -> String {
 
 /// An empty PostgreSQL database, made from a template that has the schema.
 pub async fn postgres() -> TestDatabase {
-    let socket = SERVER.get_or_init(start).await;
+    let socket = &SERVER.get_or_init(start).await.socket;
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("test_{number}");
     psql(socket, &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"));
@@ -162,25 +168,26 @@ fn psql(socket: &Path, sql: &str) -> String {
     run(psql)
 }
 
-async fn start() -> PathBuf {
-    let socket = tokio::task::spawn_blocking(start_server)
+async fn start() -> Server {
+    let server = tokio::task::spawn_blocking(start_server)
         .await
         .unwrap_or_else(|error| panic!("PostgreSQL could not be started: {error}"));
-    psql(&socket, &format!("CREATE DATABASE {TEMPLATE}"));
-    drop(open(&address(&socket, TEMPLATE)).await);
+    let socket = &server.socket;
+    psql(socket, &format!("CREATE DATABASE {TEMPLATE}"));
+    drop(open(&address(socket, TEMPLATE)).await);
     // A template must have no connections; the pool's close a moment after it.
     psql(
-        &socket,
+        socket,
         &format!("UPDATE pg_database SET datallowconn = false WHERE datname = '{TEMPLATE}'"),
     );
     psql(
-        &socket,
+        socket,
         &format!("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{TEMPLATE}'"),
     );
-    socket
+    server
 }
 
-fn start_server() -> PathBuf {
+fn start_server() -> Server {
     let programs = programs();
     let user = unprivileged();
     let folder = tempfile::Builder::new()
@@ -243,7 +250,8 @@ fn start_server() -> PathBuf {
         let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
         panic!("PostgreSQL did not start:\n{log}");
     }
-    // Open until this process ends.
-    std::mem::forget(child.stdin.take());
-    folder
+    Server {
+        socket: folder,
+        _shell: child,
+    }
 }

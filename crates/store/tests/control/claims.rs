@@ -90,7 +90,7 @@ async fn a_claim_is_refused_once_the_pool_may_not_be_used_any_more(world: &World
         world,
         terrapool_store::pools::PoolError,
         [pool = world.pool.clone(), change = change],
-        |tx| { terrapool_store::pools::update(tx, &pool, &change).await }
+        |tx| terrapool_store::pools::update(tx, &pool, &change).await
     )
     .unwrap();
     let refused = world.claim(&job, &agent, &world.attempt()).await;

@@ -223,7 +223,7 @@ async fn an_override_names_the_attempt_and_tells_it_to_stop(world: &World) {
                 user = world.user.clone(),
                 acknowledge = acknowledge
             ],
-            |tx| { locks::force_unlock(tx, &id, Some(&user), acknowledge.as_ref()).await }
+            |tx| locks::force_unlock(tx, &id, Some(&user), acknowledge.as_ref()).await
         )
     };
     let plain = unlock(None).await.unwrap_err();

@@ -1,5 +1,7 @@
 //! The store's runs, jobs, locks, agents and logs behave the same on SQLite and PostgreSQL.
 
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 mod agents;
 mod claims;
 mod losses;

@@ -18,7 +18,7 @@ async fn lock(world: &World, user: &UserId) -> Done<()> {
         world,
         TransitionError,
         [id = world.workspace.clone(), user = user.clone()],
-        |tx| { locks::lock_by_user(tx, &id, &user, Some("maintenance")).await }
+        |tx| locks::lock_by_user(tx, &id, &user, Some("maintenance")).await
     )
 }
 
@@ -27,7 +27,7 @@ async fn unlock(world: &World, user: &UserId) -> Done<()> {
         world,
         TransitionError,
         [id = world.workspace.clone(), user = user.clone()],
-        |tx| { locks::unlock_by_user(tx, &id, Some(&user)).await }
+        |tx| locks::unlock_by_user(tx, &id, Some(&user)).await
     )
 }
 

@@ -41,7 +41,10 @@ pub(crate) async fn world(kind: DatabaseKind) -> World {
 
 macro_rules! command {
     ($world:expr, $error:ty, [$($captured:ident = $value:expr),*], |$tx:ident| $body:expr) => {{
-        $(let $captured = $value;)*
+        $(
+            #[allow(clippy::redundant_locals, reason = "the value may be a local already")]
+            let $captured = $value;
+        )*
         $world
             .db
             .write::<_, $error, _>(move |$tx| {
@@ -176,7 +179,7 @@ impl World {
             self,
             FinishError,
             [job = held.job.clone(), report = report],
-            |tx| { jobs::finish(tx, &job, &report).await }
+            |tx| jobs::finish(tx, &job, &report).await
         )
     }
 
@@ -194,7 +197,7 @@ impl World {
             self,
             TransitionError,
             [run = run.clone(), user = self.user.clone()],
-            |tx| { runs::confirm(tx, &run, Some(&user), Some("go")).await }
+            |tx| runs::confirm(tx, &run, Some(&user), Some("go")).await
         )
     }
 
