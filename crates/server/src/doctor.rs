@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use terrapool_objects::Keyring;
 use terrapool_store::db::{Db, SystemClock, SystemEntropy};
+use terrapool_store::gauges;
 
 use crate::config::{Config, Tls};
 
@@ -90,13 +91,10 @@ async fn database(config: &Config) -> Result<String, String> {
     let db = opened.map_err(|error| chain(&error))?;
     let check = async {
         let mut connection = db.read().await?;
-        connection
-            .fetch_one("SELECT COUNT(*) AS total FROM organizations", Vec::new())
-            .await?
-            .count("total")
+        gauges::read(&mut connection).await
     };
     match check.await {
-        Ok(total) => Ok(format!("{db:?} answers; organizations: {total}")),
+        Ok(found) => Ok(format!("{db:?} answers; workspaces: {}", found.workspaces)),
         Err(error) => Err(chain(&error)),
     }
 }

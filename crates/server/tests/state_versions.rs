@@ -1,4 +1,8 @@
 //! States: both ways to upload, who may, and what is refused.
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "bodies are written where they are sent"
+)]
 #![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
 mod common;

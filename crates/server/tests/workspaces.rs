@@ -1,4 +1,8 @@
 //! Organizations, projects, workspaces, tags, variables and pools, as clients set and read them.
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "bodies are written where they are sent"
+)]
 #![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
 mod common;

@@ -1,14 +1,15 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-pub mod api_tokens;
 pub mod agent_tokens;
 pub mod agents;
+pub mod api_tokens;
 pub mod artifacts;
 pub mod audit;
 pub mod configuration_versions;
 pub mod db;
 pub mod error;
+pub mod gauges;
 pub mod installation;
 pub mod job_specs;
 pub mod jobs;

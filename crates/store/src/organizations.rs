@@ -256,6 +256,23 @@ pub async fn is_applying(connection: &mut Connection, id: &OrganizationId) -> Re
     Ok(row.is_some())
 }
 
+/// How many runs of the organization wait for their workspace, and how many are being worked on.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn run_counts(connection: &mut Connection, id: &OrganizationId) -> Result<(u64, u64), StoreError> {
+    let row = connection
+        .fetch_one(
+            "SELECT COALESCE(SUM(CASE WHEN runs.status = 'pending' THEN 1 ELSE 0 END), 0) AS pending, \
+             COALESCE(SUM(CASE WHEN runs.status <> 'pending' THEN 1 ELSE 0 END), 0) AS running \
+             FROM runs JOIN workspaces ON workspaces.id = runs.workspace_id WHERE workspaces.organization_id = $1 \
+             AND runs.status IN ('pending', 'plan_queued', 'planning', 'apply_queued', 'applying')",
+            values![id],
+        )
+        .await?;
+    Ok((row.count("pending")?, row.count("running")?))
+}
+
 /// Deletes an organization and everything in it.
 ///
 /// # Errors

@@ -135,3 +135,23 @@ pub async fn count(connection: &mut Connection) -> Result<u64, StoreError> {
         .await?;
     row.count("total")
 }
+
+/// Whether two users are members of one organization.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn share_organization(
+    connection: &mut Connection,
+    one: &UserId,
+    other: &UserId,
+) -> Result<bool, StoreError> {
+    let found = connection
+        .fetch_optional(
+            "SELECT mine.organization_id FROM organization_members mine \
+             JOIN organization_members theirs ON theirs.organization_id = mine.organization_id \
+             WHERE mine.user_id = $1 AND theirs.user_id = $2 LIMIT 1",
+            values![one, other],
+        )
+        .await?;
+    Ok(found.is_some())
+}

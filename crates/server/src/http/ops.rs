@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use serde_json::json;
 use terrapool_store::db::Connection;
 use terrapool_store::error::StoreError;
+use terrapool_store::gauges;
 
 use super::error::ApiError;
 use crate::app::App;
@@ -24,12 +25,9 @@ pub(super) fn router() -> Router<App> {
 
 /// 200 when the database answers, else 503.
 async fn health(State(app): State<App>) -> Response {
-    let check = async {
-        let mut connection = app.db.read().await?;
-        connection.fetch_one("SELECT 1 AS one", Vec::new()).await
-    };
+    let check = async { gauges::ping(&mut app.db.read().await?).await };
     match check.await {
-        Ok(_) => (StatusCode::OK, "ok\n").into_response(),
+        Ok(()) => (StatusCode::OK, "ok\n").into_response(),
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "not healthy");
             (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response()
@@ -76,46 +74,30 @@ pub fn metrics_router(app: &App) -> Router {
 
 async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
     let mut connection = app.db.read().await?;
-    let text = gauges(&mut connection).await?;
+    let text = exposition(&mut connection).await?;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 
-/// Gauges in Prometheus' text format. Every query walks an index over what is running, not over history.
-async fn gauges(connection: &mut Connection) -> Result<String, StoreError> {
-    const SINGLE: [(&str, &str, &str); 3] = [
-        (
-            "terrapool_workspaces",
-            "Workspaces.",
-            "SELECT COUNT(*) AS total FROM workspaces",
-        ),
+/// Gauges in Prometheus' text format.
+async fn exposition(connection: &mut Connection) -> Result<String, StoreError> {
+    let found = gauges::read(connection).await?;
+    let single = [
+        ("terrapool_workspaces", "Workspaces.", found.workspaces),
         (
             "terrapool_workspaces_locked",
             "Workspaces whose lock is held.",
-            "SELECT COUNT(*) AS total FROM workspaces WHERE lock_state <> 'free'",
+            found.workspaces_locked,
         ),
-        (
-            "terrapool_agents",
-            "Registered agents.",
-            "SELECT COUNT(*) AS total FROM agents",
-        ),
+        ("terrapool_agents", "Registered agents.", found.agents),
     ];
     let mut text = String::new();
-    for (name, help, sql) in SINGLE {
-        let total = connection.fetch_one(sql, Vec::new()).await?.count("total")?;
+    for (name, help, total) in single {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {total}");
     }
-    let rows = connection
-        .fetch_all(
-            "SELECT state, phase, COUNT(*) AS total FROM jobs WHERE state IN ('queued', 'leased', 'running') \
-             GROUP BY state, phase ORDER BY state, phase",
-            Vec::new(),
-        )
-        .await?;
     let name = "terrapool_jobs";
     let _ = writeln!(text, "# HELP {name} Jobs that wait or run.\n# TYPE {name} gauge");
-    for row in rows {
-        let (state, phase, total) = (row.text("state")?, row.text("phase")?, row.count("total")?);
+    for (state, phase, total) in found.jobs {
         let _ = writeln!(text, "{name}{{state=\"{state}\",phase=\"{phase}\"}} {total}");
     }
     Ok(text)

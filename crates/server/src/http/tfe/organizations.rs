@@ -6,7 +6,7 @@ use terrapool_model::execution::ExecutionMode;
 use terrapool_model::id::AgentPoolId;
 use terrapool_store::db::Connection;
 use terrapool_store::organizations::{self, OrganizationRecord};
-use terrapool_store::{audit, projects};
+use terrapool_store::{audit, pools, projects};
 use terrapool_tfe::attributes;
 use terrapool_tfe::document::{Document, Kind, Resource};
 use terrapool_tfe::errors::Problem;
@@ -291,15 +291,10 @@ pub(super) async fn check_pool(
     organization: &OrganizationRecord,
     pool: &AgentPoolId,
 ) -> Result<()> {
-    let found = connection
-        .fetch_optional(
-            "SELECT id FROM agent_pools WHERE id = $1 AND organization_id = $2",
-            terrapool_store::values![pool, &organization.id],
-        )
-        .await?;
+    let found = pools::get(connection, pool).await?;
     match found {
-        Some(_) => Ok(()),
-        None => Err(ApiError::attribute(
+        Some(found) if found.organization_id.as_ref() == Some(&organization.id) => Ok(()),
+        _ => Err(ApiError::attribute(
             "default-agent-pool-id",
             format!("Agent pool {pool} does not exist in this organization"),
         )),
@@ -347,17 +342,8 @@ pub(super) async fn entitlements(State(app): AppState, caller: Caller, Path(name
 pub(super) async fn capacity(State(app): AppState, caller: Caller, Path(name): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let record = auth::organization(&mut connection, &caller, &name, Permission::Read).await?;
-    let row = connection
-        .fetch_one(
-            "SELECT COALESCE(SUM(CASE WHEN runs.status = 'pending' THEN 1 ELSE 0 END), 0) AS pending, \
-             COALESCE(SUM(CASE WHEN runs.status IN ('plan_queued', 'planning', 'apply_queued', 'applying') \
-             THEN 1 ELSE 0 END), 0) AS running FROM runs JOIN workspaces ON workspaces.id = runs.workspace_id \
-             WHERE workspaces.organization_id = $1 \
-             AND runs.status IN ('pending', 'plan_queued', 'planning', 'apply_queued', 'applying')",
-            terrapool_store::values![&record.id],
-        )
-        .await?;
-    let attributes = json!({"pending": row.count("pending")?, "running": row.count("running")?});
+    let (pending, running) = organizations::run_counts(&mut connection, &record.id).await?;
+    let attributes = json!({"pending": pending, "running": running});
     Ok(Answer::ok(Document::one(Resource::new(
         Kind::OrganizationCapacity,
         &record.name,

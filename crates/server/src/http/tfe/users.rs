@@ -110,15 +110,7 @@ pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<St
     if !own {
         let shared = match &caller.principal {
             Principal::User(user) if user.site_admin => true,
-            Principal::User(user) => connection
-                .fetch_optional(
-                    "SELECT mine.organization_id FROM organization_members mine \
-                     JOIN organization_members theirs ON theirs.organization_id = mine.organization_id \
-                     WHERE mine.user_id = $1 AND theirs.user_id = $2 LIMIT 1",
-                    terrapool_store::values![&user.id, &id],
-                )
-                .await?
-                .is_some(),
+            Principal::User(user) => users::share_organization(&mut connection, &user.id, &id).await?,
             Principal::Organization(_) => false,
         };
         if !shared {
