@@ -88,7 +88,7 @@ impl Keyring {
                 let write = |file: &mut std::fs::File| -> std::io::Result<()> {
                     let (id, key) = new_key().map_err(|_| std::io::Error::other("no random numbers"))?;
                     let id = String::from_utf8_lossy(&id).into_owned();
-                    write!(file, "{HEADER}{id} {}\n", STANDARD.encode(key))?;
+                    writeln!(file, "{HEADER}{id} {}", STANDARD.encode(key))?;
                     file.sync_all()
                 };
                 write(&mut file).map_err(ObjectError::io("writing key ring", path))?;
