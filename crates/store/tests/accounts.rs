@@ -441,7 +441,7 @@ async fn variables(db: &Db) {
     let mut connection = db.read().await.unwrap();
     assert_eq!(
         variables::of_workspace(&mut connection, &one).await.unwrap(),
-        [record.clone()]
+        std::slice::from_ref(&record)
     );
     drop(connection);
     let deleted = db
