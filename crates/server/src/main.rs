@@ -75,7 +75,11 @@ enum AdminCommand {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // The demo's output is the command line's; what the server says beside it matters only when something is wrong.
-    start_logging(if matches!(cli.command, Command::Demo(_)) { "warn" } else { "info" });
+    start_logging(if matches!(cli.command, Command::Demo(_)) {
+        "warn"
+    } else {
+        "info"
+    });
     match run(cli) {
         Ok(code) => code,
         Err(error) => {

@@ -1,6 +1,9 @@
 //! An in-process control plane on a temporary folder, and a small client.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
-#![allow(clippy::needless_pass_by_value, reason = "bodies are written where they are sent")]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "bodies are written where they are sent"
+)]
 #![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
 use reqwest::header::HeaderMap;
