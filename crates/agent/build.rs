@@ -21,6 +21,12 @@ fn main() {
     build(&workspace, &target, &folder);
     let binary = folder.join(&target).join("release/terrapool-runner");
     println!("cargo::rustc-env=TERRAPOOL_RUNNER={}", binary.display());
+    // Known here, so that the agent need not read, and keep in memory, what it carries.
+    let content = std::fs::read(&binary).unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+    let mut hasher = std::hash::DefaultHasher::new();
+    std::hash::Hasher::write(&mut hasher, &content);
+    let digest = std::hash::Hasher::finish(&hasher);
+    println!("cargo::rustc-env=TERRAPOOL_RUNNER_DIGEST={digest:016x}");
 }
 
 fn variable(name: &str) -> String {

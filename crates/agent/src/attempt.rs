@@ -550,7 +550,11 @@ impl Shell {
     }
 
     async fn perform(&mut self, actions: Vec<Action>, sandbox: Option<prepare::Pending>) {
-        let mut sandbox = sandbox;
+        // Nothing that preparing does needs the claim in the journal: after a crash in between, the sandbox is removed
+        // and the job given up, as if it had never been claimed. So the two go side by side.
+        if actions.contains(&Action::Prepare) {
+            self.prepare(sandbox);
+        }
         for action in actions {
             match action {
                 Action::Journal => {
@@ -568,7 +572,8 @@ impl Shell {
                         return;
                     }
                 }
-                Action::Prepare => self.prepare(sandbox.take()),
+                // Begun above.
+                Action::Prepare => {}
                 Action::SendStart => self.send_start(),
                 Action::Go => self.tell(&ToRunner::Go).await,
                 Action::Stop { kind, reason } => self.tell(&ToRunner::Stop { kind, reason }).await,

@@ -151,6 +151,7 @@ async fn plan(main_tf: &str) -> (Outcome, String) {
         engine_path,
         engine: found.engine.clone(),
         engine_sha256: found.sha256.clone(),
+        engine_verified: true,
         known_schemas: Vec::new(),
     };
     let link = &mut sandbox.link;

@@ -49,6 +49,9 @@ pub enum ToRunner {
         engine: Engine,
         /// SHA-256 that the engine binary has to have.
         engine_sha256: String,
+        /// Whether the agent has verified it, in a volume that sandboxes cannot write to; else the runner does.
+        #[serde(default)]
+        engine_verified: bool,
         /// Lock-file digests (see [`FromRunner::Finished`]) for which the agent holds the provider schemas.
         known_schemas: Vec<String>,
     },

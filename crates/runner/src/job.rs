@@ -43,6 +43,8 @@ pub struct Work {
     pub engine: Engine,
     /// The digest that it has to have.
     pub engine_sha256: String,
+    /// Whether the agent has made sure of it.
+    pub engine_verified: bool,
     /// Keys of the provider schemas that the agent has.
     pub known_schemas: Vec<String>,
 }
@@ -286,7 +288,7 @@ impl Job<'_> {
         Ok(exit)
     }
 
-    /// `init`, while the engine's binary is verified.
+    /// `init`, while the engine's binary is verified unless the agent has done that.
     fn init(&mut self, root: &Path) -> Result<(), Halt> {
         let mut arguments = vec!["init", "-input=false", "-no-color"];
         if self.work.spec.phase == Phase::Apply && root.join(LOCK_FILE).exists() {
@@ -298,9 +300,10 @@ impl Job<'_> {
         let kills = self.group.out_of_memory_kills();
         let mut output = Vec::new();
         let (verified, exit) = thread::scope(|scope| {
-            let verification = scope.spawn(move || verify(&engine, &expected));
+            let verification =
+                (!self.work.engine_verified).then(|| scope.spawn(move || verify(&engine, &expected)));
             let exit = self.run(command, Output::Capture(&mut output), |_| {});
-            (verification.join(), exit)
+            (verification.map_or(Ok(Ok(())), thread::ScopedJoinHandle::join), exit)
         });
         let exit = exit?;
         match verified {

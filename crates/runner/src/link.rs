@@ -191,6 +191,7 @@ impl Connection {
                 engine_path,
                 engine,
                 engine_sha256,
+                engine_verified,
                 known_schemas,
             } => {
                 let work = Work {
@@ -198,6 +199,7 @@ impl Connection {
                     engine_path,
                     engine,
                     engine_sha256,
+                    engine_verified,
                     known_schemas,
                 };
                 *bundle = self.begin(work);

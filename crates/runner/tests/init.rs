@@ -139,6 +139,7 @@ exec chroot . /runner/terrapool-runner run"#;
                 version: "1.11.4".parse().unwrap(),
             },
             engine_sha256: sha256(&fs::read(&self.engine).unwrap()),
+            engine_verified: false,
             known_schemas: Vec::new(),
         }
     }

@@ -98,6 +98,7 @@ pub(super) async fn prepare(
         engine_path: path,
         engine: found.engine.clone(),
         engine_sha256: found.sha256.clone(),
+        engine_verified: true,
         known_schemas: shared.schemas.keys(),
     };
     let link = sandbox.link;

@@ -173,6 +173,7 @@ impl Sandbox {
                 version: "1.11.4".parse().unwrap(),
             },
             engine_sha256,
+            engine_verified: false,
             known_schemas: Vec::new(),
         }
     }

@@ -30,9 +30,6 @@ pub(crate) struct Bench {
     counter: Cell<u32>,
 }
 
-/// Label of every sandbox.
-const SANDBOX: &str = "io.terrapool.role%3Dsandbox";
-
 impl Bench {
     pub(crate) async fn start() -> Self {
         let image = std::env::var("TERRAPOOL_BENCH_IMAGE").expect("run it by `cargo xtask bench`");
@@ -70,11 +67,6 @@ impl Bench {
         let number = self.counter.get();
         self.counter.set(number + 1);
         format!("bench-{number}")
-    }
-
-    /// The sandboxes that run now, of all agents on this engine.
-    pub(crate) async fn sandboxes(&self) -> Vec<String> {
-        self.docker.running(SANDBOX).await
     }
 
     /// Waits until a sandbox waits, none works, and nothing is being removed.

@@ -2,14 +2,19 @@
 //!
 //! Filled through a container that is never started, so it also works when the agent itself runs in a container or the
 //! engine on another host. Mounts cannot be added later, but new files appear in sandboxes that are already running.
+//!
+//! Sandboxes cannot write to it, so an engine is verified here, once for each process of the agent: while it is copied,
+//! or by reading back what an earlier process has copied. Runners need not read a hundred megabytes at each job.
 
 use std::collections::BTreeMap;
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
-use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptions, UploadToContainerOptions};
+use bollard::query_parameters::{
+    CreateContainerOptions, DownloadFromContainerOptions, RemoveContainerOptions, UploadToContainerOptions,
+};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use terrapool_protocol::runner::BIN;
 use tokio::sync::Mutex;
@@ -47,8 +52,7 @@ impl BinVolume {
             .await
             .map_err(DriverError::call("making the volume for engines"))?;
         let loader = create_loader(docker, image, identity, &name).await?;
-        let digest = hex(&Sha256::digest(RUNNER));
-        let runner = format!("terrapool-runner-{}", &digest[..16]);
+        let runner = concat!("terrapool-runner-", env!("TERRAPOOL_RUNNER_DIGEST")).to_owned();
         let volume = Self {
             docker: docker.clone(),
             name,
@@ -61,6 +65,7 @@ impl BinVolume {
             volume
                 .put(&path, RUNNER.len() as u64, std::io::Cursor::new(RUNNER))
                 .await?;
+            volume.mark_whole(&path).await?;
         }
         Ok(volume)
     }
@@ -75,10 +80,10 @@ impl BinVolume {
         format!("{BIN}/{}", self.runner)
     }
 
-    /// Makes sure that an engine is in the volume and returns its path below [`BIN`].
+    /// Makes sure that an engine is in the volume, with the right digest, and returns its path below [`BIN`].
     ///
     /// # Errors
-    /// [`DriverError`] when it cannot be copied.
+    /// [`DriverError`] when it cannot be copied or read back.
     pub async fn ensure(&self, found: &Found) -> Result<String, DriverError> {
         // Held over the copy: two jobs that want the same engine copy it once.
         let mut engines = self.engines.lock().await;
@@ -92,7 +97,8 @@ impl BinVolume {
             &found.sha256[..16]
         );
         let path = format!("{folder}/{}", found.engine.kind.binary());
-        if !self.holds(&path).await? {
+        let there = self.holds(&path).await? && self.read_back(&path).await? == found.sha256;
+        if !there {
             let fail = |source| DriverError::File {
                 path: found.path.clone(),
                 source,
@@ -100,14 +106,19 @@ impl BinVolume {
             let file = std::fs::File::open(&found.path).map_err(fail)?;
             let size = file.metadata().map_err(fail)?.len();
             tracing::info!(engine = %found.engine, "copying an engine into the sandboxes' volume");
-            self.put(&path, size, file).await?;
+            let copied = self.put(&path, size, file).await?;
+            if copied != found.sha256 {
+                let changed =
+                    std::io::Error::other("it was changed while it was copied; start the run again");
+                return Err(fail(changed));
+            }
+            self.mark_whole(&path).await?;
         }
         engines.insert(found.sha256.clone(), path.clone());
         Ok(path)
     }
 
-    /// Whether a file is in the volume, whole: files are renamed into place only by the engine's own unpacking, so the
-    /// name carries the digest and the runner checks it again.
+    /// Whether a file is in the volume and was copied to its end.
     async fn holds(&self, path: &str) -> Result<bool, DriverError> {
         use bollard::query_parameters::ContainerArchiveInfoOptions;
         let options = ContainerArchiveInfoOptions {
@@ -124,17 +135,67 @@ impl BinVolume {
         }
     }
 
-    /// Copies a file into the volume, then a mark beside it that says it is whole.
+    /// The digest of a file in the volume.
+    async fn read_back(&self, path: &str) -> Result<String, DriverError> {
+        let options = DownloadFromContainerOptions {
+            path: format!("{BIN}/{path}"),
+        };
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        let reader = tokio::task::spawn_blocking(move || {
+            let mut archive = tar::Archive::new(PieceReader {
+                pieces: receiver,
+                piece: Bytes::new(),
+            });
+            let mut entries = archive.entries()?;
+            let entry = entries.next().ok_or(std::io::ErrorKind::UnexpectedEof)??;
+            let mut content = Hashing::new(entry);
+            std::io::copy(&mut content, &mut std::io::sink())?;
+            Ok::<_, std::io::Error>(content.finish())
+        });
+        let mut pieces = self.docker.download_from_container(&self.loader, Some(options));
+        let mut failed = None;
+        while let Some(piece) = pieces.next().await {
+            match piece {
+                Ok(piece) => {
+                    if sender.send(piece).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        drop(sender);
+        let digest = reader
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::other("the task ended early")));
+        if let Some(error) = failed {
+            return Err(DriverError::call(format!(
+                "reading {path} in the volume for engines"
+            ))(error));
+        }
+        digest.map_err(|source| DriverError::File {
+            path: path.into(),
+            source,
+        })
+    }
+
+    /// Copies a file into the volume and returns the digest of what was copied.
     async fn put(
         &self,
         path: &str,
         size: u64,
         content: impl std::io::Read + Send + 'static,
-    ) -> Result<(), DriverError> {
+    ) -> Result<String, DriverError> {
         let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(4);
         let name = path.to_owned();
-        let writer =
-            tokio::task::spawn_blocking(move || archive(&name, size, content, PieceWriter::new(sender)));
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut content = Hashing::new(content);
+            archive(&name, size, &mut content, PieceWriter::new(sender))?;
+            Ok(content.finish())
+        });
         let pieces = stream::unfold(receiver, |mut receiver| async move {
             Some((receiver.recv().await?, receiver))
         });
@@ -155,7 +216,11 @@ impl BinVolume {
         written.map_err(|source| DriverError::File {
             path: path.into(),
             source,
-        })?;
+        })
+    }
+
+    /// Puts a mark beside a file that says it is whole.
+    async fn mark_whole(&self, path: &str) -> Result<(), DriverError> {
         let mut mark = Vec::new();
         archive(&format!("{path}.whole"), 0, std::io::empty(), &mut mark).map_err(|source| {
             DriverError::File {
@@ -200,6 +265,53 @@ fn archive(
     }
     archive.append_data(&mut header(tar::EntryType::Regular, size), path, content)?;
     archive.into_inner()?.flush()
+}
+
+/// Digests what is read through it.
+struct Hashing<R> {
+    inner: R,
+    digest: Sha256,
+}
+
+impl<R> Hashing<R> {
+    fn new(inner: R) -> Self {
+        Self {
+            inner,
+            digest: Sha256::new(),
+        }
+    }
+
+    fn finish(self) -> String {
+        hex(&self.digest.finalize())
+    }
+}
+
+impl<R: std::io::Read> std::io::Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.digest.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Reads what an asynchronous body brings, piece by piece.
+struct PieceReader {
+    pieces: tokio::sync::mpsc::Receiver<Bytes>,
+    piece: Bytes,
+}
+
+impl std::io::Read for PieceReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let count = self.piece.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.piece.split_to(count));
+        Ok(count)
+    }
 }
 
 /// Hands what is written to it to an asynchronous body, piece by piece.

@@ -111,8 +111,7 @@ impl DockerDriver {
             Some(image) => image.clone(),
             None => image::load_default(&docker).await?,
         };
-        let network = format!("terrapool-{identity}");
-        ensure_network(&docker, &network, identity).await?;
+        let network = ensure_network(&docker).await?;
         let bin = BinVolume::prepare(&docker, &image, identity).await?;
         Ok(Arc::new(Self {
             docker,
@@ -254,26 +253,40 @@ pub async fn connect(config: &Config) -> Result<Docker, DriverError> {
         .map_err(no_engine)
 }
 
-async fn ensure_network(docker: &Docker, name: &str, identity: &str) -> Result<(), DriverError> {
-    match docker.inspect_network(name, None).await {
-        Ok(_) => return Ok(()),
-        Err(error) if is_status(&error, 404) => {}
-        Err(error) => return Err(DriverError::call("looking at the sandboxes' network")(error)),
+/// The network of all sandboxes of an engine. Engines have few address ranges to give, so its agents share one; who is on
+/// it sees nobody else.
+const NETWORK: &str = "terrapool";
+/// Its bridge on the host. Names of networks need not be unique, those of bridges have to.
+const BRIDGE: &str = "terrapool0";
+
+/// Makes sure that the sandboxes' network exists and returns its name.
+async fn ensure_network(docker: &Docker) -> Result<String, DriverError> {
+    const TRIES: u32 = 20;
+    for attempt in 1..=TRIES {
+        match docker.inspect_network(NETWORK, None).await {
+            Ok(_) | Err(bollard::errors::Error::JsonDataError { .. }) => return Ok(NETWORK.to_owned()),
+            Err(error) if is_status(&error, 404) => {}
+            Err(error) => return Err(DriverError::call("looking at the sandboxes' network")(error)),
+        }
+        let option =
+            |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
+        let request = NetworkCreateRequest {
+            name: NETWORK.to_owned(),
+            driver: Some("bridge".to_owned()),
+            // Sandboxes do not see each other.
+            options: Some(HashMap::from([
+                option("enable_icc", "false"),
+                option("name", BRIDGE),
+            ])),
+            labels: Some(HashMap::from([(LABEL_ROLE.to_owned(), "network".to_owned())])),
+            ..Default::default()
+        };
+        match docker.create_network(request).await {
+            Ok(_) => return Ok(NETWORK.to_owned()),
+            // Another agent makes it at this moment.
+            Err(_) if attempt < TRIES => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            Err(error) => return Err(DriverError::call("making the sandboxes' network")(error)),
+        }
     }
-    let request = NetworkCreateRequest {
-        name: name.to_owned(),
-        driver: Some("bridge".to_owned()),
-        // Sandboxes do not see each other.
-        options: Some(HashMap::from([(
-            "com.docker.network.bridge.enable_icc".to_owned(),
-            "false".to_owned(),
-        )])),
-        labels: Some(labels(identity, "network")),
-        ..Default::default()
-    };
-    docker
-        .create_network(request)
-        .await
-        .map_err(DriverError::call("making the sandboxes' network"))?;
-    Ok(())
+    Ok(NETWORK.to_owned())
 }

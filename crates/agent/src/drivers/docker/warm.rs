@@ -68,9 +68,10 @@ impl WarmSandboxes {
             if !sandbox.link.receiver.has_ended() {
                 return Ok(sandbox);
             }
-            self.driver
-                .remove_sandbox(&sandbox.id, Some(sandbox.volumes()))
-                .await;
+            let driver = Arc::clone(&self.driver);
+            tokio::spawn(async move {
+                driver.remove_sandbox(&sandbox.id, Some(sandbox.volumes())).await;
+            });
         }
         self.driver.create_sandbox(wanted).await
     }
