@@ -22,6 +22,20 @@ pub fn bin_dir() -> PathBuf {
         .to_owned()
 }
 
+/// The engines folder that `cargo xtask test` fills.
+pub fn engines_dir() -> PathBuf {
+    let folder = match std::env::var_os("TERRAPOOL_TEST_ENGINES") {
+        Some(folder) => PathBuf::from(folder),
+        None => bin_dir().join("../tools/engines"),
+    };
+    assert!(
+        folder.is_dir(),
+        "{} is missing: run `cargo xtask test`, or point TERRAPOOL_TEST_ENGINES to a folder with engines",
+        folder.display()
+    );
+    folder
+}
+
 fn program(name: &str) -> PathBuf {
     let path = bin_dir().join(name);
     assert!(
@@ -305,13 +319,11 @@ impl Installation {
                 self.folder.path().join(format!("agent-{name}")),
             )
             .env("TERRAPOOL_LOG", "info,terrapool_agent=debug")
+            .envs(std::env::var_os("DOCKER_HOST").map(|host| ("DOCKER_HOST", host)))
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a log can be shared"))
             .stderr(output);
-        if let Some(host) = std::env::var_os("DOCKER_HOST") {
-            command.env("DOCKER_HOST", host);
-        }
         let child = command.spawn().expect("the agent starts");
         AgentProcess {
             child,
@@ -358,7 +370,11 @@ impl AgentProcess {
 
     /// Waits for its end and returns its exit code.
     pub async fn wait(&mut self) -> Option<i32> {
-        self.child.wait().await.ok().and_then(|status| status.code())
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
+        let Ok(ended) = ended else {
+            panic!("the agent does not end:\n{}", self.log())
+        };
+        ended.ok().and_then(|status| status.code())
     }
 
     /// Whether it still runs.

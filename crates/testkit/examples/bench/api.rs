@@ -18,7 +18,10 @@ pub(crate) struct Workspace {
 const LOOK: Duration = Duration::from_millis(8);
 
 fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("no text: {value}")).to_owned()
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("no text: {value}"))
+        .to_owned()
 }
 
 impl Bench {
@@ -26,9 +29,13 @@ impl Bench {
         let attributes = json!({"name": self.name(), "auto-apply": true, "execution-mode": "agent",
             "agent-pool-id": pool, "terraform-version": version});
         let body = json!({"data": {"type": "workspaces", "attributes": attributes}});
-        let workspace = self.installation.post("/organizations/acme/workspaces", &body).await;
+        let workspace = self
+            .installation
+            .post("/organizations/acme/workspaces", &body)
+            .await;
         let id = text(&workspace["data"]["id"]);
-        let body = json!({"data": {"type": "configuration-versions", "attributes": {"auto-queue-runs": false}}});
+        let body =
+            json!({"data": {"type": "configuration-versions", "attributes": {"auto-queue-runs": false}}});
         let version = self
             .installation
             .post(&format!("/workspaces/{id}/configuration-versions"), &body)
@@ -43,7 +50,10 @@ impl Bench {
             .await
             .expect("the server answers");
         assert!(answer.status().is_success(), "{}", answer.status());
-        Workspace { id, configuration: text(&version["data"]["id"]) }
+        Workspace {
+            id,
+            configuration: text(&version["data"]["id"]),
+        }
     }
 
     pub(crate) async fn create_run(&self, workspace: &Workspace) -> String {
@@ -77,7 +87,10 @@ impl Bench {
         let id = text(&run["data"]["relationships"][phase]["data"]["id"]);
         let found = self
             .installation
-            .get(&format!("/{}/{id}", if phase == "plan" { "plans" } else { "applies" }))
+            .get(&format!(
+                "/{}/{id}",
+                if phase == "plan" { "plans" } else { "applies" }
+            ))
             .await;
         let url = text(&found["data"]["attributes"]["log-read-url"]);
         self.fetch(&url).await
@@ -86,8 +99,11 @@ impl Bench {
     /// The JSON of a run's plan, as text.
     pub(crate) async fn plan_json(&self, run: &Value) -> String {
         let id = text(&run["data"]["relationships"]["plan"]["data"]["id"]);
-        self.fetch(&format!("{}/api/v2/plans/{id}/json-output", self.installation.url()))
-            .await
+        self.fetch(&format!(
+            "{}/api/v2/plans/{id}/json-output",
+            self.installation.url()
+        ))
+        .await
     }
 
     async fn fetch(&self, url: &str) -> String {

@@ -24,16 +24,23 @@ impl Docker {
     pub(crate) fn connect() -> Self {
         let host = std::env::var("DOCKER_HOST").unwrap_or_default();
         let socket = host.strip_prefix("unix://").unwrap_or("/var/run/docker.sock");
-        Self { socket: socket.into() }
+        Self {
+            socket: socket.into(),
+        }
     }
 
     async fn open(&self, method: &str, path: &str, body: &str, headers: &str) -> UnixStream {
-        let mut stream = UnixStream::connect(&self.socket).await.expect("the engine answers");
+        let mut stream = UnixStream::connect(&self.socket)
+            .await
+            .expect("the engine answers");
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: docker\r\n{headers}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        stream.write_all(request.as_bytes()).await.expect("the engine listens");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("the engine listens");
         stream
     }
 
@@ -109,7 +116,10 @@ impl Docker {
         let stream = self
             .open("POST", &path, "", "Connection: Upgrade\r\nUpgrade: tcp\r\n")
             .await;
-        Shell { stream, output: Vec::new() }
+        Shell {
+            stream,
+            output: Vec::new(),
+        }
     }
 }
 

@@ -41,8 +41,12 @@ async fn run(bench: &Bench, pool: &Pool) -> Times {
 }
 
 async fn one_pool(bench: &Bench, pool: &Pool, name: &str) {
-    let (mut handover, mut granted, mut whole, mut end) =
-        (Series::default(), Series::default(), Series::default(), Series::default());
+    let (mut handover, mut granted, mut whole, mut end) = (
+        Series::default(),
+        Series::default(),
+        Series::default(),
+        Series::default(),
+    );
     for _ in 0..ROUNDS {
         tokio::time::sleep(std::time::Duration::from_millis(600)).await;
         let times = run(bench, pool).await;

@@ -17,6 +17,9 @@ pub(crate) struct Pool {
     pub(crate) agent: AgentProcess,
 }
 
+/// Sandboxes that an agent keeps ready.
+const WAITING: usize = 2;
+
 /// Everything that measurements use.
 pub(crate) struct Bench {
     pub(crate) installation: Installation,
@@ -69,12 +72,12 @@ impl Bench {
         format!("bench-{number}")
     }
 
-    /// Waits until a sandbox waits, none works, and nothing is being removed.
+    /// Waits until all waiting sandboxes are there, none works, and nothing is being removed.
     pub(crate) async fn settle(&self) {
         let mut since = None;
         let settled = until(Duration::from_secs(60), async || {
             let mine = self.mine().await;
-            if mine.len() != 1 || since.as_ref() != Some(&mine) {
+            if mine.len() != WAITING || since.as_ref() != Some(&mine) {
                 since = Some(mine);
                 tokio::time::sleep(Duration::from_millis(150)).await;
                 return None;
@@ -126,8 +129,12 @@ fn real_terraform(engines: &std::path::Path) -> String {
         .env("CHECKPOINT_DISABLE", "1")
         .output()
         .expect("terraform is installed");
-    let version: serde_json::Value = serde_json::from_slice(&output.stdout).expect("terraform says its version");
-    let version = version["terraform_version"].as_str().expect("terraform has a version").to_owned();
+    let version: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("terraform says its version");
+    let version = version["terraform_version"]
+        .as_str()
+        .expect("terraform has a version")
+        .to_owned();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let binary = std::env::split_paths(&path)
         .map(|folder| folder.join("terraform"))

@@ -16,8 +16,12 @@ use crate::setup::{Bench, CONFIGURATION};
 const ROUNDS: u32 = 20;
 
 pub(crate) async fn measure(bench: &Bench) {
-    let (mut warm, mut answered, mut cold, mut container) =
-        (Series::default(), Series::default(), Series::default(), Series::default());
+    let (mut warm, mut answered, mut cold, mut container) = (
+        Series::default(),
+        Series::default(),
+        Series::default(),
+        Series::default(),
+    );
     for _ in 0..ROUNDS {
         bench.settle().await;
         let (start, answer) = one(bench).await;
@@ -27,7 +31,10 @@ pub(crate) async fn measure(bench: &Bench) {
         container.push(other_side(bench).await);
         bench.settle().await;
         for sandbox in bench.mine().await {
-            bench.docker.call("POST", &format!("/containers/{sandbox}/kill"), None).await;
+            bench
+                .docker
+                .call("POST", &format!("/containers/{sandbox}/kill"), None)
+                .await;
         }
         tokio::time::sleep(Duration::from_millis(150)).await;
         cold.push(one(bench).await.0);
@@ -46,7 +53,9 @@ pub(crate) async fn measure(bench: &Bench) {
 }
 
 async fn one(bench: &Bench) -> (f64, f64) {
-    let workspace = bench.workspace(&bench.pool.id, probe::VERSION, CONFIGURATION).await;
+    let workspace = bench
+        .workspace(&bench.pool.id, probe::VERSION, CONFIGURATION)
+        .await;
     let sent = figures::now();
     let run = bench.create_run(&workspace).await;
     let answered = figures::now();

@@ -31,7 +31,9 @@ pub(crate) const LARGE: Case = Case {
     name: "200 resources",
     configuration: || {
         (0..200)
-            .map(|number| format!("resource \"terraform_data\" \"r{number}\" {{\n  input = \"{number}\"\n}}\n"))
+            .map(|number| {
+                format!("resource \"terraform_data\" \"r{number}\" {{\n  input = \"{number}\"\n}}\n")
+            })
             .collect()
     },
     rounds: 7,
@@ -43,7 +45,9 @@ pub(crate) async fn measure(bench: &Bench, case: &Case) {
     let (mut ours, mut theirs) = (Series::default(), Series::default());
     for _ in 0..case.rounds {
         bench.settle().await;
-        let workspace = bench.workspace(&bench.pool.id, &bench.version, &configuration).await;
+        let workspace = bench
+            .workspace(&bench.pool.id, &bench.version, &configuration)
+            .await;
         let sent = figures::now();
         let run = bench.create_run(&workspace).await;
         bench.ended(&run, "applied").await;
