@@ -21,7 +21,7 @@ use crate::delivery::{
     ArtifactPiece, Ending, LogDelivery, Progress, Recipient, StateDelivery, deliver, give_back,
     report_without_runner,
 };
-use crate::drivers::docker::{DockerDriver, WarmSandboxes};
+use crate::drivers::docker::{DockerDriver, WarmSandboxes, Working};
 use crate::engines::{Engines, hex};
 use crate::journal::{Journal, Record};
 use crate::runner_link::{RunnerReceiver, RunnerSender};
@@ -118,6 +118,8 @@ struct Shell {
     /// What was forwarded of the log, for an end that the runner does not report.
     forwarded: (u64, Sha256),
     last_state: Option<StateMark>,
+    /// Keeps the container engine's housekeeping away while the job is worked on.
+    working: Option<Working>,
 }
 
 /// Starts an attempt at an offered job.
@@ -157,8 +159,10 @@ fn open(shared: Arc<Shared>, attempt: Attempt, memory_mb: u64) -> (Handle, Shell
     let (snapshot, seen) = watch::channel(attempt.clone());
     let (words, words_inbox) = mpsc::unbounded_channel();
     let (reports, reports_inbox) = mpsc::unbounded_channel();
+    let working = Some(shared.warm.working());
     let shell = Shell {
         shared,
+        working,
         attempt,
         snapshot,
         reports,
@@ -419,8 +423,7 @@ impl Shell {
             }
             FromRunner::Started => {
                 self.marker = true;
-                // The next job's sandbox is begun while this one's engine has the most to do.
-                self.shared.warm.refill();
+                self.shared.warm.refill_when_quiet();
                 self.apply(Event::EngineStarted).await;
             }
             FromRunner::Log { offset } => {
@@ -579,7 +582,7 @@ impl Shell {
                 Action::Stop { kind, reason } => self.tell(&ToRunner::Stop { kind, reason }).await,
                 Action::Renew { remaining } => self.tell(&ToRunner::Renew { remaining }).await,
                 Action::Finish { outcome } => self.finish(outcome),
-                Action::Remove => self.remove(),
+                Action::Remove => self.remove().await,
             }
         }
     }
@@ -701,23 +704,16 @@ impl Shell {
         });
     }
 
-    fn remove(&mut self) {
+    async fn remove(&mut self) {
         if let Some(preparing) = self.preparing.take() {
             preparing.abort();
         }
-        let Some(place) = self.place() else { return };
+        self.working = None;
         let runner = self.runner.take();
-        let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move {
-            if let Some(runner) = runner {
-                let _ = runner.send(&ToRunner::Release).await;
-            }
-            shared
-                .driver
-                .remove_sandbox(&place.id, place.volumes.as_deref())
-                .await;
-            shared.warm.refill();
-        });
+        if let Some(place) = self.place() {
+            self.shared.warm.remove(place.id, place.volumes, runner).await;
+        }
+        self.shared.warm.refill_when_quiet();
     }
 }
 

@@ -128,7 +128,11 @@ impl Engines {
             let sha256 = self.digest(&path).await?;
             return Ok(Found { engine, path, sha256 });
         }
-        let (Some(version), Some(download)) = (wanted, &request.download) else {
+        let offered = request
+            .download
+            .as_ref()
+            .filter(|download| wanted.as_ref().is_none_or(|version| *version == download.version));
+        let Some(download) = offered else {
             let names: Vec<String> = known.keys().map(ToString::to_string).collect();
             let known = if names.is_empty() {
                 String::new()
@@ -143,7 +147,7 @@ impl Engines {
         };
         let engine = Engine {
             kind: request.kind,
-            version,
+            version: download.version.clone(),
         };
         let path = self.download(&engine, download).await?;
         known.insert(engine.clone(), path.clone());

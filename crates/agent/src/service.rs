@@ -156,7 +156,7 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
     let registered = tokio::select! {
         registered = register(&config, &shared.control_plane, &body) => registered?,
         () = signals.next() => {
-            shared.warm.drain().await;
+            shared.warm.close().await;
             return Ok(());
         }
     };
@@ -184,7 +184,7 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
         failures: 0,
     };
     let ended = service.serve(&mut signals).await;
-    service.shared.warm.drain().await;
+    service.shared.warm.close().await;
     ended
 }
 
@@ -385,7 +385,10 @@ impl Service {
         for offer in synced.offers {
             let fits = free_slots(host::read(&self.config), self.held(), offer.limits.memory_mb) > 0;
             // An offer may be repeated while its claim is on its way.
-            let known = self.handles.values().any(|handle| handle.attempt.borrow().job == offer.job);
+            let known = self
+                .handles
+                .values()
+                .any(|handle| handle.attempt.borrow().job == offer.job);
             if self.draining || self.mode == SyncMode::FinishOnly || !fits || known {
                 continue;
             }

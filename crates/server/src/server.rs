@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum_server::Handle;
-use axum_server::tls_rustls::RustlsConfig;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use terrapool_objects::{Keyring, ObjectError, Objects};
 use terrapool_store::db::{Clock, Db, Entropy, SystemClock, SystemEntropy};
 use terrapool_store::error::StoreError;
@@ -266,11 +267,17 @@ fn serve(
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     Ok(match tls {
         Some(tls) => {
-            let server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle);
+            // Small answers must not wait for the acknowledgement of the ones before.
+            let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
+            let server = axum_server::from_tcp(listener)?
+                .acceptor(acceptor)
+                .handle(handle);
             Box::pin(server.serve(service))
         }
         None => {
-            let server = axum_server::from_tcp(listener)?.handle(handle);
+            let server = axum_server::from_tcp(listener)?
+                .acceptor(NoDelayAcceptor::new())
+                .handle(handle);
             Box::pin(server.serve(service))
         }
     })

@@ -21,7 +21,7 @@ use crate::config::{Config, SandboxUser};
 
 pub use bin_volume::BinVolume;
 pub use sandbox::{Sandbox, SandboxKey};
-pub use warm::WarmSandboxes;
+pub use warm::{WarmSandboxes, Working};
 
 /// What went wrong with the container engine.
 #[derive(Debug, thiserror::Error)]

@@ -115,11 +115,14 @@ impl DockerDriver {
             self.bin.name(),
             terrapool_protocol::runner::BIN
         )];
-        for (suffix, target) in VOLUMES {
-            let volume = format!("{name}-{suffix}");
-            self.create_volume(&volume).await?;
-            binds.push(format!("{volume}:{target}"));
-        }
+        let volumes = VOLUMES.map(|(suffix, target)| (format!("{name}-{suffix}"), target));
+        let made = volumes.iter().map(|(volume, _)| self.create_volume(volume));
+        futures_util::future::try_join_all(made).await?;
+        binds.extend(
+            volumes
+                .iter()
+                .map(|(volume, target)| format!("{volume}:{target}")),
+        );
         let user = match key.user {
             SandboxUser::Unprivileged => "1000:1000",
             SandboxUser::Root => "0:0",
@@ -305,9 +308,8 @@ impl DockerDriver {
     }
 
     async fn remove_volumes(&self, name: &str) {
-        for (suffix, _) in VOLUMES {
-            self.remove_volume(&format!("{name}-{suffix}")).await;
-        }
+        let names = VOLUMES.map(|(suffix, _)| format!("{name}-{suffix}"));
+        futures_util::future::join_all(names.iter().map(|name| self.remove_volume(name))).await;
     }
 }
 

@@ -1,20 +1,57 @@
 //! Warm sandboxes: started ahead, used once, destroyed.
 //!
-//! A container takes about 200 ms to start and its runner under a millisecond to begin work, so one is kept ready.
+//! A container takes a few hundred milliseconds to start and its runner under a millisecond to begin work. Two are kept
+//! ready: a plan is followed by its apply sooner than a container can be started. Starting and removing them is work
+//! for the container engine that would slow down what runs, so it waits until nothing does, or for a second.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tokio::sync::Mutex;
+use terrapool_protocol::runner::ToRunner;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
 
-use super::{DockerDriver, DriverError, Sandbox, SandboxKey};
+use super::{DockerDriver, Sandbox, SandboxKey};
+use crate::drivers::docker::DriverError;
+use crate::runner_link::RunnerSender;
 
-/// The sandbox that waits for the next job of the usual kind.
+/// Sandboxes that wait.
+const READY: usize = 2;
+
+/// The apply of a plan that has just ended comes within this time.
+const BREATH: Duration = Duration::from_millis(150);
+
+/// How long engines that run may put off what has to be cleared and prepared.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the end of the agent waits for sandboxes that are being removed.
+const CLEARING: Duration = Duration::from_secs(20);
+
+/// The sandboxes that wait for the next jobs of the usual kind, and those that are on their way out.
 #[derive(Debug)]
 pub struct WarmSandboxes {
     driver: Arc<DockerDriver>,
-    key: Mutex<SandboxKey>,
-    /// Held while a sandbox is being made, so that a job that comes meanwhile waits for that one.
-    ready: Mutex<Option<Sandbox>>,
+    key: SandboxKey,
+    ready: Mutex<VecDeque<Sandbox>>,
+    /// Held while one is being made, so that a job that comes meanwhile waits for that one.
+    making: Mutex<()>,
+    filling: AtomicBool,
+    /// Jobs that are worked on.
+    working: watch::Sender<usize>,
+    ending: watch::Sender<bool>,
+    leaving: Mutex<JoinSet<()>>,
+}
+
+/// A job that is worked on, until this is dropped.
+#[derive(Debug)]
+pub struct Working(Arc<WarmSandboxes>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.working.send_modify(|count| *count -= 1);
+    }
 }
 
 impl WarmSandboxes {
@@ -22,66 +59,155 @@ impl WarmSandboxes {
     pub fn new(driver: Arc<DockerDriver>, key: SandboxKey) -> Arc<Self> {
         Arc::new(Self {
             driver,
-            key: Mutex::new(key),
-            ready: Mutex::new(None),
+            key,
+            ready: Mutex::default(),
+            making: Mutex::default(),
+            filling: AtomicBool::new(false),
+            working: watch::Sender::new(0),
+            ending: watch::Sender::new(false),
+            leaving: Mutex::default(),
         })
     }
 
-    /// Makes the next sandbox, in the background, unless one is ready.
+    /// Counts a job that is worked on.
+    pub fn working(self: &Arc<Self>) -> Working {
+        self.working.send_modify(|count| *count += 1);
+        Working(Arc::clone(self))
+    }
+
+    /// Waits until nothing is worked on, for at most a second.
+    async fn quiet(&self) {
+        let mut ending = self.ending.subscribe();
+        let mut working = self.working.subscribe();
+        let quiet = async {
+            tokio::time::sleep(BREATH).await;
+            // An error would mean that this value is gone.
+            let idle = working.wait_for(|count| *count == 0);
+            let _ = tokio::time::timeout(PATIENCE, idle).await;
+        };
+        tokio::select! {
+            () = quiet => {}
+            _ = ending.wait_for(|ending| *ending) => {}
+        }
+    }
+
+    /// Makes what is missing, in the background.
     pub fn refill(self: &Arc<Self>) {
+        self.fill(false);
+    }
+
+    /// Makes what is missing, in the background, once it disturbs least.
+    pub fn refill_when_quiet(self: &Arc<Self>) {
+        self.fill(true);
+    }
+
+    fn fill(self: &Arc<Self>, wait: bool) {
+        if self.filling.swap(true, Ordering::SeqCst) {
+            return;
+        }
         let warm = Arc::clone(self);
         tokio::spawn(async move {
-            let mut ready = warm.ready.lock().await;
-            if ready.is_some() {
-                return;
+            if wait {
+                warm.quiet().await;
             }
-            let key = warm.key.lock().await.clone();
-            match warm.driver.create_sandbox(&key).await {
-                Ok(sandbox) => *ready = Some(sandbox),
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "no warm sandbox could be made"
-                    );
+            // Whoever takes one from here on has to ask anew.
+            warm.filling.store(false, Ordering::SeqCst);
+            loop {
+                let _making = warm.making.lock().await;
+                if warm.ready.lock().await.len() >= READY || *warm.ending.borrow() {
+                    break;
                 }
+                match warm.driver.create_sandbox(&warm.key).await {
+                    Ok(sandbox) => warm.ready.lock().await.push_back(sandbox),
+                    Err(error) => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "no warm sandbox could be made"
+                        );
+                        return;
+                    }
+                }
+            }
+            if *warm.ending.borrow() {
+                warm.remove_ready().await;
             }
         });
     }
 
-    /// Takes the warm sandbox when it fits, else makes one. The next one is not begun here: the caller decides when
-    /// its cost disturbs least.
-    ///
-    /// # Errors
-    /// [`DriverError`] when none can be made.
-    pub async fn take(&self, wanted: &SandboxKey) -> Result<Sandbox, DriverError> {
-        let ready = {
-            let mut ready = self.ready.lock().await;
-            let fits =
-                |sandbox: &Sandbox| sandbox.key.image == wanted.image && sandbox.key.user == wanted.user;
-            if ready.as_ref().is_some_and(fits) {
-                ready.take()
-            } else {
-                None
-            }
-        };
-        if let Some(sandbox) = ready {
+    async fn next(&self) -> Option<Sandbox> {
+        loop {
+            let sandbox = self.ready.lock().await.pop_front()?;
             if !sandbox.link.receiver.has_ended() {
-                return Ok(sandbox);
+                return Some(sandbox);
             }
             let driver = Arc::clone(&self.driver);
             tokio::spawn(async move {
                 driver.remove_sandbox(&sandbox.id, Some(sandbox.volumes())).await;
             });
         }
+    }
+
+    /// Takes a warm sandbox when they fit, else makes one. The next one is not begun here: the caller decides when
+    /// its cost disturbs least.
+    ///
+    /// # Errors
+    /// [`DriverError`] when none can be made.
+    pub async fn take(&self, wanted: &SandboxKey) -> Result<Sandbox, DriverError> {
+        if self.key.image == wanted.image && self.key.user == wanted.user {
+            if let Some(sandbox) = self.next().await {
+                return Ok(sandbox);
+            }
+            if let Err(making) = self.making.try_lock().map(drop) {
+                tracing::debug!(reason = %making, "waiting for a sandbox that is being made");
+                drop(self.making.lock().await);
+                if let Some(sandbox) = self.next().await {
+                    return Ok(sandbox);
+                }
+            }
+        }
         self.driver.create_sandbox(wanted).await
     }
 
-    /// Removes the sandbox that waits.
-    pub async fn drain(&self) {
-        if let Some(sandbox) = self.ready.lock().await.take() {
+    /// Ends and removes a used sandbox in the background, once it disturbs least. `runner` is told first.
+    pub async fn remove(self: &Arc<Self>, id: String, volumes: Option<String>, runner: Option<RunnerSender>) {
+        let warm = Arc::clone(self);
+        let mut leaving = self.leaving.lock().await;
+        while leaving.try_join_next().is_some() {}
+        leaving.spawn(async move {
+            warm.quiet().await;
+            if let Some(runner) = runner {
+                let _ = runner.send(&ToRunner::Release).await;
+            }
+            warm.driver.remove_sandbox(&id, volumes.as_deref()).await;
+        });
+    }
+
+    async fn remove_ready(&self) {
+        loop {
+            let Some(sandbox) = self.ready.lock().await.pop_front() else {
+                return;
+            };
             self.driver
                 .remove_sandbox(&sandbox.id, Some(sandbox.volumes()))
                 .await;
+        }
+    }
+
+    /// No sandbox waits from here on.
+    pub async fn drain(&self) {
+        self.ending.send_replace(true);
+        self.remove_ready().await;
+    }
+
+    /// Waits until everything that had to be removed is.
+    pub async fn close(&self) {
+        self.drain().await;
+        drop(self.making.lock().await);
+        self.remove_ready().await;
+        let mut leaving = std::mem::take(&mut *self.leaving.lock().await);
+        let cleared = async { while leaving.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLEARING, cleared).await.is_err() {
+            tracing::warn!("some sandboxes are not removed yet; the next start of the agent does it");
         }
     }
 }
