@@ -128,8 +128,8 @@ async fn show_places(running: &Running, workspace: &WorkspaceId) -> anyhow::Resu
     let listed = runs::list_of_workspace(&mut connection, workspace, &Page::default()).await?;
     say("Where each phase ran");
     println!(
-        "{:<22} {:<7} {:<22} {:<16} {}",
-        "run", "phase", "status", "pool", "agent"
+        "{:<22} {:<7} {:<22} {:<16} agent",
+        "run", "phase", "status", "pool"
     );
     for run in listed.items.iter().rev() {
         let run_id = &run.id;
