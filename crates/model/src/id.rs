@@ -134,6 +134,8 @@ ids! {
     UserId = "user-";
     /// A control-plane installation.
     InstallationId = "inst-";
+    /// An entry of the engine catalogue.
+    EngineVersionId = "tool-";
     /// An entry of the audit log.
     AuditId = "aud-";
     /// An agent process's try at a job. Minted by the agent and journaled before it is sent.

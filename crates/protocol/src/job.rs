@@ -1,7 +1,7 @@
 //! What a job is: everything a sandbox has to know to execute one phase of one run.
 
 use serde::{Deserialize, Serialize};
-use terrapool_model::engine::EngineKind;
+use terrapool_model::engine::{EngineKind, EngineVersion};
 use terrapool_model::id::{ConfigurationVersionId, RunId, WorkspaceId};
 pub use terrapool_model::job::Phase;
 use terrapool_model::time::Millis;
@@ -128,6 +128,8 @@ pub struct Artifact {
 /// A file where an engine can be had that no engines folder holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineDownload {
+    /// Which version it is: what `latest` means when the agent has none itself.
+    pub version: EngineVersion,
     /// Address of a zip archive with the binary inside, or of the binary itself.
     pub url: String,
     /// SHA-256 of what the address gives, lower-case hex.

@@ -269,9 +269,7 @@ fn serve(
         Some(tls) => {
             // Small answers must not wait for the acknowledgement of the ones before.
             let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
-            let server = axum_server::from_tcp(listener)?
-                .acceptor(acceptor)
-                .handle(handle);
+            let server = axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle);
             Box::pin(server.serve(service))
         }
         None => {

@@ -5,6 +5,7 @@ use terrapool_protocol::job::{ArtifactName, VariableCategory};
 
 use crate::artifacts::{self, ArtifactRecord};
 use crate::db::Connection;
+use crate::engine_versions::{self, EngineVersionRecord};
 use crate::error::StoreError;
 use crate::jobs::{self, JobRecord};
 use crate::pools::PoolSettings;
@@ -64,6 +65,8 @@ pub struct StoredSpec {
     pub state: Option<StoredPart>,
     /// What the plan left for the apply.
     pub plan_archive: Option<StoredPart>,
+    /// What the engine catalogue has for the run.
+    pub engine: Option<EngineVersionRecord>,
     /// Settings of the pool.
     pub settings: PoolSettings,
 }
@@ -108,6 +111,7 @@ pub async fn load(connection: &mut Connection, id: &JobId) -> Result<Option<Stor
         configuration: configuration(connection, &run).await?,
         state,
         plan_archive,
+        engine: engine_versions::wanted(connection, run.engine, &run.engine_version).await?,
         settings: lifecycle::pool_settings(connection, &run.pool_id).await?,
         job,
         run,

@@ -12,8 +12,10 @@ use terrapool_store::api_tokens::{self, NewApiToken, TokenOwner};
 use terrapool_store::audit;
 use terrapool_store::configuration_versions::{self, ConfigurationStatus, NewConfigurationVersion};
 use terrapool_store::db::{Db, Tx};
+use terrapool_store::engine_versions::{self, EngineVersionFilter, EngineVersionSettings};
 use terrapool_store::error::StoreError;
 use terrapool_store::organizations::{self, OrganizationRecord, Visible};
+use terrapool_store::page::Page;
 use terrapool_store::projects::{self, NewProject, ProjectFilter};
 use terrapool_store::state_versions::{self, NewStateVersion, StateContent, StateStatus};
 use terrapool_store::users::{self, NewUser};
@@ -50,10 +52,20 @@ on_both! {
     a_variable_keeps_its_bytes_and_its_name_is_unique => variables;
     an_upload_can_be_repeated_until_a_run_uses_it => configurations;
     a_state_becomes_current_once_its_bytes_are_there => states;
+    the_catalogue_gives_the_newest_or_the_named_engine => engine_catalogue;
 }
 
 /// Runs a command that has to succeed.
 macro_rules! write {
+    // A command may be run again: it has its own copy of what it uses.
+    ($db:expr, [$($own:ident),*], |$tx:ident| $body:expr) => {
+        $db.write(move |$tx: &mut Tx| {
+            $(let $own = $own.clone();)*
+            Box::pin(async move { Ok::<_, StoreError>($body) })
+        })
+        .await
+        .unwrap()
+    };
     ($db:expr, |$tx:ident| $body:expr) => {
         $db.write(move |$tx: &mut Tx| Box::pin(async move { Ok::<_, StoreError>($body) }))
             .await
@@ -573,4 +585,97 @@ async fn states(db: &Db) {
     assert_eq!((all.len(), total), (1, 1));
     let record = workspaces::get(&mut connection, &one).await.unwrap().unwrap();
     assert_eq!((record.resource_count, record.lock), (2, Lock::Free));
+}
+
+fn engine_version(version: &str) -> EngineVersionSettings {
+    EngineVersionSettings {
+        version: version.parse().unwrap(),
+        url: format!("https://example.com/{version}.zip"),
+        sha256: "ab".repeat(32),
+        enabled: true,
+        official: true,
+        beta: false,
+        deprecated: false,
+        deprecated_reason: None,
+    }
+}
+
+async fn engine_catalogue(db: &Db) {
+    for version in ["1.9.8", "1.11.4", "1.12.0-beta1", "1.10.0"] {
+        let new = engine_version(version);
+        write!(db, [new], |tx| {
+            engine_versions::create(tx, EngineKind::Terraform, &new).await?
+        });
+    }
+    let again = engine_version("1.9.8");
+    let taken = db
+        .write(move |tx| {
+            let again = again.clone();
+            Box::pin(async move { engine_versions::create(tx, EngineKind::Terraform, &again).await })
+        })
+        .await;
+    assert!(matches!(taken, Err(StoreError::Conflict)), "{taken:?}");
+    let same = engine_version("1.9.8");
+    write!(db, [same], |tx| engine_versions::create(
+        tx,
+        EngineKind::Tofu,
+        &same
+    )
+    .await?);
+
+    let mut connection = db.read().await.unwrap();
+    let filter = EngineVersionFilter::default();
+    let listed = engine_versions::list(&mut connection, EngineKind::Terraform, &filter, &Page::first(2))
+        .await
+        .unwrap();
+    let versions: Vec<String> = listed
+        .items
+        .iter()
+        .map(|item| item.settings.version.to_string())
+        .collect();
+    assert_eq!(
+        (versions, listed.total),
+        (vec!["1.12.0-beta1".to_owned(), "1.11.4".to_owned()], 4)
+    );
+    let found = |record: Option<engine_versions::EngineVersionRecord>| {
+        record.map(|record| record.settings.version.to_string())
+    };
+    for (wanted, expected) in [
+        ("latest", Some("1.11.4")),
+        ("1.10.0", Some("1.10.0")),
+        ("1.12.0-beta1", Some("1.12.0-beta1")),
+        ("1.8.0", None),
+    ] {
+        let record = engine_versions::wanted(&mut connection, EngineKind::Terraform, wanted)
+            .await
+            .unwrap();
+        assert_eq!(found(record).as_deref(), expected, "{wanted}");
+    }
+
+    let newest = listed.items[1].clone();
+    drop(connection);
+    let (id, mut disabled) = (newest.id.clone(), newest.settings.clone());
+    disabled.enabled = false;
+    write!(db, [id, disabled], |tx| {
+        engine_versions::update(tx, EngineKind::Terraform, &id, &disabled).await?
+    });
+    let mut connection = db.read().await.unwrap();
+    for (wanted, expected) in [("latest", Some("1.10.0")), ("1.11.4", None)] {
+        let record = engine_versions::wanted(&mut connection, EngineKind::Terraform, wanted)
+            .await
+            .unwrap();
+        assert_eq!(found(record).as_deref(), expected, "{wanted}");
+    }
+    let other_kind = engine_versions::get(&mut connection, EngineKind::Tofu, &newest.id)
+        .await
+        .unwrap();
+    assert!(other_kind.is_none());
+    drop(connection);
+    let id = newest.id.clone();
+    write!(db, [id], |tx| engine_versions::delete(tx, &id).await?);
+    let mut connection = db.read().await.unwrap();
+    let gone = engine_versions::get(&mut connection, EngineKind::Terraform, &newest.id)
+        .await
+        .unwrap();
+    assert!(gone.is_none());
 }

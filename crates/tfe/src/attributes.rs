@@ -531,6 +531,26 @@ pub struct AgentPool {
     pub agent_count: u64,
 }
 
+/// Of `terraform-versions` and `opentofu-versions`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(
+    missing_docs,
+    reason = "the fields are the attributes of the public API, named as there"
+)]
+pub struct EngineVersion {
+    pub version: String,
+    pub url: String,
+    pub sha: String,
+    pub enabled: bool,
+    pub official: bool,
+    pub beta: bool,
+    pub deprecated: bool,
+    pub deprecated_reason: Option<String>,
+    pub usage: u64,
+    pub created_at: String,
+}
+
 /// Of `agents`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]

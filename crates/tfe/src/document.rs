@@ -22,6 +22,8 @@ pub enum Kind {
     ConfigurationVersions,
     /// `entitlement-sets`
     EntitlementSets,
+    /// `opentofu-versions`
+    OpentofuVersions,
     /// `organizations`
     Organizations,
     /// `organization-capacity`
@@ -44,6 +46,8 @@ pub enum Kind {
     TagBindings,
     /// `effective-tag-bindings`
     EffectiveTagBindings,
+    /// `terraform-versions`
+    TerraformVersions,
     /// `users`
     Users,
     /// `vars`
@@ -62,6 +66,8 @@ impl Kind {
             Self::AuthenticationTokens => "authentication-tokens",
             Self::ConfigurationVersions => "configuration-versions",
             Self::EntitlementSets => "entitlement-sets",
+            Self::OpentofuVersions => "opentofu-versions",
+            Self::TerraformVersions => "terraform-versions",
             Self::Organizations => "organizations",
             Self::OrganizationCapacity => "organization-capacity",
             Self::Plans => "plans",

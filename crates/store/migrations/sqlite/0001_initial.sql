@@ -336,6 +336,22 @@ CREATE TABLE state_versions (
 CREATE INDEX state_versions_workspace ON state_versions (workspace_id, created_at);
 CREATE INDEX state_versions_job ON state_versions (job_id);
 
+-- The catalogue: where agents get an engine that they do not have.
+CREATE TABLE engine_versions (
+    id TEXT PRIMARY KEY,
+    engine TEXT NOT NULL,
+    version TEXT NOT NULL,
+    url TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    enabled INTEGER NOT NULL,
+    official INTEGER NOT NULL,
+    beta INTEGER NOT NULL,
+    deprecated INTEGER NOT NULL,
+    deprecated_reason TEXT,
+    created_at INTEGER NOT NULL,
+    UNIQUE (engine, version)
+);
+
 CREATE TABLE audit_entries (
     id TEXT PRIMARY KEY,
     organization_id TEXT,

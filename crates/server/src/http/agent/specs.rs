@@ -2,7 +2,7 @@
 
 use terrapool_model::job::Phase;
 use terrapool_protocol::job::{
-    BundlePart, EngineRequest, JobSpec, JobTimes, PartName, PlanMode, RunVariable, Variable,
+    BundlePart, EngineDownload, EngineRequest, JobSpec, JobTimes, PartName, PlanMode, RunVariable, Variable,
 };
 use terrapool_protocol::secret::Secret;
 use terrapool_store::job_specs::{StoredPart, StoredSpec, StoredVariable};
@@ -88,7 +88,11 @@ pub(super) fn spec(app: &App, stored: &StoredSpec) -> Result<JobSpec, AgentApiEr
         engine: EngineRequest {
             kind: run.engine,
             version: run.engine_version.clone(),
-            download: None,
+            download: stored.engine.as_ref().map(|entry| EngineDownload {
+                version: entry.settings.version.clone(),
+                url: entry.settings.url.clone(),
+                sha256: entry.settings.sha256.clone(),
+            }),
         },
         engine_sha256: match phase {
             Phase::Plan => None,

@@ -15,6 +15,7 @@ use crate::app::App;
 mod agent_pools;
 mod agents;
 mod configuration_versions;
+mod engine_versions;
 mod execution;
 mod locks;
 mod organizations;
@@ -42,6 +43,7 @@ pub(super) fn router(app: &App) -> Router<App> {
         .merge(state_routes())
         .merge(run_routes())
         .merge(agent_routes())
+        .merge(engine_versions::routes())
         .fallback(|| async { ApiError::NotFound })
         .method_not_allowed_fallback(|| async { ApiError::NotFound })
         .layer(middleware::from_fn_with_state(app.clone(), rate_limit::limit))
