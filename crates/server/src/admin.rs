@@ -1,5 +1,8 @@
 //! What an operator does on the command line. Works with the server running or stopped.
 
+use std::path::PathBuf;
+
+use terrapool_objects::{Keyring, ObjectError};
 use terrapool_protocol::secret::Secret;
 use terrapool_store::api_tokens::{self, NewApiToken, TokenOwner};
 use terrapool_store::error::StoreError;
@@ -7,6 +10,7 @@ use terrapool_store::users::{self, NewUser};
 
 use crate::app::App;
 use crate::auth::password;
+use crate::config::Config;
 use crate::secrets::{self, TokenKind};
 
 /// Something that an operator asked for was not done.
@@ -24,9 +28,31 @@ pub enum AdminError {
     /// The password is too short.
     #[error("a password has at least 8 characters")]
     Password,
+    /// The key ring is there already, and may be in use.
+    #[error(
+        "{0} exists already and is left as it is: data that it sealed could never be read again without it"
+    )]
+    KeyringExists(PathBuf),
+    /// The key ring can't be made.
+    #[error(transparent)]
+    Keyring(#[from] ObjectError),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Makes the key ring that the configuration names. A control plane on SQLite makes its own; one on PostgreSQL may have
+/// replicas, which have to share one, so it is never made by the way there.
+///
+/// # Errors
+/// [`AdminError::KeyringExists`] when there is one, [`AdminError::Keyring`] when it can't be written.
+pub fn create_keyring(config: &Config) -> Result<PathBuf, AdminError> {
+    let path = &config.keyring_file;
+    if path.exists() {
+        return Err(AdminError::KeyringExists(path.clone()));
+    }
+    Keyring::open_or_create(path)?;
+    Ok(path.clone())
 }
 
 /// A user to be made.

@@ -70,6 +70,8 @@ enum AdminCommand {
         #[arg(long, default_value = "made by terrapool admin create-agent-token")]
         description: String,
     },
+    /// Make the key ring file that the configuration names, for a control plane on PostgreSQL; prints its path
+    CreateKeyring,
 }
 
 fn main() -> ExitCode {
@@ -155,6 +157,11 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 async fn administer(config: Config, command: AdminCommand) -> anyhow::Result<ExitCode> {
+    if matches!(command, AdminCommand::CreateKeyring) {
+        let path = admin::create_keyring(&config)?;
+        print(&format!("{}\n", path.display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let app = server::open(config).await?;
     let token = match command {
         AdminCommand::CreateUser {
@@ -180,6 +187,8 @@ async fn administer(config: Config, command: AdminCommand) -> anyhow::Result<Exi
             shared: _,
             description,
         } => shared_agent::create_token(&app, &description).await?,
+        // Needs no database, and was done above.
+        AdminCommand::CreateKeyring => return Ok(ExitCode::SUCCESS),
     };
     print(&format!("{}\n", token.expose()))?;
     Ok(ExitCode::SUCCESS)

@@ -102,6 +102,25 @@ impl Installation {
         installation
     }
 
+    /// Runs `terrapool admin …` before there is an installation.
+    pub async fn prepare(arguments: &[&str], environment: &[(&str, &str)]) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let output = Command::new(program("terrapool"))
+            .arg("admin")
+            .args(arguments)
+            .env_clear()
+            .env("TERRAPOOL_DATA_DIR", folder.path())
+            .envs(environment.iter().copied())
+            .output()
+            .await
+            .expect("admin runs");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
     /// Starts the server (again) and waits until it answers.
     pub async fn start_server(&mut self) {
         let log = self.log_file("server.log");
@@ -143,6 +162,19 @@ impl Installation {
         if let Some(mut server) = self.server.take() {
             server.kill().await.expect("a running server can be killed");
         }
+    }
+
+    /// Ends the server as a service manager does, and returns how long that took.
+    pub async fn stop_server(&mut self) -> Duration {
+        let mut server = self.server.take().expect("the server runs");
+        let pid = server.id().expect("the server runs").to_string();
+        let begin = std::time::Instant::now();
+        let status = Command::new("kill").arg(&pid).status().await;
+        assert!(status.is_ok_and(|status| status.success()), "kill {pid}");
+        let end = tokio::time::timeout(Duration::from_secs(30), server.wait()).await;
+        let status = end.expect("the server ends").expect("the server has a status");
+        assert!(status.success(), "{status}: {}", self.log("server.log"));
+        begin.elapsed()
     }
 
     fn command(&self, name: &str) -> Command {

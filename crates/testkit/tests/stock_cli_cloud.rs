@@ -137,6 +137,13 @@ async fn destroy_refresh_only_target_and_replace_do_what_they_say() {
     cli.run(&["apply", "-refresh-only", "-auto-approve"])
         .await
         .succeeded();
+    // A resource that the state has lost is taken back in.
+    cli.run(&["state", "rm", "terraform_data.b"]).await.succeeded();
+    cli.run(&["import", "terraform_data.b", "known-id"])
+        .await
+        .succeeded();
+    let shown = cli.run(&["state", "show", "terraform_data.b"]).await.succeeded();
+    assert!(shown.contains("\"known-id\""), "{shown}");
     let destroy = cli.run(&["destroy", "-auto-approve"]).await.succeeded();
     assert!(
         destroy.contains("Apply complete! Resources: 0 added, 0 changed, 2 destroyed."),
@@ -294,7 +301,10 @@ async fn workspace_id(installation: &Installation, name: &str) -> String {
     let workspace = installation
         .get(&format!("/organizations/acme/workspaces/{name}"))
         .await;
-    workspace["data"]["id"].as_str().unwrap().to_owned()
+    workspace["data"]["id"]
+        .as_str()
+        .expect("a workspace has an id")
+        .to_owned()
 }
 
 async fn lock(installation: &Installation, name: &str) -> serde_json::Value {
