@@ -9,6 +9,7 @@ use terrapool_model::time::{Millis, Timestamp};
 use terrapool_protocol::agent::{AttemptKey, Capacity, Verdict};
 use terrapool_store::agents::Ping;
 use terrapool_store::jobs::{Contact, Ready};
+use tokio::sync::watch;
 
 /// How long an offered job is kept for the agent it was offered to.
 pub const RESERVATION: Millis = Millis::from_seconds(5);
@@ -20,6 +21,7 @@ const TELL_AGAIN: Millis = Millis::from_seconds(1);
 #[derive(Debug, Clone, Default)]
 pub struct Presence {
     state: Arc<Mutex<State>>,
+    stopping: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,23 @@ impl Drop for Waiting {
 impl Presence {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on no answer is held: agents find out at once that they have to connect again.
+    pub fn stop_holding(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Whether answers are still held.
+    pub fn holds(&self) -> bool {
+        !*self.stopping.borrow()
+    }
+
+    /// Returns once answers are not held any more.
+    pub async fn stopped_holding(&self) {
+        let mut stopping = self.stopping.subscribe();
+        // The sender lives as long as this value.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
     }
 
     /// Notes that an attempt was heard.

@@ -105,6 +105,7 @@ impl Running {
             agent.stop().await;
         }
         self.handle.graceful_shutdown(Some(GRACE));
+        self.app.presence.stop_holding();
         if let Some(handle) = self.metrics_handle {
             handle.shutdown();
         }

@@ -30,11 +30,46 @@ use terrapool_store::error::StoreError;
 use terrapool_store::runs::{self, NewRun, RunRecord, TransitionError};
 use terrapool_store::{agent_tokens, artifacts};
 use terrapool_testkit::agent::{Attempt, SimulatedAgent, read, reason, state_mark};
-use terrapool_testkit::database::{TestDatabase, sqlite};
+use terrapool_testkit::database::{DatabaseKind, TestDatabase, database};
 use terrapool_testkit::seed::Seed;
 
 const HOLD: Millis = Millis::from_seconds(20);
 const CONFIGURATION: &[u8] = b"x";
+
+/// Runs each test on both databases.
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(super::DatabaseKind::Sqlite).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(super::DatabaseKind::Postgres).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    a_run_is_planned_confirmed_and_applied
+    a_held_sync_is_answered_at_once_when_there_is_work
+    a_sync_without_news_is_held_and_then_answered
+    a_held_sync_is_answered_when_the_server_stops
+    a_cancel_reaches_the_attempt_through_a_held_sync
+    discarding_a_run_ends_the_log_of_its_apply
+    a_job_is_offered_to_one_agent_and_claimed_by_one_attempt
+    no_more_is_offered_than_an_agent_has_slots
+    credentials_open_only_their_own_doors
+    log_appends_answer_by_offset_and_a_finish_waits_for_the_whole_log
+    an_older_process_finishes_what_it_holds_and_gets_nothing_new
+    a_revoked_token_lets_its_agents_finish_only
+    a_silent_plan_is_made_again_and_the_old_attempt_is_told_to_stop
+    a_lost_apply_finishes_late_and_frees_its_workspace
+}
 
 struct Plane {
     app: App,
@@ -46,9 +81,9 @@ struct Plane {
     _folder: TempDir,
 }
 
-async fn plane() -> Plane {
+async fn plane(kind: DatabaseKind) -> Plane {
     let folder = tempfile::tempdir().unwrap();
-    let database = sqlite().await;
+    let database = database(kind).await;
     let seed = Seed::new(&database.db).await;
     let keyring = Arc::new(Keyring::open_or_create(&folder.path().join("keyring")).unwrap());
     let objects = Objects::open(&folder.path().join("objects"), keyring).unwrap();
@@ -175,9 +210,8 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> 
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_is_planned_confirmed_and_applied() {
-    let plane = plane().await;
+async fn a_run_is_planned_confirmed_and_applied(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let mut agent = plane.agent("one").await;
     let (run, mut plan) = plane.planning(&mut agent, plane.seed.new_run()).await;
     assert_eq!(plan.spec.workspace_name, "app");
@@ -249,9 +283,8 @@ async fn a_run_is_planned_confirmed_and_applied() {
     assert_eq!(archive, None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_held_sync_is_answered_at_once_when_there_is_work() {
-    let plane = plane().await;
+async fn a_held_sync_is_answered_at_once_when_there_is_work(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let agent = plane.agent("one").await;
     let waiting = tokio::spawn(async move { agent.sync(HOLD).await });
     tokio::task::yield_now().await;
@@ -266,9 +299,8 @@ async fn a_held_sync_is_answered_at_once_when_there_is_work() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sync_without_news_is_held_and_then_answered() {
-    let plane = plane().await;
+async fn a_sync_without_news_is_held_and_then_answered(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let agent = plane.agent("one").await;
     let started = tokio::time::Instant::now();
     let synced = agent.sync(Millis(300)).await;
@@ -277,9 +309,21 @@ async fn a_sync_without_news_is_held_and_then_answered() {
     assert_eq!(synced.mode, SyncMode::Normal);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cancel_reaches_the_attempt_through_a_held_sync() {
-    let plane = plane().await;
+async fn a_held_sync_is_answered_when_the_server_stops(kind: DatabaseKind) {
+    let plane = plane(kind).await;
+    let agent = plane.agent("one").await;
+    let started = tokio::time::Instant::now();
+    let waiting = tokio::spawn(async move { agent.sync(HOLD).await });
+    // Whether it is held by now or arrives later: no answer is held any more.
+    tokio::task::yield_now().await;
+    plane.app.presence.stop_holding();
+    let synced = waiting.await.unwrap();
+    assert!(synced.offers.is_empty() && synced.answers.is_empty());
+    assert!(started.elapsed() < Duration::from_secs(4));
+}
+
+async fn a_cancel_reaches_the_attempt_through_a_held_sync(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let mut agent = plane.agent("one").await;
     let (run, plan) = plane.planning(&mut agent, plane.seed.new_run()).await;
     agent.stage(&plan.key, AttemptStage::Running);
@@ -308,9 +352,8 @@ async fn a_cancel_reaches_the_attempt_through_a_held_sync() {
     assert_eq!(plane.ended_log(run.apply_id.as_str()).await, b"\x02\x03");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn discarding_a_run_ends_the_log_of_its_apply() {
-    let plane = plane().await;
+async fn discarding_a_run_ends_the_log_of_its_apply(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let mut agent = plane.agent("one").await;
     let (run, plan) = plane.planning(&mut agent, plane.seed.new_run()).await;
     plane.end_plan(&mut agent, &plan).await;
@@ -318,9 +361,8 @@ async fn discarding_a_run_ends_the_log_of_its_apply() {
     assert_eq!(plane.ended_log(run.apply_id.as_str()).await, b"\x02\x03");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_is_offered_to_one_agent_and_claimed_by_one_attempt() {
-    let plane = plane().await;
+async fn a_job_is_offered_to_one_agent_and_claimed_by_one_attempt(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let (one, two) = (plane.agent("one").await, plane.agent("two").await);
     plane.seed.create(plane.seed.new_run()).await;
     let offer = one.sync(HOLD).await.offers.remove(0);
@@ -340,9 +382,8 @@ async fn a_job_is_offered_to_one_agent_and_claimed_by_one_attempt() {
     assert!(reason(&other).contains("another attempt"), "{}", reason(&other));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_more_is_offered_than_an_agent_has_slots() {
-    let plane = plane().await;
+async fn no_more_is_offered_than_an_agent_has_slots(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let mut agent = plane.agent("one").await;
     for _ in 0..4 {
         plane
@@ -364,9 +405,8 @@ async fn no_more_is_offered_than_an_agent_has_slots() {
     assert_eq!(synced.mode, SyncMode::FinishOnly);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn credentials_open_only_their_own_doors() {
-    let plane = plane().await;
+async fn credentials_open_only_their_own_doors(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let nonsense = Secret::new("tpa_nonsense");
     let refused = SimulatedAgent::try_register(
         &plane.router,
@@ -408,9 +448,8 @@ async fn credentials_open_only_their_own_doors() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn log_appends_answer_by_offset_and_a_finish_waits_for_the_whole_log() {
-    let plane = plane().await;
+async fn log_appends_answer_by_offset_and_a_finish_waits_for_the_whole_log(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let mut agent = plane.agent("one").await;
     let (_, mut plan) = plane.planning(&mut agent, plane.seed.new_run()).await;
     plan.write_log(b"hello").await;
@@ -439,9 +478,8 @@ async fn log_appends_answer_by_offset_and_a_finish_waits_for_the_whole_log() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_older_process_finishes_what_it_holds_and_gets_nothing_new() {
-    let plane = plane().await;
+async fn an_older_process_finishes_what_it_holds_and_gets_nothing_new(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let mut old = plane.agent("one").await;
     let (run, plan) = plane.planning(&mut old, plane.seed.new_run()).await;
     let new = SimulatedAgent::register(&plane.router, &plane.token, "one", "2").await;
@@ -466,9 +504,8 @@ async fn an_older_process_finishes_what_it_holds_and_gets_nothing_new() {
     assert_eq!(old.try_sync(Millis::ZERO).await.status, StatusCode::GONE);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_token_lets_its_agents_finish_only() {
-    let plane = plane().await;
+async fn a_revoked_token_lets_its_agents_finish_only(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let mut agent = plane.agent("one").await;
     let (_, plan) = plane.planning(&mut agent, plane.seed.new_run()).await;
     let hash = secrets::hash(plane.token.expose());
@@ -501,9 +538,8 @@ async fn a_revoked_token_lets_its_agents_finish_only() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_silent_plan_is_made_again_and_the_old_attempt_is_told_to_stop() {
-    let plane = plane().await;
+async fn a_silent_plan_is_made_again_and_the_old_attempt_is_told_to_stop(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let mut agent = plane.agent("one").await;
     let (run, mut old) = plane.planning(&mut agent, plane.seed.new_run()).await;
     old.write_log(b"first\n").await;
@@ -534,9 +570,8 @@ async fn a_silent_plan_is_made_again_and_the_old_attempt_is_told_to_stop() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_apply_finishes_late_and_frees_its_workspace() {
-    let plane = plane().await;
+async fn a_lost_apply_finishes_late_and_frees_its_workspace(kind: DatabaseKind) {
+    let plane = plane(kind).await;
     let mut agent = plane.agent("one").await;
     let (run, plan) = plane
         .planning(

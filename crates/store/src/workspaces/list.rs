@@ -106,19 +106,20 @@ pub async fn list(
         condition.push_str(&format!(" AND LOWER(workspaces.name) LIKE ${number} ESCAPE '!'"));
     }
     for tag in &filter.tagged {
-        let number = add(&mut values, (&tag.key).into());
+        // Tags are told apart without regard to case; clients search for them as they were written.
+        let number = add(&mut values, tag.key.to_lowercase().into());
         let value = match &tag.value {
             Some(value) => format!(" AND value = ${}", add(&mut values, value.into())),
             None => String::new(),
         };
         condition.push_str(&format!(
-            " AND EXISTS (SELECT 1 FROM workspace_tags WHERE workspace_id = workspaces.id AND key = ${number}{value})"
+            " AND EXISTS (SELECT 1 FROM workspace_tags WHERE workspace_id = workspaces.id AND LOWER(key) = ${number}{value})"
         ));
     }
     for tag in &filter.exclude_tags {
-        let number = add(&mut values, tag.into());
+        let number = add(&mut values, tag.to_lowercase().into());
         condition.push_str(&format!(
-            " AND NOT EXISTS (SELECT 1 FROM workspace_tags WHERE workspace_id = workspaces.id AND key = ${number})"
+            " AND NOT EXISTS (SELECT 1 FROM workspace_tags WHERE workspace_id = workspaces.id AND LOWER(key) = ${number})"
         ));
     }
     if let Some(project) = &filter.project {

@@ -55,12 +55,16 @@ pub(super) async fn sync(
         }) || look.answers.iter().any(|(report, verdict)| {
             is_change(report.stage, *verdict) && !app.presence.was_told(&report.key, *verdict)
         });
-        if news || !look.offers.is_empty() || look.mode_is_news(&request) || Instant::now() >= until {
+        let is_over = Instant::now() >= until || !app.presence.holds();
+        if news || !look.offers.is_empty() || look.mode_is_news(&request) || is_over {
             drop(waiting);
             return Ok(Json(answer(&app, look, now)));
         }
         let nap = until.min(Instant::now() + RESERVATION.to_std());
-        wait(&mut hints, &session, nap).await;
+        tokio::select! {
+            () = wait(&mut hints, &session, nap) => {}
+            () = app.presence.stopped_holding() => {}
+        }
         // Token, session and pool may have changed meanwhile.
         session = credentials::session(&app, &headers).await?;
     }
