@@ -6,6 +6,7 @@ mod bench;
 mod command;
 mod container_engine;
 mod demo;
+mod engines;
 mod image;
 mod packages;
 mod test;
@@ -18,6 +19,7 @@ cargo xtask <task>
   demo [--once]   build, start a control plane and two agents, run a real configuration through them
   test            everything CI runs: style, lints, documentation, licences, budgets, tests
   bench [NAME]    measure, as ratios taken side by side in one run
+  engines         build the engines that the tests use: target/tools/engines
   image           make the sandboxes' image: target/<profile>/sandbox-image.tar
 ";
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         ["demo", rest @ ..] => demo::run(rest),
         ["test", rest @ ..] => test::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
+        ["engines"] => engines::run(),
         ["image"] => image::run(),
         _ => {
             eprint!("{HELP}");

@@ -30,6 +30,8 @@ pub(crate) const IMAGE: &[Need] = &[
 ];
 /// To run containers.
 pub(crate) const CONTAINERS: &[Need] = &[need("dockerd", "docker.io"), need("iptables", "iptables")];
+/// To build the engines that the tests use.
+pub(crate) const GO: &[Need] = &[need("go", "golang-go")];
 /// To test.
 pub(crate) const TEST: &[Need] = &[need("python3", "python3"), need("pip3", "python3-pip")];
 

@@ -9,6 +9,7 @@ use anyhow::bail;
 
 use crate::command::{cargo, check, find_program, output, program, target_dir};
 use crate::container_engine::ContainerEngine;
+use crate::engines::Engines;
 use crate::{image, packages};
 
 /// Crates that a program may be made of (`cargo tree -e normal`): each is code that has to be trusted and updated.
@@ -17,6 +18,7 @@ const BUDGETS: [(&str, usize); 2] = [("terrapool-agent", 250), ("terrapool-runne
 pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
     packages::ensure(&[packages::BUILD, packages::IMAGE, packages::TEST])?;
     packages::ensure_terraform()?;
+    let mut engines = Engines::start()?;
     step("style", || check(cargo().args(["fmt", "--all", "--check"])))?;
     step("lints", || {
         check(cargo().args([
@@ -46,12 +48,18 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
         check(cargo().args(["build", "--locked", "--workspace", "--bins"]))
     })?;
     step("sandbox image", || image::make("debug").map(|_| ()))?;
+    let mut folder = PathBuf::new();
+    step("engines", || {
+        folder = engines.finish()?;
+        Ok(())
+    })?;
     let engine = ContainerEngine::obtain()?;
     step("tests", || {
         let mut test = cargo();
         test.args(["test", "--locked", "--workspace"]).args(arguments);
         test.env("DOCKER_HOST", &engine.host)
-            .env("TERRAPOOL_BIN_DIR", target_dir().join("debug"));
+            .env("TERRAPOOL_BIN_DIR", target_dir().join("debug"))
+            .env("TERRAPOOL_TEST_ENGINES", &folder);
         check(&mut test)
     })?;
     Ok(ExitCode::SUCCESS)

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod cli;
 pub mod database;
+pub mod file_server;
 pub mod installation;
 pub mod seed;
 pub mod wait;
