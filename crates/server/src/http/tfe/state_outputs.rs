@@ -4,6 +4,7 @@
 //! leads back to both.
 
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use terrapool_model::id::StateVersionId;
@@ -48,24 +49,29 @@ pub(super) fn sealed_context(id: &StateVersionId) -> String {
 
 /// The outputs of a state version: from the raw state, else those that the client sent beside one that can't be read.
 pub(crate) async fn of(app: &App, record: &StateVersionRecord) -> Result<Vec<Output>> {
+    Ok(known(app, record).await?.unwrap_or_default())
+}
+
+/// As [`of`]; `None` when the state can't be read here and nothing was sent beside it.
+async fn known(app: &App, record: &StateVersionRecord) -> Result<Option<Vec<Output>>> {
     let Some(key) = &record.object_key else {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     };
     let bytes = app
         .objects
         .get(&ObjectKey::new(key.as_str())?, record.id.as_str())
         .await?;
     if let Some(contents) = state::read(&bytes).contents {
-        return Ok(contents.outputs);
+        return Ok(Some(contents.outputs));
     }
     let Some(sealed) = &record.outputs else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
     let plain = app
         .objects
         .keyring()
         .open_sealed(&sealed_context(&record.id), sealed)?;
-    Ok(state::read_outputs(&plain).unwrap_or_default())
+    Ok(Some(state::read_outputs(&plain).unwrap_or_default()))
 }
 
 /// Whether sensitive values are in an answer.
@@ -102,19 +108,40 @@ pub(super) async fn resources(
         .collect())
 }
 
+/// What tells OpenTofu to read, and decrypt, the whole state: it does so when an output has no detailed type. Without it
+/// `tofu output` would say that a state which a run encrypted has no outputs.
+fn read_the_state(version: &StateVersionId) -> Resource {
+    let unknown = Output {
+        name: "encrypted".to_owned(),
+        sensitive: false,
+        value: Value::Null,
+        detailed_type: Value::Null,
+    };
+    resource(version, unknown, Sensitive::Null)
+}
+
 /// `GET workspaces/:id/current-state-version-outputs`: an empty list when there is no state; the CLI fails on 404.
 pub(super) async fn current(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
     params: Params,
+    headers: HeaderMap,
 ) -> Result {
     let mut connection = app.db.read().await?;
     let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ReadOutputs).await?;
     let record = state_versions::current(&mut connection, &workspace.id).await?;
     drop(connection);
     let all = match &record {
-        Some(record) => resources(&app, record, Sensitive::Null).await?,
+        Some(record) => match known(&app, record).await? {
+            Some(outputs) => outputs
+                .into_iter()
+                .map(|output| resource(&record.id, output, Sensitive::Null))
+                .collect(),
+            // Only OpenTofu encrypts states.
+            None if super::is_tofu(&headers) => vec![read_the_state(&record.id)],
+            None => Vec::new(),
+        },
         None => Vec::new(),
     };
     Ok(listed(&params, all))
