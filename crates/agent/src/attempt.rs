@@ -558,6 +558,17 @@ impl Shell {
         if actions.contains(&Action::Prepare) {
             self.prepare(sandbox);
         }
+        // Nor does a delivery: after a crash in between it is made again, from the same sandbox. What is given back as
+        // never started has to be in the journal before anybody hears of it.
+        let mut delivering = false;
+        if let Some(Action::Finish { outcome }) = actions
+            .iter()
+            .find(|action| matches!(action, Action::Finish { .. }))
+            && !matches!(outcome, Outcome::NeverStarted { .. })
+        {
+            self.finish(outcome.clone());
+            delivering = true;
+        }
         for action in actions {
             match action {
                 Action::Journal => {
@@ -581,6 +592,7 @@ impl Shell {
                 Action::Go => self.tell(&ToRunner::Go).await,
                 Action::Stop { kind, reason } => self.tell(&ToRunner::Stop { kind, reason }).await,
                 Action::Renew { remaining } => self.tell(&ToRunner::Renew { remaining }).await,
+                Action::Finish { .. } if delivering => {}
                 Action::Finish { outcome } => self.finish(outcome),
                 Action::Remove => self.remove().await,
             }

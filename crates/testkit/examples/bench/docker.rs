@@ -15,6 +15,12 @@ pub(crate) fn limits() -> Value {
     })
 }
 
+/// A running container.
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) name: String,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Docker {
     socket: PathBuf,
@@ -98,7 +104,7 @@ impl Docker {
     }
 
     /// Running containers with a label.
-    pub(crate) async fn running(&self, label: &str) -> Vec<String> {
+    pub(crate) async fn running(&self, label: &str) -> Vec<Container> {
         let filters = format!("%7B%22label%22%3A%5B%22{label}%22%5D%2C%22status%22%3A%5B%22running%22%5D%7D");
         let (_, body) = self
             .call("GET", &format!("/containers/json?filters={filters}"), None)
@@ -106,8 +112,20 @@ impl Docker {
         let found: Vec<Value> = serde_json::from_slice(&body).unwrap_or_default();
         found
             .iter()
-            .filter_map(|container| container["Id"].as_str().map(str::to_owned))
+            .filter_map(|container| {
+                Some(Container {
+                    id: container["Id"].as_str()?.to_owned(),
+                    name: container["Names"][0].as_str()?.to_owned(),
+                })
+            })
             .collect()
+    }
+
+    /// Whether a command was executed in a container, as agents do it to reach their runner.
+    pub(crate) async fn is_listened_to(&self, id: &str) -> bool {
+        let (_, body) = self.call("GET", &format!("/containers/{id}/json"), None).await;
+        let found: Value = serde_json::from_slice(&body).unwrap_or_default();
+        found["ExecIDs"].as_array().is_some_and(|ids| !ids.is_empty())
     }
 
     /// Joins a container's input and outputs.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use terrapool_testkit::installation::{AgentProcess, Installation};
 use terrapool_testkit::wait::until;
 
-use crate::docker::Docker;
+use crate::docker::{Container, Docker};
 use crate::probe;
 
 /// An agent and its pool.
@@ -72,25 +72,28 @@ impl Bench {
         format!("bench-{number}")
     }
 
-    /// Waits until all waiting sandboxes are there, none works, and nothing is being removed.
+    /// Waits until all waiting sandboxes are there and listened to, none works, and none is on its way out.
     pub(crate) async fn settle(&self) {
-        let mut since = None;
         let settled = until(Duration::from_secs(60), async || {
             let mine = self.mine().await;
-            if mine.len() != WAITING || since.as_ref() != Some(&mine) {
-                since = Some(mine);
-                tokio::time::sleep(Duration::from_millis(150)).await;
+            // A sandbox that is taken gets the name of its run.
+            let waiting = format!("/terrapool-{}-", self.identity());
+            let all_wait = mine.iter().all(|sandbox| sandbox.name.starts_with(&waiting));
+            if mine.len() != WAITING || !all_wait {
                 return None;
+            }
+            for sandbox in &mine {
+                self.docker.is_listened_to(&sandbox.id).await.then_some(())?;
             }
             Some(())
         })
         .await;
-        assert!(settled.is_some(), "no sandbox waits:\n{}", self.pool.agent.log());
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(settled.is_some(), "no sandboxes wait:\n{}", self.pool.agent.log());
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
 
     /// Sandboxes of the measured agent.
-    pub(crate) async fn mine(&self) -> Vec<String> {
+    pub(crate) async fn mine(&self) -> Vec<Container> {
         let identity = self.identity();
         self.docker
             .running(&format!("io.terrapool.agent%3D{identity}"))

@@ -33,7 +33,7 @@ pub(crate) async fn measure(bench: &Bench) {
         for sandbox in bench.mine().await {
             bench
                 .docker
-                .call("POST", &format!("/containers/{sandbox}/kill"), None)
+                .call("POST", &format!("/containers/{}/kill", sandbox.id), None)
                 .await;
         }
         tokio::time::sleep(Duration::from_millis(150)).await;

@@ -68,7 +68,12 @@ pub(crate) async fn measure(bench: &Bench, case: &Case) {
 
 async fn by_hand(bench: &Bench, configuration: &str) -> f64 {
     let mut host = limits();
-    host["Binds"] = json!([format!("{}:/engines:ro", bench.engines.display())]);
+    let folder = bench.installation.scratch("by-hand");
+    std::fs::write(folder.join("main.tf"), configuration).expect("a file can be written");
+    host["Binds"] = json!([
+        format!("{}:/engines:ro", bench.engines.display()),
+        format!("{}:/configuration:ro", folder.display()),
+    ]);
     host["LogConfig"] = json!({"Type": "none"});
     let body = json!({
         "Image": bench.image, "User": "1000:1000", "HostConfig": host, "Cmd": ["/bin/bash"],
@@ -82,8 +87,8 @@ async fn by_hand(bench: &Bench, configuration: &str) -> f64 {
     let folder = format!("/engines/terraform_{}", bench.version);
     shell
         .write(&format!(
-            "mkdir -p /terrapool/work/config && cd /terrapool/work/config && cat > main.tf <<'END'\n{configuration}END\n\
-             export PATH={folder}:$PATH\necho rea''dy\n"
+            "mkdir -p /terrapool/work/config && cd /terrapool/work/config && cp /configuration/main.tf . && \
+             export PATH={folder}:$PATH && echo rea''dy\n"
         ))
         .await;
     shell.wait_for("ready\n").await;
