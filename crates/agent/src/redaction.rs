@@ -1,7 +1,7 @@
 //! The plan as clients render it, made where the plan was made, so that sensitive values never leave in it.
 //!
 //! The document is composed of `show -json` and `providers schema -json` (TFE API, `json-output-redacted`): values that
-//! are marked sensitive become null, and only the schemas of resource types that occur are kept.
+//! are sensitive become placeholders, and only the schemas of resource types that occur are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -124,37 +124,66 @@ fn redact_change(change: &Value, schema: Option<&Value>) -> Value {
     let Some(object) = change.as_object() else {
         return change.clone();
     };
-    let mut object = object.clone();
-    for (value, marks) in [("before", "before_sensitive"), ("after", "after_sensitive")] {
-        let marks = object.get(marks).cloned().unwrap_or(Value::Bool(false));
-        if let Some(found) = object.get_mut(value) {
-            blank(found, &marks);
+    let mut redacted = object.clone();
+    for (side, other, marks) in [
+        ("before", "after", "before_sensitive"),
+        ("after", "before", "after_sensitive"),
+    ] {
+        let other = object.get(other).unwrap_or(&Value::Null);
+        let changed = |value: &Value, other: &Value| side == "after" && value != other;
+        if let Some(value) = redacted.get_mut(side) {
+            if let Some(marks) = object.get(marks) {
+                blank(value, other, marks, &changed);
+            }
             if let Some(block) = schema {
-                blank_by_schema(found, block);
+                blank_by_schema(value, other, block, &changed);
             }
         }
     }
-    // Generated configuration is text that may quote any value.
-    Value::Object(object)
+    Value::Object(redacted)
 }
 
-/// Puts null wherever `marks`, which has the shape of the value, says true.
-fn blank(value: &mut Value, marks: &Value) {
+/// Whether the new side of a value differs from the old one; always false for the old side.
+type Changed<'c> = dyn Fn(&Value, &Value) -> bool + 'c;
+
+/// What stands for a sensitive value: of the same JSON type, because clients look into it, and another one when it has
+/// changed, because they compare. Null stays null.
+fn placeholder(value: &Value, changed: bool) -> Value {
+    match value {
+        Value::Null => Value::Null,
+        Value::Bool(_) => Value::Bool(changed),
+        Value::Number(_) => Value::from(u8::from(changed)),
+        Value::String(_) => Value::from(if changed { "*" } else { "" }),
+        Value::Array(_) => Value::Array(if changed { vec![Value::Null] } else { Vec::new() }),
+        Value::Object(_) => Value::Object(if changed {
+            Map::from_iter([(String::new(), Value::Null)])
+        } else {
+            Map::new()
+        }),
+    }
+}
+
+fn hide(value: &mut Value, other: &Value, changed: &Changed<'_>) {
+    *value = placeholder(value, changed(value, other));
+}
+
+/// Hides whatever `marks`, which has the shape of the value, says true of.
+fn blank(value: &mut Value, other: &Value, marks: &Value, changed: &Changed<'_>) {
     match marks {
-        Value::Bool(true) => *value = Value::Null,
+        Value::Bool(true) => hide(value, other, changed),
         Value::Object(marks) => {
             if let Some(object) = value.as_object_mut() {
                 for (name, mark) in marks {
                     if let Some(found) = object.get_mut(name) {
-                        blank(found, mark);
+                        blank(found, &other[name.as_str()], mark, changed);
                     }
                 }
             }
         }
         Value::Array(marks) => {
             if let Some(items) = value.as_array_mut() {
-                for (item, mark) in items.iter_mut().zip(marks) {
-                    blank(item, mark);
+                for (index, (item, mark)) in items.iter_mut().zip(marks).enumerate() {
+                    blank(item, &other[index], mark, changed);
                 }
             }
         }
@@ -162,7 +191,7 @@ fn blank(value: &mut Value, marks: &Value) {
     }
 }
 
-fn blank_by_schema(value: &mut Value, block: &Value) {
+fn blank_by_schema(value: &mut Value, other: &Value, block: &Value, changed: &Changed<'_>) {
     let Some(object) = value.as_object_mut() else {
         return;
     };
@@ -170,20 +199,23 @@ fn blank_by_schema(value: &mut Value, block: &Value) {
         if attribute["sensitive"] == true
             && let Some(found) = object.get_mut(name)
         {
-            *found = Value::Null;
+            hide(found, &other[name.as_str()], changed);
         }
     }
     for (name, nested) in block["block_types"].as_object().into_iter().flatten() {
+        let (other, block) = (&other[name.as_str()], &nested["block"]);
         match object.get_mut(name) {
-            Some(Value::Array(items)) => items
-                .iter_mut()
-                .for_each(|item| blank_by_schema(item, &nested["block"])),
-            Some(Value::Object(items)) if nested["nesting_mode"] == "map" => {
-                items
-                    .values_mut()
-                    .for_each(|item| blank_by_schema(item, &nested["block"]));
+            Some(Value::Array(items)) => {
+                for (index, item) in items.iter_mut().enumerate() {
+                    blank_by_schema(item, &other[index], block, changed);
+                }
             }
-            Some(single) => blank_by_schema(single, &nested["block"]),
+            Some(Value::Object(items)) if nested["nesting_mode"] == "map" => {
+                for (key, item) in items {
+                    blank_by_schema(item, &other[key.as_str()], block, changed);
+                }
+            }
+            Some(single) => blank_by_schema(single, other, block, changed),
             None => {}
         }
     }
@@ -291,6 +323,17 @@ mod tests {
             document["resource_changes"][0]["change"]["after"]["tags"]["plain"],
             "p"
         );
+    }
+
+    #[test]
+    fn a_sensitive_value_that_changes_is_still_seen_to_change() {
+        let change = json!({"actions": ["update"], "before": {"password": "one", "same": "x"},
+            "after": {"password": "two", "same": "x"}, "before_sensitive": {"password": true, "same": true},
+            "after_sensitive": {"password": true, "same": true}});
+        let redacted = redact_change(&change, None);
+        assert_ne!(redacted["before"]["password"], redacted["after"]["password"]);
+        assert_eq!(redacted["before"]["same"], redacted["after"]["same"]);
+        assert!(!redacted.to_string().contains("one") && !redacted.to_string().contains("two"));
     }
 
     #[test]

@@ -273,6 +273,23 @@ impl Installation {
         (status, serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
+    /// The log of a plan or apply, frame bytes included, from the URL that clients read.
+    pub async fn read_log(&self, phase: &Value) -> String {
+        let url = phase["data"]["attributes"]["log-read-url"]
+            .as_str()
+            .expect("a phase has a log");
+        let answer = self
+            .http
+            .get(format!("{url}?limit=1000000&offset=0"))
+            .send()
+            .await;
+        answer
+            .expect("the server answers")
+            .text()
+            .await
+            .expect("a log is text")
+    }
+
     /// A GET that has to succeed.
     pub async fn get(&self, path: &str) -> Value {
         let (status, body) = self.call("GET", path, None).await;

@@ -24,25 +24,6 @@ async fn newest_run(installation: &Installation, workspace: &str) -> Value {
     installation.get(&format!("/workspaces/{id}/runs")).await["data"][0].clone()
 }
 
-/// The bytes of a phase's log, from the URL that clients read.
-async fn log(installation: &Installation, phase: &Value) -> Vec<u8> {
-    let url = phase["data"]["attributes"]["log-read-url"]
-        .as_str()
-        .expect("a phase has a log");
-    let pem = std::fs::read(installation.ca()).expect("the CA can be read");
-    let certificates = reqwest::Certificate::from_pem_bundle(&pem).expect("the CA is a certificate");
-    let client = reqwest::Client::builder()
-        .tls_certs_only(certificates)
-        .build()
-        .expect("a client");
-    let answer = client
-        .get(format!("{url}?limit=1000000&offset=0"))
-        .send()
-        .await
-        .expect("an answer");
-    answer.bytes().await.expect("a body").to_vec()
-}
-
 #[tokio::test]
 async fn t4_a_finished_plan_is_confirmable_at_once_so_apply_never_ends_without_applying() {
     let installation = Installation::start().await;
@@ -90,10 +71,12 @@ async fn t8_and_t9_both_logs_begin_with_three_plain_lines_and_are_framed() {
                 if phase == "plan" { "plans" } else { "applies" }
             ))
             .await;
-        let bytes = log(&installation, &record).await;
-        assert_eq!((bytes.first(), bytes.last()), (Some(&2), Some(&3)), "{phase}");
-        let text = String::from_utf8(bytes[1..bytes.len() - 1].to_vec()).expect("a log is text");
-        let lines: Vec<&str> = text.lines().collect();
+        let text = installation.read_log(&record).await;
+        assert!(
+            text.starts_with('\u{2}') && text.ends_with('\u{3}'),
+            "{phase}: {text:?}"
+        );
+        let lines: Vec<&str> = text[1..text.len() - 1].lines().collect();
         assert!(lines[0].starts_with("Terraform v"), "{phase}: {text}");
         assert_eq!(
             lines[1..3],
