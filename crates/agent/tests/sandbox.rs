@@ -1,5 +1,7 @@
 //! Real sandboxes on a real container engine, with the real runner and the real terraform, without a control plane.
 
+#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
+
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;

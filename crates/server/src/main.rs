@@ -46,6 +46,10 @@ struct ServerArgs {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(
+    clippy::enum_variant_names,
+    reason = "each is named as its command is, and all make something so far"
+)]
 enum AdminCommand {
     /// Make a user; prints a token for it
     CreateUser {

@@ -7,7 +7,7 @@ mod common;
 use common::Plane;
 use serde_json::{Value, json};
 
-fn entry(kind: &str, attributes: Value) -> Value {
+fn entry(kind: &str, attributes: &Value) -> Value {
     json!({"data": {"type": kind, "attributes": attributes}})
 }
 
@@ -21,7 +21,7 @@ async fn a_site_admin_keeps_the_catalogue() {
     for kind in ["terraform-versions", "opentofu-versions"] {
         let path = format!("admin/{kind}");
         let made = plane
-            .post(&path, &entry(kind, attributes("1.11.4")))
+            .post(&path, &entry(kind, &attributes("1.11.4")))
             .await
             .expect(201);
         let found = &made["data"]["attributes"];
@@ -37,7 +37,7 @@ async fn a_site_admin_keeps_the_catalogue() {
             (&json!(true), &json!(false), &json!(false), &json!(0))
         );
         let one = format!("{path}/{}", made["data"]["id"].as_str().unwrap());
-        let change = entry(kind, json!({"enabled": false, "beta": true}));
+        let change = entry(kind, &json!({"enabled": false, "beta": true}));
         let changed = plane
             .send(plane.request("PATCH", &one).body(change.to_string()))
             .await
@@ -73,12 +73,12 @@ async fn an_entry_that_agents_could_not_use_is_refused() {
     ] {
         let mut wrong = attributes("1.11.4");
         wrong[name] = json!(value);
-        let answer = plane.post(path, &entry("terraform-versions", wrong)).await;
+        let answer = plane.post(path, &entry("terraform-versions", &wrong)).await;
         assert_eq!(answer.status, 422, "{name} {value}");
         let pointer = answer.json()["errors"][0]["source"]["pointer"].clone();
         assert_eq!(pointer, json!(format!("/data/attributes/{name}")));
     }
-    let good = entry("terraform-versions", attributes("1.11.4"));
+    let good = entry("terraform-versions", &attributes("1.11.4"));
     plane.post(path, &good).await.expect(201);
     let twice = plane.post(path, &good).await;
     assert_eq!(twice.status, 422);
@@ -98,7 +98,7 @@ async fn an_entry_that_a_workspace_names_is_not_deleted() {
         .post("organizations/acme/workspaces", &workspace)
         .await
         .expect(201);
-    let entry = entry("terraform-versions", attributes("1.11.4"));
+    let entry = entry("terraform-versions", &attributes("1.11.4"));
     let made = plane.post("admin/terraform-versions", &entry).await.expect(201);
     assert_eq!(made["data"]["attributes"]["usage"], json!(1));
     let one = format!(
@@ -117,7 +117,7 @@ async fn an_entry_that_a_workspace_names_is_not_deleted() {
 #[tokio::test]
 async fn others_are_told_that_there_is_no_catalogue() {
     let plane = Plane::start().await;
-    let entry = entry("terraform-versions", attributes("1.11.4"));
+    let entry = entry("terraform-versions", &attributes("1.11.4"));
     let made = plane.post("admin/terraform-versions", &entry).await.expect(201);
     let one = format!(
         "admin/terraform-versions/{}",
