@@ -303,7 +303,10 @@ impl Job<'_> {
             let verification =
                 (!self.work.engine_verified).then(|| scope.spawn(move || verify(&engine, &expected)));
             let exit = self.run(command, Output::Capture(&mut output), |_| {});
-            (verification.map_or(Ok(Ok(())), thread::ScopedJoinHandle::join), exit)
+            (
+                verification.map_or(Ok(Ok(())), thread::ScopedJoinHandle::join),
+                exit,
+            )
         });
         let exit = exit?;
         match verified {

@@ -124,7 +124,10 @@ impl Resource {
 
     /// A relationship to one resource or none (`data: null`).
     #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "references are made where they are given")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "references are made where they are given"
+    )]
     pub fn maybe(mut self, name: &str, reference: Option<Reference>) -> Self {
         let data = reference.as_ref().map_or(Value::Null, identifier);
         self.relationships.insert(name.to_owned(), json!({"data": data}));
