@@ -236,7 +236,7 @@ pub struct ConfigArgs {
     /// Whether to speak TLS; false behind a proxy that does [default: true]
     #[arg(long, env = "TERRAPOOL_TLS", value_name = "BOOL", global = true)]
     pub tls: Option<bool>,
-    /// sqlite:<path> or postgres://user@host/name (no flag: it may hold a password)
+    /// sqlite:PATH or postgres://user@host/name (no flag: it may hold a password)
     #[arg(
         env = "TERRAPOOL_DATABASE_URL",
         long = "database-url",
