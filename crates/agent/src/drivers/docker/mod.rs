@@ -1,6 +1,6 @@
 //! Sandboxes as containers of a Docker-compatible engine.
 //!
-//! Everything the driver makes carries the labels of [`labels`], so that what a dead agent left can be found.
+//! Everything the driver makes carries labels (the agent and what it is for), so that what a dead agent left can be found.
 
 mod bin_volume;
 mod image;
