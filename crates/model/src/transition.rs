@@ -1,7 +1,7 @@
 //! One event on the rows of a workspace, a run and its jobs together.
 //!
 //! The store loads the rows locked (workspace, run, jobs), calls [`transition`], and writes back what changed. The
-//! tables of [`job`], [`run`] and [`lock`] each decide for their row.
+//! tables of [`job`], [`run`] and [`lock`](crate::lock) each decide for their row.
 
 use crate::id::{AttemptId, RunId};
 use crate::job::{self, Desired, Job, JobEvent, JobResult, Phase};
