@@ -48,7 +48,7 @@ async fn one_pool(bench: &Bench, pool: &Pool, name: &str) {
         Series::default(),
     );
     for _ in 0..ROUNDS {
-        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        bench.settle_pool(pool).await;
         let times = run(bench, pool).await;
         handover.push(times.handover);
         granted.push(times.granted);

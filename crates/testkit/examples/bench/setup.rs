@@ -15,6 +15,7 @@ use crate::probe;
 pub(crate) struct Pool {
     pub(crate) id: String,
     pub(crate) agent: AgentProcess,
+    name: &'static str,
 }
 
 /// Sandboxes that an agent keeps ready.
@@ -74,10 +75,15 @@ impl Bench {
 
     /// Waits until all waiting sandboxes are there and listened to, none works, and none is on its way out.
     pub(crate) async fn settle(&self) {
+        self.settle_pool(&self.pool).await;
+    }
+
+    /// The same for another pool.
+    pub(crate) async fn settle_pool(&self, pool: &Pool) {
         let settled = until(Duration::from_secs(60), async || {
-            let mine = self.mine().await;
+            let mine = self.sandboxes(pool).await;
             // A sandbox that is taken gets the name of its run.
-            let waiting = format!("/terrapool-{}-", self.identity());
+            let waiting = format!("/terrapool-{}-", self.identity(pool));
             let all_wait = mine.iter().all(|sandbox| sandbox.name.starts_with(&waiting));
             if mine.len() != WAITING || !all_wait {
                 return None;
@@ -92,17 +98,20 @@ impl Bench {
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 
-    /// Sandboxes of the measured agent.
-    pub(crate) async fn mine(&self) -> Vec<Container> {
-        let identity = self.identity();
+    /// Running sandboxes of a pool's agent.
+    pub(crate) async fn sandboxes(&self, pool: &Pool) -> Vec<Container> {
+        let identity = self.identity(pool);
         self.docker
             .running(&format!("io.terrapool.agent%3D{identity}"))
             .await
     }
 
-    fn identity(&self) -> String {
+    fn identity(&self, pool: &Pool) -> String {
         use sha2::Digest as _;
-        let key = self.installation.scratch("agent-bench").join("instance.key");
+        let key = self
+            .installation
+            .scratch(&format!("agent-{}", pool.name))
+            .join("instance.key");
         let key = std::fs::read_to_string(key).expect("an agent has a key");
         let digest = sha2::Sha256::digest(key.trim());
         let text: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -113,7 +122,12 @@ impl Bench {
 /// One resource that needs no provider.
 pub(crate) const CONFIGURATION: &str = "resource \"terraform_data\" \"a\" {\n  input = \"a\"\n}\n";
 
-async fn start_pool(installation: &Installation, name: &str, engines: &std::path::Path, slots: &str) -> Pool {
+async fn start_pool(
+    installation: &Installation,
+    name: &'static str,
+    engines: &std::path::Path,
+    slots: &str,
+) -> Pool {
     let (id, token) = installation.create_pool(name).await;
     let engines = engines.to_string_lossy().into_owned();
     let environment = [
@@ -122,7 +136,7 @@ async fn start_pool(installation: &Installation, name: &str, engines: &std::path
         ("TERRAPOOL_LOG", "info"),
     ];
     let agent = installation.start_agent(name, &token, &environment).await;
-    Pool { id, agent }
+    Pool { id, agent, name }
 }
 
 /// Puts the terraform of PATH among the engines, and returns its version.

@@ -30,7 +30,7 @@ pub(crate) async fn measure(bench: &Bench) {
         bench.settle().await;
         container.push(other_side(bench).await);
         bench.settle().await;
-        for sandbox in bench.mine().await {
+        for sandbox in bench.sandboxes(&bench.pool).await {
             bench
                 .docker
                 .call("POST", &format!("/containers/{}/kill", sandbox.id), None)
