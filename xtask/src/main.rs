@@ -12,6 +12,7 @@ mod packages;
 mod test;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 const HELP: &str = "\
 cargo xtask <task>
@@ -26,6 +27,9 @@ cargo xtask <task>
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let Err(error) = catch_interrupts() {
+        eprintln!("xtask: signals cannot be caught: {error}");
+    }
     let outcome = match words.as_slice() {
         ["demo", rest @ ..] => demo::run(rest),
         ["test", rest @ ..] => test::run(rest),
@@ -44,4 +48,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ctrl-C ends what a task has started, and then the task, which still stops its private Docker engine. Programs that are
+/// started where SIGINT is ignored (in the background of a script) would ignore it too, and tests send it.
+fn catch_interrupts() -> std::io::Result<()> {
+    const SIGINT: i32 = 2;
+    signal_hook::flag::register(SIGINT, Arc::default()).map(|_| ())
 }

@@ -56,7 +56,8 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
     let engine = ContainerEngine::obtain()?;
     step("tests", || {
         let mut test = cargo();
-        test.args(["test", "--locked", "--workspace"]).args(arguments);
+        test.args(["test", "--locked", "--workspace", "--no-fail-fast"])
+            .args(arguments);
         test.env("DOCKER_HOST", &engine.host)
             .env("TERRAPOOL_BIN_DIR", target_dir().join("debug"))
             .env("TERRAPOOL_TEST_ENGINES", &folder);

@@ -58,7 +58,11 @@ pub fn run(options: &Options) -> Result<(), RunnerError> {
     children::start_reaper(&shared);
     if options.own_process {
         let (signals, on_signal) = UnixStream::pair().map_err(kernel("make a socket pair"))?;
+        // SIGINT too: a program that is started by one that ignores it would ignore it as well, and engines are stopped
+        // by it. A signal that is caught here is at its default there.
+        let on_interrupt = on_signal.try_clone().map_err(kernel("duplicate a socket"))?;
         signal_hook::low_level::pipe::register(SIGTERM, on_signal).map_err(kernel("catch SIGTERM"))?;
+        signal_hook::low_level::pipe::register(SIGINT, on_interrupt).map_err(kernel("catch SIGINT"))?;
         let shared = Arc::clone(&shared);
         thread::spawn(move || stop::obey_sigterm(&shared, signals));
     }
@@ -80,6 +84,7 @@ pub fn run(options: &Options) -> Result<(), RunnerError> {
 }
 
 const SIGTERM: i32 = 15;
+const SIGINT: i32 = 2;
 
 fn make_folders(paths: &Paths) -> Result<(), RunnerError> {
     let folders = [
