@@ -27,7 +27,9 @@ fn text(value: &Value) -> String {
 impl Bench {
     pub(crate) async fn workspace(&self, pool: &str, version: &str, configuration: &str) -> Workspace {
         let attributes = json!({"name": self.name(), "auto-apply": true, "execution-mode": "agent",
-            "agent-pool-id": pool, "terraform-version": version});
+            "agent-pool-id": pool, "terraform-version": version,
+            // The same output as on the other side, where people do not ask for JSON.
+            "structured-run-output-enabled": false});
         let body = json!({"data": {"type": "workspaces", "attributes": attributes}});
         let workspace = self
             .installation
