@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use terrapool_protocol::frame::{CHUNK, MAX_HEADER};
 use terrapool_protocol::job::{ArtifactName, FailureReason, Outcome};
@@ -32,9 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connections that may be waiting for their first message. Processes of the sandbox can reach the socket too.
 const STRANGERS: usize = 16;
-
-/// Longest time between a state that was taken and the next one, while the engine runs.
-const LONGEST_REST: Duration = Duration::from_millis(50);
 
 /// Largest piece of log in a frame.
 const LOG_PIECE: u64 = 64 << 10;
@@ -128,7 +125,6 @@ impl Connection {
         status.log_next = log_from;
         status.log_taken = log_from;
         status.state_in_flight = None;
-        status.state_rests_until = None;
         status.state_sent = status.state_taken.clone();
         status.fetches.clear();
         Some(status.stage)
@@ -222,9 +218,6 @@ impl Connection {
             ToRunner::StateTaken { sha256 } => shared.change(|status| {
                 if status.state_in_flight.as_ref() == Some(&sha256) {
                     status.state_in_flight = None;
-                    // An engine that writes a state for each of its resources must not be slowed down by copies.
-                    let took = status.state_sent_at.map_or(Duration::ZERO, |sent| sent.elapsed());
-                    status.state_rests_until = Some(Instant::now() + took.min(LONGEST_REST));
                 }
                 status.state_taken = Some(sha256);
             }),
@@ -368,20 +361,12 @@ impl Sender {
             if status.started && !std::mem::replace(&mut said.started, true) {
                 return Next::Message(FromRunner::Started);
             }
-            // Once the engine has ended nothing waits.
-            let rest = status
-                .state_rests_until
-                .filter(|_| status.process.is_some())
-                .map(|until| until.saturating_duration_since(Instant::now()))
-                .filter(|rest| !rest.is_zero());
-            if rest.is_none()
-                && status.state_in_flight.is_none()
+            if status.state_in_flight.is_none()
                 && let Some(copy) = status.state.clone()
                 && status.state_sent.as_ref() != Some(&copy.mark.sha256)
             {
                 status.state_in_flight = Some(copy.mark.sha256.clone());
                 status.state_sent = Some(copy.mark.sha256.clone());
-                status.state_sent_at = Some(Instant::now());
                 return Next::State(copy);
             }
             let window = (status.log_taken + LOG_WINDOW).min(status.log_size);
@@ -406,10 +391,7 @@ impl Sender {
                 said.finished = true;
                 return Next::Message(finished.as_ref().clone());
             }
-            status = match rest {
-                Some(rest) => self.shared.wait_outgoing_for(status, rest),
-                None => self.shared.wait_outgoing(status),
-            };
+            status = self.shared.wait_outgoing(status);
         }
     }
 

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use terrapool_protocol::job::{ArtifactName, JobTimes, StateMark};
@@ -67,10 +66,6 @@ pub struct Status {
     pub state: Option<StateCopy>,
     /// Digest of the state that is under way and not taken yet, on this connection.
     pub state_in_flight: Option<String>,
-    /// When it was sent.
-    pub state_sent_at: Option<Instant>,
-    /// Until then no newer one is sent while the engine runs.
-    pub state_rests_until: Option<Instant>,
     /// Digest of the last state that was sent on this connection or taken before.
     pub state_sent: Option<String>,
     /// Digest of the last state that was taken.
@@ -123,8 +118,6 @@ impl Shared {
                 log_next: 0,
                 state: None,
                 state_in_flight: None,
-                state_sent_at: None,
-                state_rests_until: None,
                 state_sent: None,
                 state_taken: None,
                 fetches: VecDeque::new(),
@@ -160,18 +153,6 @@ impl Shared {
         self.outgoing.wait(status).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Like [`Self::wait_outgoing`], for at most this long.
-    pub fn wait_outgoing_for<'status>(
-        &self,
-        status: MutexGuard<'status, Status>,
-        time: Duration,
-    ) -> MutexGuard<'status, Status> {
-        match self.outgoing.wait_timeout(status, time) {
-            Ok((status, _)) => status,
-            Err(poisoned) => poisoned.into_inner().0,
-        }
-    }
-
     /// Waits for a change that steps, signals or connections care about.
     pub fn wait_control<'status>(&self, status: MutexGuard<'status, Status>) -> MutexGuard<'status, Status> {
         self.control.wait(status).unwrap_or_else(PoisonError::into_inner)
@@ -181,7 +162,7 @@ impl Shared {
     pub fn wait_control_for<'status>(
         &self,
         status: MutexGuard<'status, Status>,
-        time: Duration,
+        time: std::time::Duration,
     ) -> MutexGuard<'status, Status> {
         match self.control.wait_timeout(status, time) {
             Ok((status, _)) => status,

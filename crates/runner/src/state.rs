@@ -11,7 +11,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
@@ -30,10 +29,6 @@ const SETTLED: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 50_000_000,
 };
-
-/// Longest time between a copy and the next. An engine may write a state for each of hundreds of resources, and shares
-/// its CPU with the copies; meanwhile the file itself has what is newest.
-const LONGEST_REST: Duration = Duration::from_millis(30);
 
 /// Where the engine leaves a state that it could not save, in the folder it runs in.
 const ERRORED: &str = "errored.tfstate";
@@ -150,17 +145,6 @@ impl StateWatcher {
     }
 }
 
-/// Waits, and answers whether the watch is to end.
-fn rest(stopped: &PipeReader, time: Duration) -> bool {
-    let timeout = Timespec {
-        tv_sec: 0,
-        tv_nsec: time.subsec_nanos().into(),
-    };
-    let mut source = [PollFd::new(stopped, PollFlags::IN)];
-    let _ = poll(&mut source, Some(&timeout));
-    !source[0].revents().is_empty()
-}
-
 fn fingerprint(path: &Path) -> Option<Fingerprint> {
     fs::symlink_metadata(path)
         .ok()
@@ -190,11 +174,7 @@ impl Copier {
             let mut reader = inotify::Reader::new(watch, &mut events);
             while reader.next().is_ok() {}
             if changed || settling {
-                let (before, began) = (self.counter, Instant::now());
                 settling = self.look(settling && !changed);
-                if self.counter > before && rest(stopped, (2 * began.elapsed()).min(LONGEST_REST)) {
-                    return;
-                }
             }
         }
     }
