@@ -6,8 +6,7 @@ use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::{ContainerCreateBody, ContainerUpdateBody, HostConfig, HostConfigLogConfig};
 use bollard::query_parameters::{
-    ContainerArchiveInfoOptions, CreateContainerOptions, KillContainerOptions, RenameContainerOptions,
-    StartContainerOptions,
+    ContainerArchiveInfoOptions, CreateContainerOptions, RenameContainerOptions, StartContainerOptions,
 };
 use futures_util::StreamExt as _;
 use terrapool_protocol::job::Limits;
@@ -289,14 +288,6 @@ impl DockerDriver {
             Err(bollard::errors::Error::JsonDataError { .. }) => true,
             Err(_) => false,
         }
-    }
-
-    /// Kills everything in a sandbox.
-    pub async fn kill(&self, id: &str) {
-        let options = KillContainerOptions {
-            signal: "SIGKILL".to_owned(),
-        };
-        let _ = self.docker.kill_container(id, Some(options)).await;
     }
 
     /// Removes a sandbox and its volumes. `volumes` is the name it was made with.
