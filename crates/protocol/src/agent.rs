@@ -153,6 +153,10 @@ pub struct Synced {
     pub offers: Vec<Offer>,
     /// Whether the agent may take work at all.
     pub mode: SyncMode,
+    /// A person wants the agent drained: it claims nothing new, finishes what it holds, and stays connected without
+    /// work until this is false again. [`Sync::draining`] speaks only of the agent's own decision to end.
+    #[serde(default)]
+    pub drain: bool,
     /// Settings, as they hold now.
     pub settings: Settings,
     /// The control plane's clock, to tell people of clock skew.

@@ -179,6 +179,7 @@ struct Look {
     answers: Vec<(AttemptReport, Verdict)>,
     offers: Vec<Ready>,
     mode: SyncMode,
+    drain: bool,
     settings: PoolSettings,
 }
 
@@ -256,6 +257,7 @@ async fn look(
         answers,
         offers,
         mode,
+        drain: false,
         settings,
     })
 }
@@ -345,6 +347,7 @@ fn answer(app: &App, look: Look, now: Timestamp) -> Synced {
             })
             .collect(),
         mode: look.mode,
+        drain: look.drain,
         settings: settings(&look.settings),
         now,
     }
