@@ -130,6 +130,9 @@ pub enum FromRunner {
         version: String,
         /// Where it stands.
         stage: RunnerStage,
+        /// The engine of its job and the digest of its binary, once it has one.
+        #[serde(default)]
+        engine: Option<(Engine, String)>,
     },
     /// `init` is done and the engine is verified. An apply now waits for [`ToRunner::Go`]; a plan goes on by itself.
     Prepared,

@@ -1,7 +1,7 @@
 //! The steps of a job, from the unpacked bundle to what it leaves behind.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use crate::mask::{self, Masker};
 use crate::outcome;
 use crate::plan_archive::{self, Manifest};
 use crate::process::{self, Output};
+use crate::remains;
 use crate::shared::{Shared, Status, Stop};
 use crate::spool::{LOG_LIMIT, Spool};
 use crate::state::StateWatcher;
@@ -335,7 +336,12 @@ impl Job<'_> {
     }
 
     /// Makes the marker, then runs the engine phase. Returns its exit only when it ended by itself and was not told to.
-    fn engine_phase(&mut self, command: Command, dump: &mut Option<Vec<u8>>) -> Result<Exit, Halt> {
+    fn engine_phase(
+        &mut self,
+        root: &Path,
+        command: Command,
+        dump: &mut Option<Vec<u8>>,
+    ) -> Result<Exit, Halt> {
         {
             let mut status = self.shared.status();
             if status.stop.is_some() {
@@ -349,7 +355,12 @@ impl Job<'_> {
             .create_new(true)
             .open(&marker)
             .and_then(|mut file| {
-                writeln!(file, "{}", self.work.spec.run.as_str())?;
+                let mark = remains::Mark {
+                    run: self.work.spec.run.clone(),
+                    phase: self.work.spec.phase,
+                    folder: root.to_owned(),
+                };
+                mark.write(&mut file)?;
                 file.sync_all()?;
                 File::open(&self.shared.paths.job)?.sync_all()
             });
@@ -432,7 +443,7 @@ impl Job<'_> {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let command = self.command(root, &arguments);
         let kills = self.group.out_of_memory_kills();
-        let exit = self.engine_phase(command, &mut None)?;
+        let exit = self.engine_phase(root, command, &mut None)?;
         let stop = self.shared.status().stop;
         if let Some(outcome) = self.ending(exit, &[0, 2], kills, stop) {
             return Ok(outcome);
@@ -527,7 +538,7 @@ impl Job<'_> {
         let command = self.command(root, &["apply", "-input=false", self.format_option(), &plan]);
         let kills = self.group.out_of_memory_kills();
         let mut dump = None;
-        let result = self.engine_phase(command, &mut dump);
+        let result = self.engine_phase(root, command, &mut dump);
         let stop = self.shared.status().stop;
         if self.shared.status().started {
             self.left.state = watcher.finish(dump);

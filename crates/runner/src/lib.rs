@@ -16,6 +16,7 @@ pub mod link;
 pub mod mask;
 pub mod paths;
 pub mod plan_archive;
+pub mod remains;
 pub mod runner;
 pub mod shared;
 pub mod spool;
@@ -29,4 +30,4 @@ mod process;
 
 pub use error::RunnerError;
 pub use paths::Paths;
-pub use runner::{Options, run};
+pub use runner::{Options, run, serve_remains};

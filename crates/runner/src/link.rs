@@ -20,6 +20,7 @@ use crate::error::Failure;
 use crate::frames;
 use crate::job::{self, Work, artifact_path};
 use crate::outcome;
+use crate::remains;
 use crate::shared::{Shared, StateCopy};
 use crate::state;
 use crate::stop::DeadMan;
@@ -240,6 +241,7 @@ impl Connection {
                 status.stage = RunnerStage::Preparing;
                 status.receiving = true;
                 status.times = Some(work.spec.times);
+                status.engine = Some((work.engine.clone(), work.engine_sha256.clone()));
             }
             free
         });
@@ -288,6 +290,7 @@ fn start(shared: &Arc<Shared>, work: Work, state: StateFile, failure: Option<Fai
 }
 
 fn finish(shared: &Shared, message: FromRunner) {
+    remains::keep_end(&shared.paths, &message);
     shared.change(|status| {
         status.stage = RunnerStage::Finished;
         status.finished = Some(Arc::new(message));
@@ -321,6 +324,7 @@ impl Sender {
         let ready = FromRunner::Ready {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stage,
+            engine: self.shared.status().engine.clone(),
         };
         frames::write(output, &ready, b"")?;
         let mut said = Said::default();

@@ -3,15 +3,16 @@
 
 use std::process::ExitCode;
 
-use terrapool_runner::{Options, Paths, connect, run};
+use terrapool_runner::{Options, Paths, connect, run, serve_remains};
 
-const USAGE: &str = "usage: terrapool-runner run | connect | version";
+const USAGE: &str = "usage: terrapool-runner run | connect | remains | version";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["run"] => run(&Options::for_process()),
+        ["remains"] => serve_remains(&Options::for_process()),
         ["connect"] => connect::connect(&Paths::default().socket()),
         ["version" | "--version"] => {
             println!("{}", env!("CARGO_PKG_VERSION"));

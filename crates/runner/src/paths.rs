@@ -54,6 +54,11 @@ impl Paths {
         self.job.join("started")
     }
 
+    /// How the job ended, for whoever opens the volumes after the sandbox is gone.
+    pub fn end(&self) -> PathBuf {
+        self.job.join("end.json")
+    }
+
     /// Parts of the bundle as they arrive.
     pub fn bundle(&self) -> PathBuf {
         self.job.join("bundle")

@@ -14,6 +14,7 @@ use crate::children;
 use crate::error::RunnerError;
 use crate::link;
 use crate::paths::Paths;
+use crate::remains;
 use crate::shared::Shared;
 use crate::stop::{self, DeadMan};
 
@@ -45,6 +46,18 @@ impl Options {
 /// # Errors
 /// [`RunnerError`] when there is nothing to serve from.
 pub fn run(options: &Options) -> Result<(), RunnerError> {
+    serve(options, |_| {})
+}
+
+/// Serves what a sandbox that is gone has left on its volumes. No engine is started.
+///
+/// # Errors
+/// [`RunnerError`] when there is nothing to serve from.
+pub fn serve_remains(options: &Options) -> Result<(), RunnerError> {
+    serve(options, remains::load)
+}
+
+fn serve(options: &Options, load: impl FnOnce(&Shared)) -> Result<(), RunnerError> {
     let kernel = |what| move |source: io::Error| RunnerError::Kernel { what, source };
     if options.own_process {
         // Processes of the same user must not read the agent's key and the variables out of our memory.
@@ -54,6 +67,7 @@ pub fn run(options: &Options) -> Result<(), RunnerError> {
     let paths = &options.paths;
     make_folders(paths)?;
     let shared = Arc::new(Shared::new(paths.clone(), options.init));
+    load(&shared);
     let dead_man = Arc::new(DeadMan::new().map_err(kernel("make a timer"))?);
     children::start_reaper(&shared);
     if options.own_process {

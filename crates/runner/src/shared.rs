@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::process::Pid;
+use terrapool_model::engine::Engine;
 use terrapool_protocol::job::{ArtifactName, JobTimes, StateMark};
 use terrapool_protocol::runner::{FromRunner, RunnerStage, StopKind, StopReason};
 use terrapool_protocol::secret::Secret;
@@ -52,6 +53,8 @@ pub struct Status {
     pub go: bool,
     /// Times of the job.
     pub times: Option<JobTimes>,
+    /// The engine of the job and the digest of its binary.
+    pub engine: Option<(Engine, String)>,
     /// The request to stop.
     pub stop: Option<Stop>,
     /// The process that runs now and gets signals.
@@ -111,6 +114,7 @@ impl Shared {
                 started: false,
                 go: false,
                 times: None,
+                engine: None,
                 stop: None,
                 process: None,
                 log_size: 0,

@@ -31,7 +31,7 @@ const SETTLED: Timespec = Timespec {
 };
 
 /// Where the engine leaves a state that it could not save, in the folder it runs in.
-const ERRORED: &str = "errored.tfstate";
+pub(crate) const ERRORED: &str = "errored.tfstate";
 
 /// Reads what there is to read of a state document. `None` when it is not a whole JSON object.
 pub fn mark(bytes: &[u8]) -> Option<StateMark> {

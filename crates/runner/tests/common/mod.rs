@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -23,7 +23,7 @@ use terrapool_protocol::job::{
 };
 use terrapool_protocol::runner::{FromRunner, RunnerStage, StopKind, StopReason, ToRunner};
 use terrapool_protocol::secret::Secret;
-use terrapool_runner::{Options, Paths, run};
+use terrapool_runner::{Options, Paths, run, serve_remains};
 
 pub const KEY: &str = "the-key-of-this-attempt";
 
@@ -129,6 +129,22 @@ impl Sandbox {
         self.release();
         fs::remove_dir_all(self.folder.path().join("t")).unwrap();
         self.start();
+    }
+
+    /// The sandbox is gone as far as the agent can tell; another one serves its volumes.
+    pub fn open_remains(&mut self, log_from: u64) -> Agent {
+        let options = Options {
+            paths: self.paths.clone(),
+            init: false,
+            own_process: false,
+        };
+        let socket = self.paths.socket();
+        let before = fs::metadata(&socket).unwrap().ino();
+        self.runner = Some(std::thread::spawn(move || serve_remains(&options).unwrap()));
+        while !fs::metadata(&socket).is_ok_and(|metadata| metadata.ino() != before) {
+            std::thread::yield_now();
+        }
+        self.connect(log_from)
     }
 
     pub fn stream(&self) -> UnixStream {
@@ -395,6 +411,8 @@ impl Agent {
                 Ok(0) => return false,
                 Ok(count) => self.decoder.push(&buffer[..count]),
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return false,
+                // Children end in this process too.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("{error}; log so far:\n{}", self.text()),
             }
         }
