@@ -397,9 +397,16 @@ impl Shell {
             Report::Event(event) => self.apply(event).await,
             Report::Prepared(ready) => {
                 self.engine = Some(ready.engine);
-                self.attach(ready.sender, ready.receiver);
-                let remaining = self.attempt.remaining_contact(boottime());
-                self.tell(&ToRunner::Renew { remaining }).await;
+                if matches!(self.attempt.state, State::Claimed) {
+                    self.attach(ready.sender, ready.receiver);
+                    let remaining = self.attempt.remaining_contact(boottime());
+                    self.tell(&ToRunner::Renew { remaining }).await;
+                } else {
+                    // Given back meanwhile: what this runner prints is not delivered.
+                    self.runner = Some(ready.sender);
+                    self.frames = Some(ready.receiver);
+                }
+                self.apply(Event::HandedOver).await;
             }
         }
     }
@@ -415,7 +422,7 @@ impl Shell {
         match message {
             FromRunner::Ready { .. } => {}
             FromRunner::Prepared => {
-                if matches!(self.attempt.state, State::Claimed) {
+                if matches!(self.attempt.state, State::Preparing) {
                     self.apply(Event::Prepared).await;
                 }
             }

@@ -73,7 +73,7 @@ impl Record {
     pub fn of(attempt: &Attempt) -> Self {
         let stage = match attempt.state {
             State::Claiming => Stage::Claiming,
-            State::Claimed => Stage::Claimed,
+            State::Claimed | State::Preparing => Stage::Claimed,
             State::Starting { .. } => Stage::Starting,
             State::Running | State::Stopping { .. } => Stage::Running,
             State::Returning { .. } => Stage::Returning,

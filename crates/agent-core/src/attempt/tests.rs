@@ -24,9 +24,9 @@ fn after(attempt: &Attempt, event: Event, now: u64) -> (State, Vec<Action>) {
 
 #[test]
 fn a_plan_runs_as_soon_as_it_is_prepared_and_an_apply_asks_first() {
-    let (state, actions) = after(&attempt(Phase::Plan, State::Claimed), Event::Prepared, 5);
+    let (state, actions) = after(&attempt(Phase::Plan, State::Preparing), Event::Prepared, 5);
     assert_eq!((state, actions), (State::Running, vec![Action::Journal]));
-    let (state, actions) = after(&attempt(Phase::Apply, State::Claimed), Event::Prepared, 5);
+    let (state, actions) = after(&attempt(Phase::Apply, State::Preparing), Event::Prepared, 5);
     assert_eq!(state, State::Starting { sent: Boottime(5) });
     assert_eq!(actions, [Action::Journal, Action::SendStart]);
 }
@@ -48,13 +48,15 @@ fn a_grant_that_arrives_after_a_stop_is_not_used() {
         Phase::Apply,
         State::Stopping {
             kind: StopKind::Cancel,
+            reason: StopReason::Canceled,
         },
     );
     let (state, actions) = after(&stopping, Event::Granted, 10);
     assert_eq!(
         state,
         State::Stopping {
-            kind: StopKind::Cancel
+            kind: StopKind::Cancel,
+            reason: StopReason::Canceled,
         }
     );
     assert!(actions.is_empty());
@@ -84,7 +86,8 @@ fn the_contact_limit_counts_from_when_the_answered_sync_was_sent() {
     assert_eq!(
         state,
         State::Stopping {
-            kind: StopKind::Cancel
+            kind: StopKind::Cancel,
+            reason: StopReason::LostContact,
         }
     );
     assert_eq!(
@@ -115,7 +118,13 @@ fn repeated_cancels_stop_once_and_a_kill_escalates() {
         verdict: Verdict::Kill,
     };
     let (killed, actions) = step(&stopping, kill, Boottime(5)).unwrap();
-    assert_eq!(killed.state, State::Stopping { kind: StopKind::Kill });
+    assert_eq!(
+        killed.state,
+        State::Stopping {
+            kind: StopKind::Kill,
+            reason: StopReason::Canceled,
+        }
+    );
     assert!(actions.contains(&Action::Stop {
         kind: StopKind::Kill,
         reason: StopReason::Canceled
@@ -123,7 +132,7 @@ fn repeated_cancels_stop_once_and_a_kill_escalates() {
 }
 
 #[test]
-fn a_cancel_before_the_engine_started_gives_the_assignment_back() {
+fn a_cancel_before_a_runner_has_the_job_gives_the_assignment_back() {
     let claimed = attempt(Phase::Apply, State::Claimed);
     let (state, actions) = after(
         &claimed,
@@ -176,7 +185,7 @@ fn every_change_that_a_restart_must_know_is_journaled_first() {
                 message: "no".to_owned(),
             },
         ),
-        (State::Claimed, Event::Prepared),
+        (State::Preparing, Event::Prepared),
         (State::Starting { sent: Boottime(1) }, Event::Granted),
         (
             State::Running,
@@ -203,6 +212,7 @@ fn an_attempt_is_reported_from_its_claim_until_it_is_over() {
     for (state, reported) in [
         (State::Claiming, false),
         (State::Claimed, true),
+        (State::Preparing, true),
         (State::Running, true),
         (
             State::Delivering {
@@ -214,4 +224,159 @@ fn an_attempt_is_reported_from_its_claim_until_it_is_over() {
     ] {
         assert_eq!(attempt(Phase::Plan, state).report().is_some(), reported);
     }
+}
+
+fn stopped(reason: StopReason) -> State {
+    State::Stopping {
+        kind: StopKind::Cancel,
+        reason,
+    }
+}
+
+fn verdict(verdict: Verdict) -> Event {
+    Event::Verdict {
+        sent: Boottime(1),
+        verdict,
+    }
+}
+
+const ENDED_BEFORE_THE_ENGINE: Event = Event::Ended {
+    outcome: Outcome::Canceled,
+    marker: false,
+};
+
+#[test]
+fn a_job_that_is_canceled_while_its_runner_prepares_it_delivers_what_was_printed() {
+    for phase in [Phase::Plan, Phase::Apply] {
+        let (preparing, actions) =
+            step(&attempt(phase, State::Claimed), Event::HandedOver, Boottime(1)).unwrap();
+        assert_eq!((&preparing.state, actions), (&State::Preparing, Vec::new()));
+        let (stopping, actions) = step(&preparing, verdict(Verdict::Cancel), Boottime(2)).unwrap();
+        assert_eq!(stopping.state, stopped(StopReason::Canceled));
+        assert!(actions.contains(&Action::Stop {
+            kind: StopKind::Cancel,
+            reason: StopReason::Canceled
+        }));
+        for end in [ENDED_BEFORE_THE_ENGINE, Event::SandboxVanished { marker: false }] {
+            let outcome = Outcome::Canceled;
+            let (state, actions) = after(&stopping, end, 3);
+            assert_eq!(
+                state,
+                State::Delivering {
+                    outcome: outcome.clone()
+                }
+            );
+            assert_eq!(actions, [Action::Journal, Action::Finish { outcome }]);
+        }
+    }
+}
+
+#[test]
+fn what_only_this_host_stopped_before_the_engine_is_given_back() {
+    for reason in [StopReason::AgentEnds, StopReason::LostContact] {
+        for end in [ENDED_BEFORE_THE_ENGINE, Event::SandboxVanished { marker: false }] {
+            let (state, _) = after(&attempt(Phase::Apply, stopped(reason)), end, 3);
+            assert!(matches!(state, State::Returning { .. }));
+        }
+        let failed = Event::Ended {
+            outcome: Outcome::Failed {
+                reason: terrapool_protocol::job::FailureReason::Internal,
+                message: "stopped".to_owned(),
+            },
+            marker: true,
+        };
+        let (state, _) = after(&attempt(Phase::Apply, stopped(reason)), failed, 3);
+        assert!(matches!(state, State::Delivering { .. }));
+    }
+}
+
+#[test]
+fn a_person_s_cancel_counts_more_than_an_earlier_stop_of_the_host() {
+    let (state, actions) = after(
+        &attempt(Phase::Plan, stopped(StopReason::AgentEnds)),
+        verdict(Verdict::Cancel),
+        2,
+    );
+    assert_eq!(state, stopped(StopReason::Canceled));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Stop { .. })));
+    let (state, _) = after(
+        &attempt(Phase::Plan, stopped(StopReason::Canceled)),
+        Event::AgentEnds,
+        2,
+    );
+    assert_eq!(state, stopped(StopReason::Canceled));
+}
+
+#[test]
+fn a_runner_that_is_handed_a_job_which_was_given_back_is_stopped() {
+    let returning = State::Returning {
+        message: "stopped".to_owned(),
+    };
+    let (state, actions) = after(&attempt(Phase::Plan, returning.clone()), Event::HandedOver, 3);
+    assert_eq!(state, returning);
+    assert!(matches!(
+        actions.as_slice(),
+        [Action::Stop {
+            kind: StopKind::Kill,
+            ..
+        }]
+    ));
+}
+
+#[test]
+fn a_runner_that_prepares_is_told_of_every_contact() {
+    let (_, actions) = after(&attempt(Phase::Plan, State::Preparing), verdict(Verdict::Keep), 2);
+    assert!(matches!(
+        actions.as_slice(),
+        [Action::Renew { remaining: Some(_) }]
+    ));
+}
+
+#[test]
+fn told_to_forget_an_attempt_still_delivers_what_it_printed() {
+    for state in [
+        State::Preparing,
+        State::Starting { sent: Boottime(0) },
+        State::Running,
+    ] {
+        let (stopping, _) = step(
+            &attempt(Phase::Plan, state),
+            verdict(Verdict::Forget),
+            Boottime(2),
+        )
+        .unwrap();
+        let (state, _) = after(&stopping, ENDED_BEFORE_THE_ENGINE, 3);
+        assert!(matches!(state, State::Delivering { .. }));
+    }
+    let delivering = attempt(
+        Phase::Plan,
+        State::Delivering {
+            outcome: Outcome::Canceled,
+        },
+    );
+    let (state, actions) = after(&delivering, verdict(Verdict::Forget), 4);
+    assert_eq!((state, actions), (delivering.state.clone(), Vec::new()));
+    assert_eq!(after(&delivering, Event::FinishAnswered, 5).0, State::Done);
+    for state in [
+        State::Claimed,
+        State::Returning {
+            message: "stopped".to_owned(),
+        },
+    ] {
+        let (state, _) = after(&attempt(Phase::Plan, state), verdict(Verdict::Forget), 4);
+        assert_eq!(state, State::Done);
+    }
+}
+
+#[test]
+fn surrendered_before_its_start_an_apply_never_uses_a_grant() {
+    let surrender = verdict(Verdict::Surrender { kill: false });
+    for state in [State::Preparing, State::Starting { sent: Boottime(0) }] {
+        let (stopping, _) = step(&attempt(Phase::Apply, state), surrender.clone(), Boottime(2)).unwrap();
+        let (state, actions) = after(&stopping, Event::Granted, 3);
+        assert!(matches!(state, State::Stopping { .. }));
+        assert!(actions.is_empty());
+    }
+    let running = attempt(Phase::Apply, State::Running);
+    assert_eq!(after(&running, surrender, 2), (State::Running, Vec::new()));
 }
