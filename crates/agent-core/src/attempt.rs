@@ -3,8 +3,10 @@
 //! The table of the protocol's section 6: states, the events that move them, and what has to be done. Actions are
 //! carried out in order; [`Action::Journal`] has to be durable before the next one begins.
 
+mod restart;
 mod table;
 
+pub use restart::{Found, restart};
 pub use table::step;
 
 use serde::{Deserialize, Serialize};

@@ -7,7 +7,7 @@ use terrapool_protocol::runner::{StopKind, StopReason};
 
 use super::{Action, Attempt, Boottime, Event, State, Unexpected};
 
-type Next = (Attempt, Vec<Action>);
+pub(super) type Next = (Attempt, Vec<Action>);
 
 /// Moves an attempt.
 ///
@@ -306,7 +306,7 @@ fn tick(attempt: &Attempt, now: Boottime) -> Next {
 }
 
 impl Attempt {
-    fn to(&self, state: State, actions: Vec<Action>) -> Next {
+    pub(super) fn to(&self, state: State, actions: Vec<Action>) -> Next {
         (
             Self {
                 state,
@@ -316,11 +316,11 @@ impl Attempt {
         )
     }
 
-    fn unchanged(&self) -> Next {
+    pub(super) fn unchanged(&self) -> Next {
         (self.clone(), Vec::new())
     }
 
-    fn returning(&self, message: &str) -> Next {
+    pub(super) fn returning(&self, message: &str) -> Next {
         let message = message.to_owned();
         let outcome = Outcome::NeverStarted {
             message: message.clone(),

@@ -1,3 +1,5 @@
+use terrapool_protocol::runner::RunnerStage;
+
 use super::*;
 
 const TIMES: JobTimes = JobTimes {
@@ -379,4 +381,111 @@ fn surrendered_before_its_start_an_apply_never_uses_a_grant() {
     }
     let running = attempt(Phase::Apply, State::Running);
     assert_eq!(after(&running, surrender, 2), (State::Running, Vec::new()));
+}
+
+fn again(phase: Phase, state: State, found: Found) -> (State, Vec<Action>) {
+    let (next, actions) = restart(&attempt(phase, state), found, Boottime(7));
+    (next.state, actions)
+}
+
+#[test]
+fn restarted_while_claiming_an_agent_asks_again() {
+    for found in [Found::Gone { marker: false }, Found::Runner(RunnerStage::Waiting)] {
+        let (state, actions) = again(Phase::Apply, State::Claiming, found);
+        assert_eq!((state, actions), (State::Claiming, Vec::new()));
+    }
+}
+
+#[test]
+fn restarted_with_a_prepared_apply_an_agent_asks_for_the_start_again() {
+    let prepared = Found::Runner(RunnerStage::Prepared);
+    for state in [
+        State::Claimed,
+        State::Starting { sent: Boottime(1) },
+        State::Running,
+    ] {
+        let (state, actions) = again(Phase::Apply, state, prepared);
+        assert_eq!(state, State::Starting { sent: Boottime(7) });
+        assert_eq!(actions, [Action::Journal, Action::SendStart]);
+    }
+    assert_eq!(again(Phase::Plan, State::Claimed, prepared).0, State::Running);
+}
+
+#[test]
+fn restarted_an_agent_waits_for_a_runner_that_works_and_for_the_report_of_one_that_has_ended() {
+    for (stage, expected) in [
+        (RunnerStage::Preparing, State::Preparing),
+        (RunnerStage::Running, State::Running),
+        (RunnerStage::Finished, State::Running),
+    ] {
+        let (state, actions) = again(Phase::Apply, State::Claimed, Found::Runner(stage));
+        assert_eq!(state, expected);
+        assert!(!actions.iter().any(|action| !matches!(action, Action::Journal)));
+    }
+    let canceled = State::Delivering {
+        outcome: Outcome::Canceled,
+    };
+    let (state, _) = again(
+        Phase::Plan,
+        canceled.clone(),
+        Found::Runner(RunnerStage::Finished),
+    );
+    assert_eq!(state, State::Running);
+    let (state, actions) = again(Phase::Plan, canceled.clone(), Found::Gone { marker: true });
+    assert_eq!(state, canceled);
+    assert_eq!(
+        actions,
+        [Action::Finish {
+            outcome: Outcome::Canceled
+        }]
+    );
+}
+
+#[test]
+fn interleaving_25_a_rebooted_host_reports_engine_lost_when_the_engine_had_started() {
+    let (state, _) = again(Phase::Apply, State::Running, Found::Gone { marker: true });
+    assert!(matches!(
+        state,
+        State::Delivering {
+            outcome: Outcome::EngineLost { .. }
+        }
+    ));
+}
+
+#[test]
+fn interleaving_08_after_a_kill_between_grant_and_exec_the_marker_decides() {
+    for state in [State::Starting { sent: Boottime(1) }, State::Running] {
+        let (lost, _) = again(Phase::Apply, state.clone(), Found::Gone { marker: true });
+        assert!(matches!(lost, State::Delivering { .. }));
+        let (returned, actions) = again(Phase::Apply, state, Found::Gone { marker: false });
+        assert!(matches!(returned, State::Returning { .. }));
+        assert_eq!(actions.first(), Some(&Action::Journal));
+    }
+}
+
+#[test]
+fn restarted_while_giving_back_an_agent_goes_on_giving_back_and_stops_the_runner() {
+    let returning = State::Returning {
+        message: "stopped".to_owned(),
+    };
+    for (found, stops) in [
+        (Found::Gone { marker: false }, false),
+        (Found::Runner(RunnerStage::Prepared), true),
+    ] {
+        let (state, actions) = again(Phase::Apply, returning.clone(), found);
+        assert_eq!(state, returning);
+        assert!(matches!(
+            actions.last(),
+            Some(Action::Finish {
+                outcome: Outcome::NeverStarted { .. }
+            })
+        ));
+        assert_eq!(
+            matches!(actions.first(), Some(Action::Stop { .. })),
+            stops,
+            "{found:?}"
+        );
+    }
+    let (_, actions) = again(Phase::Apply, State::Done, Found::Gone { marker: true });
+    assert_eq!(actions, [Action::Remove]);
 }
