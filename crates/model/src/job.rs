@@ -431,15 +431,26 @@ pub fn transition(
             };
             Ok((next, JobResult::Granted))
         }
+        // A repeated answer may be used as long after its request as the first one, so it is a grant anew.
         (
             JobState::Running,
             JobEvent::Start {
-                generation, attempt, ..
+                generation,
+                attempt,
+                obstacle,
             },
         ) => {
             must_match(job, *generation, attempt)?;
             match job.phase {
-                Phase::Apply => Ok((job.clone(), JobResult::GrantRepeated)),
+                Phase::Apply => {
+                    must_be_wanted(job)?;
+                    allowed(obstacle.as_ref())?;
+                    let next = Job {
+                        last_contact: job.last_contact.max(Some(now)),
+                        ..job.clone()
+                    };
+                    Ok((next, JobResult::GrantRepeated))
+                }
                 Phase::Plan => Err(Refusal::Unfitting("a plan needs no start grant")),
             }
         }
@@ -528,12 +539,21 @@ pub fn transition(
         (JobState::Leased | JobState::Running, JobEvent::Withdraw) => Err(Refusal::OtherAttempt),
         (JobState::Done | JobState::Lost, JobEvent::Withdraw) => Err(Refusal::JobEnded),
 
-        (JobState::Queued | JobState::Leased | JobState::Running, JobEvent::Restored) => match job.phase {
-            // A restored row may be older than the grant, so even a queued apply may have an engine somewhere.
-            Phase::Apply => Ok((job.with_state(JobState::Lost), JobResult::Lost { granted: true })),
-            Phase::Plan => Err(Refusal::Unfitting("a plan of another history expires by itself")),
-        },
-        (JobState::Done | JobState::Lost, JobEvent::Restored) => Err(Refusal::JobEnded),
+        // A restored row may be older than the newest claim and grant: even a queued apply may have an engine
+        // somewhere, and the attempt that the row names may not be the one that has it.
+        (JobState::Queued | JobState::Leased | JobState::Running | JobState::Lost, JobEvent::Restored) => {
+            let next = Job {
+                attempt: None,
+                session: None,
+                ..job.with_state(JobState::Lost)
+            };
+            let granted = match job.phase {
+                Phase::Apply => true,
+                Phase::Plan => false,
+            };
+            Ok((next, JobResult::Lost { granted }))
+        }
+        (JobState::Done, JobEvent::Restored) => Err(Refusal::JobEnded),
     }
 }
 

@@ -140,9 +140,13 @@ impl Workspace {
         }
     }
 
-    /// The lost attempt has confirmed its end.
+    /// The lost attempt has confirmed its end. When somebody has taken the lock since, its state was kept apart: then
+    /// the mark stays until a person has looked.
     #[must_use]
     pub fn delivered(&self, run: &RunId, epoch: Option<u64>) -> Self {
+        if epoch != Some(self.lock_epoch) {
+            return self.clone();
+        }
         let mut next = self.clone();
         if self.is_lost_by(run, epoch) {
             next.lock = Lock::Free;
@@ -151,6 +155,23 @@ impl Workspace {
             next.lost_run = None;
         }
         next
+    }
+
+    /// The database was restored from a backup. What this run did since the backup is not known, so a lock that it holds
+    /// becomes a quarantine, and the next run waits for a person.
+    #[must_use]
+    pub fn restored(&self, run: &RunId, safe_at: Option<Timestamp>) -> Self {
+        let lock = match &self.lock {
+            Lock::Run(holder) | Lock::Lost { run: holder, .. } if holder == run => Lock::Lost {
+                run: run.clone(),
+                safe_at,
+            },
+            Lock::Free | Lock::User(_) | Lock::Run(_) | Lock::Lost { .. } => self.lock.clone(),
+        };
+        Self {
+            lost_run: self.lost_run.clone().or_else(|| Some(run.clone())),
+            ..self.with_lock(lock)
+        }
     }
 
     /// The server's own pass over quarantines.
@@ -307,6 +328,28 @@ mod tests {
         assert_eq!(lost(None).delivered(&run(1), Some(4)).lock, Lock::Free);
         assert_eq!(lost(None).delivered(&run(1), Some(3)), lost(None));
         assert_eq!(lost(None).delivered(&run(2), Some(4)), lost(None));
+    }
+
+    #[test]
+    fn the_mark_of_a_lost_run_stays_when_its_end_comes_after_somebody_took_the_lock() {
+        let freed = lost(Some(10)).quarantine_ended(Timestamp(10)).unwrap();
+        assert_eq!(freed.delivered(&run(1), Some(4)).lost_run, None);
+        let taken = freed.take_for_run(&run(2)).unwrap();
+        assert_eq!(taken.delivered(&run(1), Some(4)), taken);
+    }
+
+    #[test]
+    fn a_restore_quarantines_the_holder_and_leaves_a_mark() {
+        let safe_at = Some(Timestamp(20));
+        let held = Workspace::new().take_for_run(&run(1)).unwrap();
+        for row in [held.clone(), lost(Some(10)), lost(None)] {
+            let restored = row.restored(&run(1), safe_at);
+            assert_eq!(restored.lock, Lock::Lost { run: run(1), safe_at });
+            assert_eq!(restored.lost_run, Some(run(1)));
+            assert_eq!(restored.lock_epoch, row.lock_epoch);
+        }
+        let waiting = held.restored(&run(2), safe_at);
+        assert_eq!((waiting.lock, waiting.lost_run), (held.lock, Some(run(2))));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! tables of [`job`], [`run`] and [`lock`](crate::lock) each decide for their row.
 
 use crate::id::{AttemptId, RunId};
-use crate::job::{self, Desired, Job, JobEvent, JobResult, Phase};
+use crate::job::{self, Desired, Job, JobEvent, JobResult, JobState, Phase};
 use crate::lock::Lock;
 use crate::refusal::Refusal;
 use crate::run::{self, Aftermath, End, ErrorReason, RunEffect, RunEvent};
@@ -112,7 +112,7 @@ impl Step<'_> {
                 self.effects.push(Effect::AgentTold(*phase));
                 Ok(())
             }
-            Event::Restored => self.gone(Phase::Apply, &JobEvent::Restored, ErrorReason::Restored),
+            Event::Restored => self.restored(),
         }
     }
 
@@ -155,6 +155,10 @@ impl Step<'_> {
                 let contact = self.rows.apply.as_ref().and_then(|job| job.last_contact);
                 let safe_at = self.times.safe_at(contact.unwrap_or(self.now));
                 self.rows.workspace = self.rows.workspace.lose(&id, safe_at);
+            }
+            RunEffect::QuarantineLock => {
+                let safe_at = self.times.safe_at(self.now);
+                self.rows.workspace = self.rows.workspace.restored(&id, safe_at);
             }
             RunEffect::QueueJob(phase) => {
                 self.rows.set_job(Job::queued(phase));
@@ -361,6 +365,23 @@ impl Step<'_> {
         }
     }
 
+    /// The database is a backup: whatever goes on belongs to a history that it does not know.
+    fn restored(&mut self) -> Result<(), Refusal> {
+        let run = &self.rows.run;
+        if run.status.is_terminal() && !self.rows.workspace.is_lost_by(&run.id, run.lock_epoch) {
+            return Err(Refusal::RunEnded(run.status));
+        }
+        for phase in [Phase::Plan, Phase::Apply] {
+            match self.rows.job(phase).map(|job| job.state) {
+                Some(JobState::Queued | JobState::Leased | JobState::Running | JobState::Lost) => {
+                    self.table(phase, &JobEvent::Restored)?;
+                }
+                Some(JobState::Done) | None => {}
+            }
+        }
+        self.run(&RunEvent::Restored)
+    }
+
     fn force_unlock(&mut self, acknowledge: Option<&AttemptId>) -> Result<(), Refusal> {
         let running = self.rows.apply.as_ref().and_then(|job| job.attempt.clone());
         let done = self
@@ -376,7 +397,7 @@ impl Step<'_> {
                 .rows
                 .apply
                 .as_ref()
-                .is_some_and(|job| job.state != job::JobState::Done)
+                .is_some_and(|job| job.state != JobState::Done)
             {
                 self.table(
                     Phase::Apply,

@@ -140,7 +140,11 @@ fn a_late_end_never_changes_a_lock_that_somebody_took_since() {
     rows.workspace = rows.workspace.take_for_run(&RunId::from_random([9; 16])).unwrap();
     let late = step(&rows, &finish(Phase::Apply, 2, DONE));
     assert_eq!(late.rows.workspace.lock, rows.workspace.lock);
-    assert_eq!(late.rows.workspace.lost_run, None, "its end is known now");
+    assert_eq!(
+        late.rows.workspace.lost_run,
+        Some(rows.run.id),
+        "its state was kept apart: a person has to look"
+    );
 }
 
 #[test]
@@ -235,21 +239,143 @@ fn a_claim_tells_why_it_is_refused() {
     );
 }
 
-#[test]
-fn a_restore_quarantines_every_active_apply() {
-    for rows in [applying(), {
-        let events = [
-            Event::Schedule,
-            claim(Phase::Plan, 0, 1),
-            finish(Phase::Plan, 1, DONE),
-        ];
-        events.iter().fold(new(), |rows, event| step(&rows, event).rows)
-    }] {
-        let restored = step(&rows, &Event::Restored).rows;
-        assert_eq!(restored.run.error, Some(ErrorReason::Restored));
-        assert!(matches!(restored.workspace.lock, Lock::Lost { .. }));
-        assert_eq!(restored.apply.map(|job| job.state), Some(JobState::Lost));
+/// A run in each status that has not ended, the lock its own where it needs one.
+fn active() -> Vec<Rows> {
+    let events = [
+        Event::Schedule,
+        claim(Phase::Plan, 0, 1),
+        finish(Phase::Plan, 1, DONE),
+        claim(Phase::Apply, 0, 2),
+        Event::Start {
+            generation: 1,
+            attempt: attempt(2),
+        },
+    ];
+    let mut all = vec![new()];
+    for event in &events {
+        let next = step(all.last().unwrap(), event).rows;
+        all.push(next);
     }
+    let waiting = |run: Run| {
+        let first = Rows { run, ..new() };
+        events[..3]
+            .iter()
+            .fold(first, |rows, event| step(&rows, event).rows)
+    };
+    all.push(waiting(Run {
+        auto_apply: false,
+        ..new().run
+    }));
+    all.push(waiting(Run {
+        save_plan: true,
+        ..new().run
+    }));
+    all
+}
+
+#[test]
+fn interleaving_18_a_restore_ends_every_run_and_quarantines_what_it_held() {
+    let mut seen = std::collections::BTreeSet::new();
+    let later = NOW + Millis(5);
+    for rows in active() {
+        seen.insert(rows.run.status);
+        let outcome = at(&rows, &Event::Restored, later);
+        let restored = outcome.rows;
+        assert_eq!(restored.run.status, RunStatus::Errored);
+        assert_eq!(restored.run.error, Some(ErrorReason::Restored));
+        assert_eq!(restored.workspace.lost_run, Some(rows.run.id.clone()));
+        let expected = match rows.workspace.lock {
+            Lock::Run(run) => Lock::Lost {
+                run,
+                safe_at: Times::default().safe_at(later),
+            },
+            other => other,
+        };
+        assert_eq!(restored.workspace.lock, expected);
+        for job in [&restored.plan, &restored.apply].into_iter().flatten() {
+            assert!(job.state == JobState::Done || job.attempt.is_none());
+            assert!(!job.is_held() && job.state != JobState::Queued);
+        }
+        assert!(outcome.effects.contains(&Effect::RunEnded));
+    }
+    assert_eq!(
+        seen.len(),
+        RunStatus::ALL
+            .iter()
+            .filter(|status| !status.is_terminal())
+            .count(),
+        "every status that is not terminal"
+    );
+}
+
+#[test]
+fn after_a_restore_no_attempt_of_the_other_history_frees_the_quarantine() {
+    for rows in [applying(), lost()] {
+        let restored = at(&rows, &Event::Restored, NOW + Millis(5)).rows;
+        let late = transition(&restored, &finish(Phase::Apply, 2, DONE), NOW, &Times::default());
+        assert_eq!(late, Err(Refusal::OtherAttempt));
+        let freed = step(&restored, &Event::ForceUnlock { acknowledge: None }).rows;
+        assert_eq!(freed.workspace.lock, Lock::Free);
+    }
+    let done = step(&applying(), &finish(Phase::Apply, 2, DONE)).rows;
+    assert_eq!(
+        transition(&done, &Event::Restored, NOW, &Times::default()),
+        Err(Refusal::RunEnded(RunStatus::Applied))
+    );
+}
+
+#[test]
+fn after_a_restore_the_next_run_waits_for_a_person() {
+    let restored = step(&applying(), &Event::Restored).rows;
+    let mut next = new();
+    next.run.id = RunId::from_random([2; 16]);
+    next.workspace = restored.workspace.quarantine_ended(Timestamp(i64::MAX)).unwrap();
+    let planned = [
+        Event::Schedule,
+        claim(Phase::Plan, 0, 1),
+        finish(Phase::Plan, 1, DONE),
+    ]
+    .iter()
+    .fold(next, |rows, event| step(&rows, event).rows);
+    assert_eq!(planned.run.status, RunStatus::Planned);
+    let confirmed = step(&planned, &Event::Confirm { current: None }).rows;
+    assert_eq!(confirmed.workspace.lost_run, None);
+}
+
+fn start() -> Event {
+    Event::Start {
+        generation: 1,
+        attempt: attempt(2),
+    }
+}
+
+#[test]
+fn a_repeated_start_is_granted_anew_or_not_at_all() {
+    let rows = applying();
+    let repeated = at(&rows, &start(), NOW + Millis(9));
+    assert_eq!(repeated.job, Some(JobResult::GrantRepeated));
+    assert_eq!(
+        repeated.rows.apply.as_ref().unwrap().last_contact,
+        Some(NOW + Millis(9))
+    );
+    assert_eq!(repeated.rows.run, rows.run);
+
+    let times = Times::default();
+    let canceled = step(&rows, &Event::Cancel).rows;
+    assert_eq!(
+        transition(&canceled, &start(), NOW, &times),
+        Err(Refusal::NotWanted(Desired::Cancel))
+    );
+    assert_eq!(transition(&lost(), &start(), NOW, &times), Err(Refusal::JobEnded));
+    let mut moved = rows.clone();
+    moved.workspace.lock_epoch += 1;
+    assert_eq!(transition(&moved, &start(), NOW, &times), Err(Refusal::LockMoved));
+    let mut ended = rows;
+    ended.run.status = RunStatus::Errored;
+    assert_eq!(
+        transition(&ended, &start(), NOW, &times),
+        Err(Refusal::RunEnded(RunStatus::Errored))
+    );
 }
 
 #[test]

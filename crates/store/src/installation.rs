@@ -59,8 +59,9 @@ pub async fn get_or_create(tx: &mut Tx) -> Result<InstallationRecord, StoreError
     get(tx).await?.ok_or(StoreError::Reference)
 }
 
-/// Raises the incarnation after a restore: every apply that was active ends as errored, since an agent may have gone
-/// further than this database knows. Plans expire and are made again.
+/// Raises the incarnation after a restore. Every run that has not ended ends as errored, since agents may have gone
+/// further than this database knows, and quarantines are counted anew. Auto-apply is off in every workspace that ever had
+/// a run, until a person has confirmed one.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
@@ -70,7 +71,9 @@ pub async fn restored(tx: &mut Tx) -> Result<InstallationRecord, StoreError> {
         .await?;
     let rows = tx
         .fetch_all(
-            "SELECT id FROM runs WHERE status IN ('apply_queued', 'applying') ORDER BY id",
+            "SELECT id FROM runs WHERE status IN ('pending', 'plan_queued', 'planning', 'planned', \
+             'planned_and_saved', 'apply_queued', 'applying') \
+             OR id IN (SELECT lock_run_id FROM workspaces WHERE lock_state = 'lost') ORDER BY id",
             values![],
         )
         .await?;
@@ -81,5 +84,10 @@ pub async fn restored(tx: &mut Tx) -> Result<InstallationRecord, StoreError> {
             Err(TransitionError::Store(error)) => return Err(error),
         }
     }
+    tx.execute(
+        "UPDATE workspaces SET lost_run_id = current_run_id WHERE lost_run_id IS NULL",
+        values![],
+    )
+    .await?;
     get(tx).await?.ok_or(StoreError::Reference)
 }

@@ -93,6 +93,8 @@ pub enum RunEvent {
         /// Whether auto-apply is off after a lost apply of an earlier run.
         needs_person: bool,
     },
+    /// The database was restored from a backup.
+    Restored,
 }
 
 /// What else has to happen in the same transaction.
@@ -104,6 +106,8 @@ pub enum RunEffect {
     ReleaseLock,
     /// Lock := Lost(r, safe_at), if this run holds it.
     LoseLock,
+    /// Lock := Lost(r, safe_at counted from now), if this run holds it or is in quarantine; auto-apply is off.
+    QuarantineLock,
     /// A job is made and queued.
     QueueJob(Phase),
     /// The waiting job is taken out of the queue.
@@ -300,6 +304,21 @@ pub fn transition(run: &Run, event: &RunEvent, now: Timestamp, times: &Times) ->
             | RunStatus::Planning
             | RunStatus::Planned
             | RunStatus::PlannedAndSaved => wrong("finished"),
+        },
+        RunEvent::Restored => match run.status {
+            RunStatus::Pending
+            | RunStatus::PlanQueued
+            | RunStatus::Planning
+            | RunStatus::Planned
+            | RunStatus::PlannedAndSaved => Ok((
+                run.errored(ErrorReason::Restored),
+                vec![RunEffect::QuarantineLock],
+            )),
+            RunStatus::ApplyQueued | RunStatus::Applying => Ok((
+                run.errored(ErrorReason::Restored),
+                vec![RunEffect::SnapshotCurrent, RunEffect::QuarantineLock],
+            )),
+            terminal!() => Ok((run.clone(), vec![RunEffect::QuarantineLock])),
         },
     }
 }
