@@ -1,6 +1,8 @@
 //! One attempt's shell: carries out what the attempt machine decides, and tells it what happened.
 
 mod actions;
+mod adopt;
+mod claim;
 mod prepare;
 
 use std::sync::{Arc, Mutex};
@@ -10,16 +12,16 @@ use sha2::{Digest as _, Sha256};
 use terrapool_agent_core::attempt::{Action, Attempt, Boottime, Event, State, step};
 use terrapool_model::engine::Engine;
 use terrapool_model::time::Millis;
-use terrapool_protocol::agent::{Claim, Claimed, Offer, Verdict};
+use terrapool_protocol::agent::{Offer, Verdict};
 use terrapool_protocol::job::{Artifact, JobSpec, Outcome, StateMark, Usage};
-use terrapool_protocol::runner::{FromRunner, RunnerStage, ToRunner};
+use terrapool_protocol::runner::{FromRunner, ToRunner};
 use terrapool_protocol::secret::Secret;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::boottime;
 use crate::control_plane::ControlPlane;
 use crate::delivery::{ArtifactPiece, LogDelivery, Recipient, StateDelivery};
-use crate::drivers::docker::{DockerDriver, WarmSandboxes, Working};
+use crate::drivers::docker::{DockerDriver, Found, Place, WarmSandboxes, Working};
 use crate::engines::Engines;
 use crate::journal::{Journal, Record};
 use crate::runner_link::{RunnerReceiver, RunnerSender};
@@ -40,8 +42,19 @@ pub struct Shared {
     pub schemas: Arc<SchemaCache>,
     /// The journal.
     pub journal: Arc<Journal>,
+    /// The session of this process, once it has registered.
+    pub session: watch::Sender<Option<Session>>,
     /// Wakes the sync loop: what it would report has changed.
     pub changed: Notify,
+}
+
+/// What a registration gave this process.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Its number.
+    pub number: u64,
+    /// Its credential.
+    pub token: Secret,
 }
 
 /// What the sync loop tells an attempt.
@@ -69,17 +82,11 @@ pub struct Handle {
     pub words: mpsc::UnboundedSender<Word>,
 }
 
-/// A sandbox, as far as it has to be found again and removed.
-#[derive(Debug, Clone)]
-struct Place {
-    id: String,
-    volumes: Option<String>,
-    runner_key: Secret,
-}
-
 /// What background tasks of an attempt report.
 enum Report {
     Prepared(Box<prepare::Ready>),
+    /// The sandbox was found, with the position from which its log is heard; or it was not.
+    Searched(Option<Box<(Found, u64)>>),
     Event(Event),
 }
 
@@ -101,10 +108,15 @@ struct Shell {
     reports: mpsc::UnboundedSender<Report>,
     credential: Option<Secret>,
     spec: Option<JobSpec>,
+    /// Image that the offer named.
+    image: Option<String>,
+    memory_mb: u64,
     engine: Option<(Engine, String)>,
     /// Shared with the preparing task, so that a sandbox it was making can be removed.
     place: Arc<Mutex<Option<Place>>>,
     preparing: Option<tokio::task::JoinHandle<()>>,
+    searching: Option<tokio::task::JoinHandle<()>>,
+    delivering: Option<tokio::task::JoinHandle<()>>,
     runner: Option<RunnerSender>,
     frames: Option<RunnerReceiver>,
     log: Option<LogDelivery>,
@@ -112,6 +124,10 @@ struct Shell {
     pieces: Option<mpsc::Sender<ArtifactPiece>>,
     /// Whether the engine phase was executed, as far as the runner said.
     marker: bool,
+    /// An earlier process journaled the start: where nothing is left that tells, it counts as executed.
+    assumed_started: bool,
+    /// An earlier process began it, and where its sandbox stands is not known yet.
+    resumed: bool,
     end: Option<RunnerEnd>,
     /// What was forwarded of the log, for an end that the runner does not report.
     forwarded: (u64, Sha256),
@@ -121,16 +137,11 @@ struct Shell {
 }
 
 /// Starts an attempt at an offered job.
-pub fn start(
-    shared: Arc<Shared>,
-    session: (u64, Secret),
-    offer: Offer,
-    attempt: Attempt,
-    hold: Millis,
-) -> Handle {
+pub fn start(shared: Arc<Shared>, offer: Offer, attempt: Attempt, hold: Millis) -> Handle {
     let memory_mb = offer.limits.memory_mb;
-    let (handle, shell, inbox) = open(shared, attempt, memory_mb);
-    tokio::spawn(async move { shell.run_offer(session, offer, hold, inbox).await });
+    let (handle, mut shell, inbox) = open(shared, attempt, memory_mb);
+    shell.image.clone_from(&offer.image);
+    tokio::spawn(async move { shell.run_offer(offer, hold, inbox).await });
     handle
 }
 
@@ -145,8 +156,8 @@ pub fn resume(shared: Arc<Shared>, record: Record) -> Handle {
         boottime(),
     );
     attempt.times = record.times;
-    attempt.state = State::Running;
-    let (handle, shell, inbox) = open(shared, attempt, 0);
+    attempt.state = adopt::state_of(&record);
+    let (handle, shell, inbox) = open(shared, attempt, record.memory_mb);
     tokio::spawn(async move { shell.run_resumed(record, inbox).await });
     handle
 }
@@ -166,15 +177,21 @@ fn open(shared: Arc<Shared>, attempt: Attempt, memory_mb: u64) -> (Handle, Shell
         reports,
         credential: None,
         spec: None,
+        image: None,
+        memory_mb,
         engine: None,
         place: Arc::default(),
         preparing: None,
+        searching: None,
+        delivering: None,
         runner: None,
         frames: None,
         log: None,
         state: None,
         pieces: None,
         marker: false,
+        assumed_started: false,
+        resumed: false,
         end: None,
         forwarded: (0, Sha256::new()),
         last_state: None,
@@ -198,155 +215,19 @@ impl Shell {
             .clone()
     }
 
+    fn set_place(&self, place: Option<Place>) {
+        *self
+            .place
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = place;
+    }
+
     fn recipient(&self) -> Option<Recipient> {
         Some(Recipient {
             control_plane: self.shared.control_plane.clone(),
             job: self.attempt.job.clone(),
             credential: self.credential.clone()?,
         })
-    }
-
-    async fn run_offer(mut self, session: (u64, Secret), offer: Offer, hold: Millis, inbox: Inbox) {
-        if self.journal().await.is_err() {
-            self.drop_unclaimed();
-            return;
-        }
-        // A sandbox is taken while the claim is on its way; a refused claim gives it back.
-        let key = self.shared.driver.key(offer.image.as_deref(), offer.limits);
-        let warm = Arc::clone(&self.shared.warm);
-        let sandbox = tokio::spawn(async move { warm.take(&key).await });
-        let sent = boottime();
-        match self.claim(&session, offer.generation, hold).await {
-            Some(claimed) => {
-                tracing::info!(
-                    job = %self.attempt.job, run = %claimed.spec.run, phase = claimed.spec.phase.as_str(),
-                    workspace = claimed.spec.workspace_name, "claimed a job"
-                );
-                self.credential = Some(claimed.credential);
-                let times = claimed.spec.times;
-                self.spec = Some(claimed.spec);
-                self.shared.changed.notify_one();
-                let event = Event::ClaimAccepted {
-                    generation: claimed.generation,
-                    sent,
-                    times,
-                };
-                let Ok((next, actions)) = step(&self.attempt, event, boottime()) else {
-                    return;
-                };
-                self.attempt = next;
-                self.publish();
-                self.perform(actions, Some(sandbox)).await;
-                self.run(inbox).await;
-            }
-            None => {
-                if let Ok(Ok(sandbox)) = sandbox.await {
-                    self.shared
-                        .driver
-                        .remove_sandbox(&sandbox.id, Some(sandbox.volumes()))
-                        .await;
-                }
-                self.drop_unclaimed();
-                self.shared.warm.refill();
-            }
-        }
-    }
-
-    fn drop_unclaimed(&mut self) {
-        if let Ok((next, _)) = step(&self.attempt, Event::ClaimFailed, boottime()) {
-            self.attempt = next;
-        }
-        let record = Record::of(&self.attempt);
-        if let Err(error) = self.shared.journal.append(&record) {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the journal could not be written"
-            );
-        }
-        self.publish();
-    }
-
-    async fn claim(&self, session: &(u64, Secret), generation_seen: u64, hold: Millis) -> Option<Claimed> {
-        let body = Claim {
-            session: session.0,
-            generation_seen,
-            attempt: self.attempt.attempt.clone(),
-            incarnation: self.attempt.incarnation,
-        };
-        let deadline = tokio::time::Instant::now() + hold.to_std();
-        loop {
-            match self
-                .shared
-                .control_plane
-                .claim(&session.1, &self.attempt.job, &body)
-                .await
-            {
-                Ok(claimed) => return Some(claimed),
-                Err(error) if error.is_transient() && tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-                Err(error) => {
-                    tracing::info!(job = %self.attempt.job, reason = %error, "a claim did not succeed");
-                    return None;
-                }
-            }
-        }
-    }
-
-    async fn run_resumed(mut self, record: Record, inbox: Inbox) {
-        self.credential = record.credential.clone();
-        let connection = match (&record.sandbox, &record.runner_key) {
-            (Some(id), Some(key)) => {
-                *self
-                    .place
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Place {
-                    id: id.clone(),
-                    volumes: None,
-                    runner_key: key.clone(),
-                });
-                self.shared.driver.reconnect(id, key, 0).await.ok()
-            }
-            _ => None,
-        };
-        match connection {
-            Some((link, stage)) => {
-                tracing::info!(job = %self.attempt.job, ?stage, "found a sandbox again");
-                self.marker = matches!(stage, RunnerStage::Running | RunnerStage::Finished);
-                if !self.marker {
-                    self.attempt.state = State::Claimed;
-                }
-                self.publish();
-                self.attach(link.sender, link.receiver);
-                if !self.marker {
-                    // The bundle's stream ended with the process that sent it.
-                    let message = "the agent was restarted before the engine was started".to_owned();
-                    self.apply(Event::SandboxFailed { message }).await;
-                }
-            }
-            None => {
-                let marker = match &record.sandbox {
-                    Some(id) => self
-                        .shared
-                        .driver
-                        .job_file_exists(id, "started")
-                        .await
-                        .unwrap_or(true),
-                    None => false,
-                };
-                self.apply(Event::SandboxVanished { marker }).await;
-            }
-        }
-        self.run(inbox).await;
-    }
-
-    fn attach(&mut self, sender: RunnerSender, receiver: RunnerReceiver) {
-        if let Some(recipient) = self.recipient() {
-            self.log = Some(LogDelivery::start(recipient.clone(), sender.clone()));
-            self.state = Some(StateDelivery::start(recipient, sender.clone()));
-        }
-        self.runner = Some(sender);
-        self.frames = Some(receiver);
     }
 
     fn publish(&self) {
@@ -371,7 +252,7 @@ impl Shell {
                 },
                 frame = next_frame(self.frames.as_mut()) => match frame {
                     Some((message, body)) => self.hear(message, body).await,
-                    None => self.lost_link().await,
+                    None => self.lost_link(),
                 },
                 () = tokio::time::sleep(next_look) => self.apply(Event::Tick).await,
             }
@@ -395,10 +276,11 @@ impl Shell {
     async fn take(&mut self, report: Report) {
         match report {
             Report::Event(event) => self.apply(event).await,
+            Report::Searched(found) => self.searched(found).await,
             Report::Prepared(ready) => {
                 self.engine = Some(ready.engine);
                 if matches!(self.attempt.state, State::Claimed) {
-                    self.attach(ready.sender, ready.receiver);
+                    self.attach(ready.sender, ready.receiver, 0);
                     let remaining = self.attempt.remaining_contact(boottime());
                     self.tell(&ToRunner::Renew { remaining }).await;
                 } else {
@@ -432,9 +314,10 @@ impl Shell {
                 self.apply(Event::EngineStarted).await;
             }
             FromRunner::Log { offset } => {
-                if offset == self.forwarded.0 {
-                    self.forwarded.0 += body.len() as u64;
-                    self.forwarded.1.update(&body);
+                let known = usize::try_from(self.forwarded.0.saturating_sub(offset)).unwrap_or(usize::MAX);
+                if let Some(new) = body.get(known..).filter(|_| offset <= self.forwarded.0) {
+                    self.forwarded.0 += new.len() as u64;
+                    self.forwarded.1.update(new);
                 }
                 if let Some(log) = &self.log {
                     log.push(offset, body);
@@ -487,38 +370,6 @@ impl Shell {
         }
     }
 
-    /// The stream has ended: with its connection only, or with its sandbox.
-    async fn lost_link(&mut self) {
-        self.frames = None;
-        self.pieces = None;
-        let Some(place) = self.place() else { return };
-        for _ in 0..3 {
-            if !self.shared.driver.is_running(&place.id).await {
-                break;
-            }
-            let from = self.log.as_ref().map_or(0, |log| *log.received().borrow());
-            if let Ok((link, _)) = self
-                .shared
-                .driver
-                .reconnect(&place.id, &place.runner_key, from)
-                .await
-            {
-                tracing::info!(job = %self.attempt.job, "connected to a sandbox anew");
-                self.attach(link.sender, link.receiver);
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-        let marker = self.marker
-            || self
-                .shared
-                .driver
-                .job_file_exists(&place.id, "started")
-                .await
-                .unwrap_or(self.marker);
-        self.apply(Event::SandboxVanished { marker }).await;
-    }
-
     async fn apply(&mut self, event: Event) {
         match step(&self.attempt, event, boottime()) {
             Ok((next, actions)) => {
@@ -535,11 +386,11 @@ impl Shell {
     }
 
     async fn journal(&self) -> Result<(), ()> {
-        let place = self.place();
         let record = Record {
             credential: self.credential.clone(),
-            sandbox: place.as_ref().map(|place| place.id.clone()),
-            runner_key: place.map(|place| place.runner_key),
+            place: self.place(),
+            image: self.image.clone(),
+            memory_mb: self.memory_mb,
             ..Record::of(&self.attempt)
         };
         let journal = Arc::clone(&self.shared.journal);

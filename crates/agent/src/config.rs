@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use terrapool_protocol::secret::Secret;
 
 /// Where the configuration file lies unless `TERRAPOOL_AGENT_CONFIG` says otherwise.
@@ -70,6 +70,32 @@ struct File {
     docker_host: Option<String>,
 }
 
+impl File {
+    /// The file that was named, else the one at the usual place when there is one.
+    fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
+        let default = Path::new(DEFAULT_FILE);
+        let (path, text) = match &overrides.config {
+            Some(path) => (path.as_path(), read(path)?),
+            None if default.exists() => (default, read(default)?),
+            None => return Ok(Self::default()),
+        };
+        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+/// The folder for identity, journal and caches.
+///
+/// # Errors
+/// [`ConfigError`] when the configuration file cannot be used.
+pub fn data_dir(overrides: &Overrides) -> Result<PathBuf, ConfigError> {
+    let of_file = File::load(overrides)?.data_dir;
+    let chosen = overrides.data_dir.clone().or(of_file);
+    Ok(chosen.unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR)))
+}
+
 /// Flags and environment of `terrapool-agent run`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Overrides {
@@ -115,7 +141,8 @@ pub struct Overrides {
 }
 
 /// The user that an engine runs as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SandboxUser {
     /// uid 1000, nothing writable but its volumes.
     Unprivileged,
@@ -192,19 +219,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the setting and what to do.
     pub fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
-        let default = Path::new(DEFAULT_FILE);
-        let file = match &overrides.config {
-            Some(path) => Some((path.as_path(), read(path)?)),
-            None if default.exists() => Some((default, read(default)?)),
-            None => None,
-        };
-        let file = match file {
-            Some((path, text)) => toml::from_str(&text).map_err(|source| ConfigError::Parse {
-                path: path.to_owned(),
-                source,
-            })?,
-            None => File::default(),
-        };
+        let file = File::load(overrides)?;
         let url = overrides.url.clone().or(file.url).ok_or(ConfigError::Missing {
             what: "the control plane's address",
             how: "TERRAPOOL_URL, --url, or `url` in the configuration file",

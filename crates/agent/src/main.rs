@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use terrapool_agent::config::{Config, Overrides};
+use terrapool_agent::config::{self, Config, Overrides};
+use terrapool_agent::control::{self, Request};
 use terrapool_agent::doctor::{self, Finding};
 use terrapool_agent::service;
 use tracing_subscriber::EnvFilter;
@@ -27,6 +28,25 @@ enum Action {
         /// Write the log as JSON lines.
         #[arg(long, env = "TERRAPOOL_AGENT_LOG_JSON")]
         log_json: bool,
+    },
+    /// Say what the agent on this host does now.
+    Status {
+        #[command(flatten)]
+        overrides: Box<Overrides>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let the agent on this host take no new jobs; it finishes what it holds and stays connected.
+    Drain {
+        #[command(flatten)]
+        overrides: Box<Overrides>,
+        /// Return only when it holds nothing any more.
+        #[arg(long)]
+        wait: bool,
+        /// Take jobs again.
+        #[arg(long, conflicts_with = "wait")]
+        undo: bool,
     },
     /// Check what the agent needs, and name cures.
     Doctor {
@@ -67,6 +87,30 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
             start_log(log_json);
             let config = Config::load(&overrides)?;
             service::run(config).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Status { overrides, json } => {
+            let status = control::ask(&config::data_dir(&overrides)?, Request::Status).await?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&status)?);
+            } else {
+                println!("{status}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Drain {
+            overrides,
+            wait,
+            undo,
+        } => {
+            let data_dir = config::data_dir(&overrides)?;
+            let request = if undo { Request::Resume } else { Request::Drain };
+            let mut status = control::ask(&data_dir, request).await?;
+            while wait && !status.jobs.is_empty() {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                status = control::ask(&data_dir, Request::Status).await?;
+            }
+            println!("{status}");
             Ok(ExitCode::SUCCESS)
         }
         Action::Doctor { overrides } => {

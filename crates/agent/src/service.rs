@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use terrapool_agent_core::attempt::Attempt;
+use terrapool_agent_core::attempt::{Attempt, Boottime};
 use terrapool_agent_core::backoff;
 use terrapool_agent_core::capacity::{Held, OVERHEAD_MB, free_memory, free_slots, reserve};
 use terrapool_model::id::AttemptId;
@@ -13,15 +13,17 @@ use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{
     AttemptReport, Capacity, Register, Registered, Settings, Sync, SyncMode, Synced,
 };
+use terrapool_protocol::job::Limits;
 use terrapool_protocol::secret::Secret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, watch};
 
-use crate::attempt::{self, Handle, Shared, Word};
+use crate::attempt::{self, Handle, Session, Shared, Word};
 use crate::clock::{boottime, random};
 use crate::config::{self, Config};
+use crate::control::{self, Draining, JobStatus, Question, Request, Status};
 use crate::control_plane::{CallError, ControlPlane};
-use crate::drivers::docker::{DockerDriver, DriverError, WarmSandboxes};
+use crate::drivers::docker::{DockerDriver, DriverError, Place, WarmSandboxes};
 use crate::engines::{Engines, hex};
 use crate::host;
 use crate::journal::{Journal, JournalError};
@@ -65,13 +67,43 @@ const HOLD_MIN: Millis = Millis(5000);
 struct Service {
     config: Config,
     shared: Arc<Shared>,
-    registered: Registered,
+    /// What this process tells of itself when it registers.
+    body: Register,
+    registered: Option<Registered>,
     settings: Settings,
     handles: BTreeMap<AttemptId, Handle>,
     hold: Millis,
-    draining: bool,
+    /// How often it was told to end.
+    told: u32,
+    /// Drained on this host.
+    drained: bool,
+    /// Drained by the control plane.
+    drain_wanted: bool,
     mode: SyncMode,
     failures: u32,
+    /// When the last sync was answered.
+    contact: Option<Boottime>,
+    trouble: Option<String>,
+    /// Nothing is sent before this.
+    pause: Option<tokio::time::Instant>,
+}
+
+/// What an agent goes by until its control plane has told it.
+const FIRST_SETTINGS: Settings = Settings {
+    hold: Millis::from_seconds(25),
+    retry_min: Millis(500),
+    retry_max: Millis::from_seconds(30),
+    default_limits: Limits::DEFAULT,
+};
+
+/// What the loop hears.
+enum Heard {
+    Registered(Result<Box<Registered>, CallError>),
+    Synced(Boottime, Result<Synced, CallError>),
+    Rested,
+    Changed,
+    Told,
+    Asked(Question),
 }
 
 /// Signals count: finish, cancel, leave.
@@ -132,14 +164,15 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
         interrupt: signal(SignalKind::interrupt()).map_err(data_dir)?,
     };
     let instance_key = open_data_dir(&config.data_dir).map_err(data_dir)?;
-    let (journal, open) = Journal::open(&config.data_dir.join("journal"))?;
+    let (journal, past) = Journal::open(&config.data_dir.join("journal"))?;
+    let mut questions = control::listen(&config.data_dir).map_err(data_dir)?;
     let schemas = SchemaCache::open(config.data_dir.join("schemas")).map_err(data_dir)?;
     // Names and labels of what this agent makes must not give its key away.
     let identity = hex(&Sha256::digest(instance_key.expose()))[..12].to_owned();
     let driver = DockerDriver::prepare(&config, &identity).await?;
     let control_plane = ControlPlane::new(&config)?;
     let engines = Engines::discover(&config, control_plane.http().clone()).await;
-    let key = driver.key(None, terrapool_protocol::job::Limits::default());
+    let key = driver.key(None, Limits::default());
     let shared = Arc::new(Shared {
         control_plane,
         warm: WarmSandboxes::new(Arc::clone(&driver), key),
@@ -147,43 +180,43 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
         engines,
         schemas: Arc::new(schemas),
         journal: Arc::new(journal),
+        session: watch::Sender::new(None),
         changed: Notify::new(),
     });
-    let keep: Vec<String> = open.iter().filter_map(|record| record.sandbox.clone()).collect();
-    shared.driver.reap(&keep).await?;
+    let keep: Vec<Place> = past
+        .open
+        .iter()
+        .filter_map(|record| record.place.clone())
+        .collect();
+    shared.driver.take_stock(&keep, &past.over).await?;
     shared.warm.refill();
     let body = register_body(&config, &shared, instance_key).await;
-    let registered = tokio::select! {
-        registered = register(&config, &shared.control_plane, &body) => registered?,
-        () = signals.next() => {
-            shared.warm.close().await;
-            return Ok(());
-        }
-    };
-    tracing::info!(
-        agent = %registered.agent, pool = registered.pool_name, session = registered.session, slots = config.concurrency,
-        "registered; waiting for jobs"
-    );
     let mut handles = BTreeMap::new();
-    for record in open {
+    for record in past.open {
+        tracing::info!(job = %record.job, stage = ?record.stage, "taking up a job of the process before");
         handles.insert(
             record.attempt.clone(),
             attempt::resume(Arc::clone(&shared), record),
         );
     }
-    let settings = registered.settings;
     let mut service = Service {
         config,
         shared,
-        registered,
-        settings,
+        body,
+        registered: None,
+        settings: FIRST_SETTINGS,
         handles,
-        hold: settings.hold,
-        draining: false,
+        hold: FIRST_SETTINGS.hold,
+        told: 0,
+        drained: false,
+        drain_wanted: false,
         mode: SyncMode::Normal,
         failures: 0,
+        contact: None,
+        trouble: None,
+        pause: None,
     };
-    let ended = service.serve(&mut signals).await;
+    let ended = service.serve(&mut signals, &mut questions).await;
     service.shared.warm.close().await;
     ended
 }
@@ -200,35 +233,6 @@ async fn register_body(config: &Config, shared: &Shared, instance_key: Secret) -
         driver: "docker".to_owned(),
         capacity: capacity(config, Held::default(), 512, reserve(host.total_mb)),
         engines: shared.engines.list().await,
-    }
-}
-
-/// Registers, however long the control plane is away.
-async fn register(
-    config: &Config,
-    control_plane: &ControlPlane,
-    body: &Register,
-) -> Result<Registered, ServiceError> {
-    let mut failures = 0;
-    loop {
-        match control_plane.register(&config.token, body).await {
-            Ok(registered) => return Ok(registered),
-            Err(CallError::Unauthorized) => {
-                return Err(ServiceError::Token {
-                    url: config.url.clone(),
-                });
-            }
-            Err(error) if error.is_transient() => {
-                let wait = jittered(Millis(500), Millis(30_000), failures);
-                failures += 1;
-                tracing::warn!(
-                    url = config.url, reason = %error, next_try_ms = wait.0,
-                    "the control plane cannot be reached yet; trying again"
-                );
-                tokio::time::sleep(wait.to_std()).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 
@@ -264,22 +268,71 @@ impl Service {
         })
     }
 
-    fn report(&self) -> Sync {
+    fn capacity(&self) -> Capacity {
         let reserve_mb = reserve(host::read(&self.config).total_mb);
+        capacity(
+            &self.config,
+            self.held(),
+            self.settings.default_limits.memory_mb,
+            reserve_mb,
+        )
+    }
+
+    /// Why no new jobs are taken; `None` when they are.
+    fn draining(&self) -> Option<Draining> {
+        if self.told > 0 {
+            Some(Draining::Ending)
+        } else if self.mode == SyncMode::FinishOnly {
+            Some(Draining::FinishOnly)
+        } else if self.drained {
+            Some(Draining::Local)
+        } else if self.drain_wanted {
+            Some(Draining::ControlPlane)
+        } else {
+            None
+        }
+    }
+
+    fn status(&self) -> Status {
+        let jobs = self.handles.values().map(|handle| {
+            let attempt = handle.attempt.borrow();
+            JobStatus {
+                job: attempt.job.clone(),
+                phase: attempt.phase,
+                stage: attempt.report().map(|report| report.stage),
+                memory_mb: handle.memory_mb,
+            }
+        });
+        Status {
+            agent: self
+                .registered
+                .as_ref()
+                .map(|registered| registered.agent.clone()),
+            name: self.config.name.clone(),
+            pool: self
+                .registered
+                .as_ref()
+                .map(|registered| registered.pool_name.clone()),
+            url: self.config.url.clone(),
+            version: self.body.version.clone(),
+            last_contact_ms: self.contact.map(|contact| boottime().since(contact).0),
+            trouble: self.trouble.clone(),
+            draining: self.draining(),
+            capacity: self.capacity(),
+            jobs: jobs.collect(),
+        }
+    }
+
+    fn report(&self, session: u64) -> Sync {
         let attempts: Vec<AttemptReport> = self
             .handles
             .values()
             .filter_map(|handle| handle.attempt.borrow().report())
             .collect();
         Sync {
-            session: self.registered.session,
-            capacity: capacity(
-                &self.config,
-                self.held(),
-                self.settings.default_limits.memory_mb,
-                reserve_mb,
-            ),
-            draining: self.draining,
+            session,
+            capacity: self.capacity(),
+            draining: self.told > 0 || self.drained,
             hold: self.hold.min(self.settings.hold),
             attempts,
         }
@@ -289,87 +342,189 @@ impl Service {
         self.handles.retain(|_, handle| !handle.words.is_closed());
     }
 
-    async fn serve(&mut self, signals: &mut Signals) -> Result<(), ServiceError> {
-        let mut told = 0_u32;
+    async fn serve(
+        &mut self,
+        signals: &mut Signals,
+        questions: &mut mpsc::Receiver<Question>,
+    ) -> Result<(), ServiceError> {
         loop {
             self.forget_ended();
-            if (self.draining || self.mode == SyncMode::FinishOnly) && self.handles.is_empty() {
+            let ending = self.told > 0 || self.mode == SyncMode::FinishOnly;
+            if ending && self.handles.is_empty() {
                 tracing::info!("everything is finished; ending");
                 return Ok(());
             }
-            let body = self.report();
-            let sent = boottime();
-            let control_plane = self.shared.control_plane.clone();
-            let session = self.registered.session_token.clone();
             let shared = Arc::clone(&self.shared);
-            tokio::select! {
-                answer = control_plane.sync(&session, &body) => {
-                    let waited = boottime().since(sent);
-                    match answer {
-                        Ok(synced) => {
-                            self.failures = 0;
-                            self.hear(sent, synced);
-                        }
-                        Err(CallError::Superseded) => {
-                            tracing::error!("a newer process of this agent has registered: finishing only");
-                            self.mode = SyncMode::FinishOnly;
-                            self.pause(signals).await;
-                        }
-                        Err(CallError::Unauthorized) => {
-                            if self.handles.is_empty() {
-                                return Err(ServiceError::Token { url: self.config.url.clone() });
-                            }
-                            self.mode = SyncMode::FinishOnly;
-                            self.pause(signals).await;
-                        }
-                        Err(error) => self.trouble(error, waited, signals).await,
+            let paused = self.pause.is_some();
+            let heard = tokio::select! {
+                heard = self.exchange() => heard,
+                () = shared.changed.notified(), if !paused => Heard::Changed,
+                () = signals.next() => Heard::Told,
+                Some(question) = questions.recv() => Heard::Asked(question),
+            };
+            match heard {
+                Heard::Registered(Ok(registered)) => self.begin(*registered),
+                Heard::Synced(sent, Ok(synced)) => self.hear(sent, synced),
+                Heard::Registered(Err(error)) => self.not_registered(error)?,
+                Heard::Synced(sent, Err(error)) => self.not_synced(boottime().since(sent), &error),
+                Heard::Rested => self.pause = None,
+                Heard::Changed => {}
+                Heard::Told => {
+                    if !self.told_to_end().await {
+                        return Ok(());
                     }
                 }
-                () = shared.changed.notified() => {}
-                () = signals.next() => {
-                    told += 1;
-                    match told {
-                        1 => {
-                            tracing::info!(jobs = self.handles.len(), "told to end: taking no more jobs, finishing these");
-                            self.draining = true;
-                            self.shared.warm.drain().await;
-                        }
-                        2 => {
-                            tracing::warn!("told again: stopping the engines gracefully");
-                            for handle in self.handles.values() {
-                                let _ = handle.words.send(Word::AgentEnds);
-                            }
-                        }
-                        _ => {
-                            tracing::warn!("told a third time: leaving; the next start finds the sandboxes again");
-                            return Ok(());
-                        }
+                Heard::Asked((request, reply)) => {
+                    match request {
+                        Request::Status => {}
+                        Request::Drain => self.drained = true,
+                        Request::Resume => self.drained = false,
                     }
+                    // Whoever asked may be gone.
+                    let _ = reply.send(self.status());
                 }
             }
         }
     }
 
-    async fn trouble(&mut self, error: CallError, waited: Millis, signals: &mut Signals) {
-        if waited >= HOLD_MIN {
-            // Cut while it was held: a proxy with a short idle limit.
-            self.hold = Millis((self.hold.0 / 2).max(HOLD_MIN.0));
+    /// Rests when it has to, registers when it has not, else syncs.
+    fn exchange(&self) -> impl Future<Output = Heard> + use<> {
+        let control_plane = self.shared.control_plane.clone();
+        let pause = self.pause;
+        let sync = self
+            .registered
+            .as_ref()
+            .map(|registered| (registered.session_token.clone(), self.report(registered.session)));
+        let register = sync
+            .is_none()
+            .then(|| (self.config.token.clone(), self.body.clone()));
+        async move {
+            if let Some(until) = pause {
+                tokio::time::sleep_until(until).await;
+                return Heard::Rested;
+            }
+            match (sync, register) {
+                (Some((session, body)), _) => {
+                    let sent = boottime();
+                    Heard::Synced(sent, control_plane.sync(&session, &body).await)
+                }
+                (None, Some((token, body))) => {
+                    Heard::Registered(control_plane.register(&token, &body).await.map(Box::new))
+                }
+                (None, None) => Heard::Rested,
+            }
         }
-        tracing::warn!(reason = %error, "a sync was not answered; trying again");
-        self.pause(signals).await;
     }
 
-    async fn pause(&mut self, signals: &mut Signals) {
+    fn begin(&mut self, registered: Registered) {
+        tracing::info!(
+            agent = %registered.agent, pool = registered.pool_name, session = registered.session,
+            slots = self.config.concurrency, "registered; waiting for jobs"
+        );
+        self.settings = registered.settings;
+        self.hold = self.hold.min(self.settings.hold);
+        self.shared.session.send_replace(Some(Session {
+            number: registered.session,
+            token: registered.session_token.clone(),
+        }));
+        self.mode = SyncMode::Normal;
+        self.registered = Some(registered);
+        self.answered();
+    }
+
+    fn answered(&mut self) {
+        self.failures = 0;
+        self.trouble = None;
+        self.contact = Some(boottime());
+    }
+
+    fn not_registered(&mut self, error: CallError) -> Result<(), ServiceError> {
+        match error {
+            CallError::Unauthorized if self.handles.is_empty() => Err(ServiceError::Token {
+                url: self.config.url.clone(),
+            }),
+            // What it holds is still delivered, with the credentials of the jobs.
+            CallError::Unauthorized => {
+                self.mode = SyncMode::FinishOnly;
+                self.rest("the agent token is not accepted");
+                Ok(())
+            }
+            error if error.is_transient() => {
+                tracing::warn!(
+                    url = self.config.url, reason = %error,
+                    "the control plane cannot be reached yet; trying again"
+                );
+                self.rest(&error.to_string());
+                Ok(())
+            }
+            error => Err(error.into()),
+        }
+    }
+
+    fn not_synced(&mut self, waited: Millis, error: &CallError) {
+        match error {
+            CallError::Superseded => {
+                tracing::error!("a newer process of this agent has registered: finishing only");
+                self.mode = SyncMode::FinishOnly;
+            }
+            // A control plane that was restored from a backup does not know this session: another one is asked for.
+            CallError::Unauthorized => {
+                tracing::warn!("the control plane does not know this session; registering again");
+                self.registered = None;
+                self.body.process_nonce = hex(&random());
+            }
+            error => {
+                if waited >= HOLD_MIN {
+                    // Cut while it was held: a proxy with a short idle limit.
+                    self.hold = Millis((self.hold.0 / 2).max(HOLD_MIN.0));
+                }
+                tracing::warn!(reason = %error, "a sync was not answered; trying again");
+            }
+        }
+        self.rest(&error.to_string());
+    }
+
+    fn rest(&mut self, trouble: &str) {
         let wait = jittered(self.settings.retry_min, self.settings.retry_max, self.failures);
         self.failures += 1;
-        tokio::select! {
-            () = tokio::time::sleep(wait.to_std()) => {}
-            () = signals.next() => self.draining = true,
+        self.trouble = Some(trouble.to_owned());
+        self.pause = Some(tokio::time::Instant::now() + wait.to_std());
+    }
+
+    /// Told to end: finish, then cancel, then leave. Answers whether to go on.
+    async fn told_to_end(&mut self) -> bool {
+        self.told += 1;
+        match self.told {
+            1 => {
+                let jobs = self.handles.len();
+                tracing::info!(jobs, "told to end: taking no more jobs, finishing these");
+                self.shared.warm.drain().await;
+                true
+            }
+            2 => {
+                tracing::warn!("told again: stopping the engines gracefully");
+                for handle in self.handles.values() {
+                    let _ = handle.words.send(Word::AgentEnds);
+                }
+                true
+            }
+            _ => {
+                tracing::warn!("told a third time: leaving; the next start finds the sandboxes again");
+                false
+            }
         }
     }
 
-    fn hear(&mut self, sent: terrapool_agent_core::attempt::Boottime, synced: Synced) {
+    fn hear(&mut self, sent: Boottime, synced: Synced) {
+        self.answered();
         self.settings = synced.settings;
+        if self.drain_wanted != synced.drain {
+            tracing::info!(
+                drain = synced.drain,
+                "the control plane changed whether this agent takes jobs"
+            );
+            self.drain_wanted = synced.drain;
+        }
         if self.mode != synced.mode {
             tracing::info!(mode = ?synced.mode, "the control plane changed what this agent may do");
             self.mode = synced.mode;
@@ -389,7 +544,10 @@ impl Service {
                 .handles
                 .values()
                 .any(|handle| handle.attempt.borrow().job == offer.job);
-            if self.draining || self.mode == SyncMode::FinishOnly || !fits || known {
+            let Some(incarnation) = self.registered.as_ref().map(|registered| registered.incarnation) else {
+                continue;
+            };
+            if self.draining().is_some() || !fits || known {
                 continue;
             }
             let id = AttemptId::from_random(random());
@@ -398,17 +556,10 @@ impl Service {
                 offer.generation,
                 id.clone(),
                 offer.phase,
-                self.registered.incarnation,
+                incarnation,
                 boottime(),
             );
-            let session = (self.registered.session, self.registered.session_token.clone());
-            let handle = attempt::start(
-                Arc::clone(&self.shared),
-                session,
-                offer,
-                attempt,
-                self.settings.hold,
-            );
+            let handle = attempt::start(Arc::clone(&self.shared), offer, attempt, self.settings.hold);
             self.handles.insert(id, handle);
         }
     }

@@ -194,7 +194,7 @@ async fn plan(main_tf: &str) -> (Outcome, String) {
             _ => {}
         }
     };
-    driver.remove_sandbox(&sandbox.id, Some(sandbox.volumes())).await;
+    driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
     (outcome, String::from_utf8(log).unwrap())
 }
 

@@ -21,6 +21,19 @@ pub enum AttemptStage {
     Returning,
 }
 
+impl AttemptStage {
+    /// The word for it, as in messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Delivering => "delivering",
+            Self::Returning => "returning",
+        }
+    }
+}
+
 /// What to do with an attempt. All of the first three renew its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]

@@ -158,13 +158,18 @@ pub struct Limits {
     pub pids: u32,
 }
 
+impl Limits {
+    /// Where neither workspace nor pool says anything.
+    pub const DEFAULT: Self = Self {
+        memory_mb: 512,
+        cpu_millis: 1000,
+        pids: 512,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            memory_mb: 512,
-            cpu_millis: 1000,
-            pids: 512,
-        }
+        Self::DEFAULT
     }
 }
 

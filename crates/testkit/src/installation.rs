@@ -338,7 +338,7 @@ impl Installation {
     /// Starts an agent and waits until it has registered.
     pub async fn start_agent(&self, name: &str, token: &str, environment: &[(&str, &str)]) -> AgentProcess {
         let agent = self.spawn_agent(name, token, environment);
-        let registered = until(Duration::from_secs(60), async || {
+        let registered = until(Duration::from_secs(120), async || {
             agent.log().contains("registered;").then_some(())
         })
         .await;
@@ -363,21 +363,39 @@ impl Installation {
             .env("TERRAPOOL_TOKEN", token)
             .env("TERRAPOOL_CA_FILE", self.ca())
             .env("TERRAPOOL_AGENT_NAME", name)
-            .env(
-                "TERRAPOOL_AGENT_DATA_DIR",
-                self.folder.path().join(format!("agent-{name}")),
-            )
+            .env("TERRAPOOL_AGENT_DATA_DIR", self.agent_folder(name))
             .env("TERRAPOOL_LOG", "info,terrapool_agent=debug")
             .envs(std::env::var_os("DOCKER_HOST").map(|host| ("DOCKER_HOST", host)))
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a log can be shared"))
             .stderr(output);
+        let log = self.folder.path().join(log);
+        let begin = std::fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let child = command.spawn().expect("the agent starts");
-        AgentProcess {
-            child,
-            log: self.folder.path().join(log),
-        }
+        AgentProcess { child, log, begin }
+    }
+
+    /// The data folder of an agent of this name.
+    pub fn agent_folder(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("agent-{name}"))
+    }
+
+    /// Runs `terrapool-agent …` beside a running agent, as on its host, and returns what it printed.
+    pub async fn ask_agent(&self, name: &str, arguments: &[&str]) -> String {
+        let output = Command::new(program("terrapool-agent"))
+            .args(arguments)
+            .env_clear()
+            .env("TERRAPOOL_AGENT_DATA_DIR", self.agent_folder(name))
+            .output()
+            .await
+            .expect("the agent's command line starts");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// A folder with a configuration and a command line that is signed in.
@@ -404,12 +422,44 @@ fn tail(text: &str) -> String {
 pub struct AgentProcess {
     child: Child,
     log: PathBuf,
+    /// Where this process's part of the log begins.
+    begin: u64,
 }
 
 impl AgentProcess {
     /// What it has logged.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        let begin = usize::try_from(self.begin).unwrap_or(usize::MAX);
+        String::from_utf8_lossy(bytes.get(begin..).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until it has logged a text.
+    pub async fn logs(&self, wanted: &str) {
+        let seen = until(Duration::from_secs(120), async || {
+            self.log().contains(wanted).then_some(())
+        })
+        .await;
+        assert!(
+            seen.is_some(),
+            "the agent does not log `{wanted}`:\n{}",
+            self.log()
+        );
+    }
+
+    /// Kills it, as a crash would.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.expect("a running agent can be killed");
+    }
+
+    /// Sends it a signal: `TERM`, `STOP`, `CONT`.
+    pub async fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("the agent runs").to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status().await;
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "kill -s {name} {pid}"
+        );
     }
 
     /// Its process id, while it runs.

@@ -10,5 +10,6 @@ pub mod cli;
 pub mod database;
 pub mod file_server;
 pub mod installation;
+pub mod runs;
 pub mod seed;
 pub mod wait;

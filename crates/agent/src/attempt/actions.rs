@@ -132,10 +132,10 @@ impl Shell {
         let (generation, attempt) = (self.attempt.generation, self.attempt.attempt.clone());
         let reports = self.reports.clone();
         if let Outcome::NeverStarted { message } = outcome {
-            tokio::spawn(async move {
+            self.delivering = Some(tokio::spawn(async move {
                 give_back(recipient, generation, attempt, message).await;
                 let _ = reports.send(Report::Event(Event::FinishAnswered));
-            });
+            }));
             return;
         }
         let end = self.end.take().unwrap_or_else(|| RunnerEnd {
@@ -163,10 +163,10 @@ impl Shell {
         self.pieces = Some(pieces);
         let (Some(runner), Some(log), Some(state)) = (self.runner.clone(), &self.log, &self.state) else {
             // No runner ever worked on it: the end, and why, is all there is to report.
-            tokio::spawn(async move {
+            self.delivering = Some(tokio::spawn(async move {
                 report_without_runner(recipient, ending).await;
                 let _ = reports.send(Report::Event(Event::FinishAnswered));
-            });
+            }));
             return;
         };
         let progress = Progress {
@@ -174,20 +174,26 @@ impl Shell {
             state: state.delivered(),
         };
         let schemas = Arc::clone(&self.shared.schemas);
-        tokio::spawn(async move {
+        self.delivering = Some(tokio::spawn(async move {
             deliver(recipient, runner, progress, inbox, ending, schemas).await;
             let _ = reports.send(Report::Event(Event::FinishAnswered));
-        });
+        }));
     }
 
     async fn remove(&mut self) {
         if let Some(preparing) = self.preparing.take() {
             preparing.abort();
         }
+        for task in [self.searching.take(), self.delivering.take()]
+            .into_iter()
+            .flatten()
+        {
+            task.abort();
+        }
         self.working = None;
         let runner = self.runner.take();
         if let Some(place) = self.place() {
-            self.shared.warm.remove(place.id, place.volumes, runner).await;
+            self.shared.warm.remove(place, runner).await;
         }
         self.shared.warm.refill_when_quiet();
     }

@@ -10,9 +10,9 @@ use terrapool_protocol::job::{FailureReason, JobSpec, Outcome};
 use terrapool_protocol::runner::ToRunner;
 use terrapool_protocol::secret::Secret;
 
-use super::{Place, Shared};
+use super::Shared;
 use crate::control_plane::CallError;
-use crate::drivers::docker::{DriverError, Sandbox};
+use crate::drivers::docker::{DriverError, Place, Sandbox};
 use crate::engines::EngineError;
 use crate::runner_link::{LinkClosed, RunnerReceiver, RunnerSender};
 
@@ -84,11 +84,7 @@ pub(super) async fn prepare(
     let made = async { sandbox.await.map_err(|_| PrepareError::Ending) };
     let (engine, bundle, made) = tokio::join!(engine, bundle, made);
     let mut sandbox = made??;
-    *place.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Place {
-        id: sandbox.id.clone(),
-        volumes: Some(sandbox.volumes().to_owned()),
-        runner_key: sandbox.runner_key.clone(),
-    });
+    *place.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sandbox.place());
     let (found, path) = engine?;
     let mut bundle = bundle?;
     let name = format!("terrapool-{}-{}", spec.run, spec.phase.as_str());

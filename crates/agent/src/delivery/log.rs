@@ -19,10 +19,11 @@ pub struct LogDelivery {
 }
 
 impl LogDelivery {
-    /// Starts. The runner sends no more than its window ahead, so the queue is bounded.
-    pub fn start(recipient: Recipient, runner: RunnerSender) -> Self {
+    /// Starts at the position from which the runner sends. It sends no more than its window ahead, so the queue is
+    /// bounded.
+    pub fn start(recipient: Recipient, runner: RunnerSender, from: u64) -> Self {
         let (pieces, queue) = mpsc::unbounded_channel();
-        let (position, received) = watch::channel(0);
+        let (position, received) = watch::channel(from);
         tokio::spawn(run(recipient, runner, queue, position));
         Self { pieces, received }
     }

@@ -44,7 +44,7 @@ impl BinVolume {
         let name = format!("terrapool-{identity}-bin");
         let request = VolumeCreateRequest {
             name: Some(name.clone()),
-            labels: Some(labels(identity, "bin")),
+            labels: Some(labels(identity, "bin", "")),
             ..Default::default()
         };
         docker
@@ -370,7 +370,7 @@ async fn create_loader(
         image: Some(image.to_owned()),
         // Never started; an image without any command needs one to be created from.
         cmd: Some(vec!["never".to_owned()]),
-        labels: Some(labels(identity, "loader")),
+        labels: Some(labels(identity, "loader", "")),
         host_config: Some(HostConfig {
             binds: Some(vec![format!("{volume}:{BIN}")]),
             network_mode: Some("none".to_owned()),

@@ -2,6 +2,7 @@
 //!
 //! Everything the driver makes carries labels (the agent and what it is for), so that what a dead agent left can be found.
 
+mod adopt;
 mod bin_volume;
 mod image;
 mod sandbox;
@@ -12,13 +13,12 @@ use std::sync::Arc;
 
 use bollard::Docker;
 use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
-use bollard::query_parameters::{
-    ListContainersOptions, ListVolumesOptions, RemoveContainerOptions, RemoveVolumeOptions,
-};
+use bollard::query_parameters::{RemoveContainerOptions, RemoveVolumeOptions};
 use terrapool_protocol::job::Limits;
 
 use crate::config::{Config, SandboxUser};
 
+pub use adopt::{Found, Place};
 pub use bin_volume::BinVolume;
 pub use sandbox::{Sandbox, SandboxKey};
 pub use warm::{WarmSandboxes, Working};
@@ -87,6 +87,10 @@ fn is_status(error: &bollard::errors::Error, status: u16) -> bool {
 const LABEL_AGENT: &str = "io.terrapool.agent";
 /// Label that says what a thing is for: `sandbox`, `loader`, `bin`.
 const LABEL_ROLE: &str = "io.terrapool.role";
+/// Label that joins a sandbox and its volumes: what the names of these begin with.
+const LABEL_SANDBOX: &str = "io.terrapool.sandbox";
+/// Label with the time something was made at, in seconds since the Unix epoch.
+const LABEL_CREATED: &str = "io.terrapool.created";
 
 /// A container engine, prepared for sandboxes.
 #[derive(Debug)]
@@ -137,49 +141,6 @@ impl DockerDriver {
         }
     }
 
-    /// Removes every sandbox of this agent except those named, with their volumes.
-    ///
-    /// # Errors
-    /// [`DriverError`] when the engine cannot list them.
-    pub async fn reap(&self, keep: &[String]) -> Result<(), DriverError> {
-        let mine = HashMap::from([(
-            "label".to_owned(),
-            vec![
-                format!("{LABEL_AGENT}={}", self.identity),
-                format!("{LABEL_ROLE}=sandbox"),
-            ],
-        )]);
-        let options = ListContainersOptions {
-            all: true,
-            filters: Some(mine.clone()),
-            ..Default::default()
-        };
-        let found = self
-            .docker
-            .list_containers(Some(options))
-            .await
-            .map_err(DriverError::call("listing the sandboxes"))?;
-        for id in found.into_iter().filter_map(|container| container.id) {
-            if keep.contains(&id) {
-                continue;
-            }
-            tracing::info!(sandbox = id, "removing a sandbox that no job needs");
-            self.remove_container(&id).await;
-        }
-        if keep.is_empty() {
-            let options = ListVolumesOptions { filters: Some(mine) };
-            let volumes = self
-                .docker
-                .list_volumes(Some(options))
-                .await
-                .map_err(DriverError::call("listing the volumes"))?;
-            for volume in volumes.volumes.unwrap_or_default() {
-                self.remove_volume(&volume.name).await;
-            }
-        }
-        Ok(())
-    }
-
     async fn remove_container(&self, id: &str) {
         let options = RemoveContainerOptions {
             force: true,
@@ -210,10 +171,10 @@ impl DockerDriver {
         }
     }
 
-    async fn create_volume(&self, name: &str) -> Result<(), DriverError> {
+    async fn create_volume(&self, sandbox: &str, name: &str) -> Result<(), DriverError> {
         let request = VolumeCreateRequest {
             name: Some(name.to_owned()),
-            labels: Some(labels(&self.identity, "sandbox")),
+            labels: Some(labels(&self.identity, "sandbox", sandbox)),
             ..Default::default()
         };
         self.docker
@@ -224,12 +185,20 @@ impl DockerDriver {
     }
 }
 
-/// The labels of something an agent makes.
-fn labels(identity: &str, role: &str) -> HashMap<String, String> {
+/// The labels of something an agent makes; `sandbox` is the name that a sandbox shares with its volumes.
+fn labels(identity: &str, role: &str, sandbox: &str) -> HashMap<String, String> {
     HashMap::from([
         (LABEL_AGENT.to_owned(), identity.to_owned()),
         (LABEL_ROLE.to_owned(), role.to_owned()),
+        (LABEL_SANDBOX.to_owned(), sandbox.to_owned()),
+        (LABEL_CREATED.to_owned(), seconds_since_epoch().to_string()),
     ])
+}
+
+fn seconds_since_epoch() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
 }
 
 /// Connects and agrees on an API version that both sides speak.

@@ -9,11 +9,12 @@ use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, RenameContainerOptions, StartContainerOptions,
 };
 use futures_util::StreamExt as _;
+use terrapool_model::engine::Engine;
 use terrapool_protocol::job::Limits;
 use terrapool_protocol::runner::{FromRunner, JOB, RunnerStage, STATE, ToRunner, WORK};
 use terrapool_protocol::secret::Secret;
 
-use super::{DockerDriver, DriverError, is_status, labels};
+use super::{DockerDriver, DriverError, Place, is_status, labels};
 use crate::config::SandboxUser;
 use crate::engines::hex;
 use crate::runner_link::RunnerLink;
@@ -43,9 +44,25 @@ pub struct Sandbox {
     name: String,
 }
 
-const VOLUMES: [(&str, &str); 3] = [("work", WORK), ("state", STATE), ("job", JOB)];
+/// Volumes of a sandbox: the end of the name, and where it is mounted.
+pub(super) const VOLUMES: [(&str, &str); 3] = [("work", WORK), ("state", STATE), ("job", JOB)];
 
-fn host_config(key: &SandboxKey, network: &str, binds: Vec<String>) -> HostConfig {
+/// A runner that runs answers at once; on a machine under load it may take a while to be started.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(60);
+
+pub(super) fn volume_name(sandbox: &str, suffix: &str) -> String {
+    format!("{sandbox}-{suffix}")
+}
+
+/// User and group inside.
+pub(super) fn user_of(user: SandboxUser) -> &'static str {
+    match user {
+        SandboxUser::Unprivileged => "1000:1000",
+        SandboxUser::Root => "0:0",
+    }
+}
+
+pub(super) fn host_config(key: &SandboxKey, network: &str, binds: Vec<String>) -> HostConfig {
     let memory = i64::try_from(key.limits.memory_mb << 20).unwrap_or(i64::MAX);
     let (read_only, capabilities) = match key.user {
         SandboxUser::Unprivileged => (true, Vec::new()),
@@ -109,32 +126,18 @@ impl DockerDriver {
         key: &SandboxKey,
         runner_key: Secret,
     ) -> Result<Sandbox, DriverError> {
-        let mut binds = vec![format!(
-            "{}:{}:ro",
-            self.bin.name(),
-            terrapool_protocol::runner::BIN
-        )];
-        let volumes = VOLUMES.map(|(suffix, target)| (format!("{name}-{suffix}"), target));
-        let made = volumes.iter().map(|(volume, _)| self.create_volume(volume));
+        let volumes = VOLUMES.map(|(suffix, _)| volume_name(name, suffix));
+        let made = volumes.iter().map(|volume| self.create_volume(name, volume));
         futures_util::future::try_join_all(made).await?;
-        binds.extend(
-            volumes
-                .iter()
-                .map(|(volume, target)| format!("{volume}:{target}")),
-        );
-        let user = match key.user {
-            SandboxUser::Unprivileged => "1000:1000",
-            SandboxUser::Root => "0:0",
-        };
         let body = ContainerCreateBody {
             image: Some(key.image.clone()),
             hostname: Some("sandbox".to_owned()),
-            user: Some(user.to_owned()),
+            user: Some(user_of(key.user).to_owned()),
             entrypoint: Some(vec![self.bin.runner_path()]),
             cmd: Some(vec!["run".to_owned()]),
             working_dir: Some(WORK.to_owned()),
-            labels: Some(labels(&self.identity, "sandbox")),
-            host_config: Some(host_config(key, &self.network, binds)),
+            labels: Some(labels(&self.identity, "sandbox", name)),
+            host_config: Some(host_config(key, &self.network, self.binds(name))),
             ..Default::default()
         };
         let options = CreateContainerOptions {
@@ -170,8 +173,15 @@ impl DockerDriver {
         })
     }
 
+    /// Where the volumes of a sandbox, and the one with engines, are mounted.
+    pub(super) fn binds(&self, sandbox: &str) -> Vec<String> {
+        let bin = format!("{}:{}:ro", self.bin.name(), terrapool_protocol::runner::BIN);
+        let own = VOLUMES.map(|(suffix, target)| format!("{}:{target}", volume_name(sandbox, suffix)));
+        std::iter::once(bin).chain(own).collect()
+    }
+
     /// Opens a stream to the runner of a running container.
-    async fn connect_runner(&self, id: &str) -> Result<RunnerLink, DriverError> {
+    pub(super) async fn connect_runner(&self, id: &str) -> Result<RunnerLink, DriverError> {
         let options = CreateExecOptions {
             attach_stdin: Some(true),
             attach_stdout: Some(true),
@@ -210,23 +220,6 @@ impl DockerDriver {
             })
             .boxed();
         Ok(RunnerLink::new(input, bytes))
-    }
-
-    /// Connects anew to the runner of a sandbox that an earlier connection, or process, used.
-    ///
-    /// # Errors
-    /// [`DriverError`] when the container does not run, or its runner does not answer.
-    pub async fn reconnect(
-        &self,
-        id: &str,
-        runner_key: &Secret,
-        log_from: u64,
-    ) -> Result<(RunnerLink, RunnerStage), DriverError> {
-        let mut link = self.connect_runner(id).await?;
-        let stage = greet(&mut link, runner_key, log_from)
-            .await
-            .ok_or_else(|| DriverError::RunnerSilent { image: id.to_owned() })?;
-        Ok((link, stage))
     }
 
     /// Gives a warm sandbox the limits of the job that takes it, and its name.
@@ -280,26 +273,14 @@ impl DockerDriver {
         }
     }
 
-    /// Whether the container runs.
-    pub async fn is_running(&self, id: &str) -> bool {
-        match self.docker.inspect_container(id, None).await {
-            Ok(container) => container.state.and_then(|state| state.running).unwrap_or(false),
-            // An answer that this client cannot read is an answer about a container that exists.
-            Err(bollard::errors::Error::JsonDataError { .. }) => true,
-            Err(_) => false,
-        }
-    }
-
     /// Removes a sandbox and its volumes. `volumes` is the name it was made with.
-    pub async fn remove_sandbox(&self, id: &str, volumes: Option<&str>) {
+    pub async fn remove_sandbox(&self, id: &str, volumes: &str) {
         self.remove_container(id).await;
-        if let Some(name) = volumes {
-            self.remove_volumes(name).await;
-        }
+        self.remove_volumes(volumes).await;
     }
 
-    async fn remove_volumes(&self, name: &str) {
-        let names = VOLUMES.map(|(suffix, _)| format!("{name}-{suffix}"));
+    pub(super) async fn remove_volumes(&self, name: &str) {
+        let names = VOLUMES.map(|(suffix, _)| volume_name(name, suffix));
         futures_util::future::join_all(names.iter().map(|name| self.remove_volume(name))).await;
     }
 }
@@ -309,10 +290,26 @@ impl Sandbox {
     pub fn volumes(&self) -> &str {
         &self.name
     }
+
+    /// How it is found again.
+    pub fn place(&self) -> Place {
+        Place {
+            id: self.id.clone(),
+            volumes: self.name.clone(),
+            user: self.key.user,
+            runner_key: self.runner_key.clone(),
+        }
+    }
+}
+
+/// A runner's answer to the first message.
+pub(super) struct Greeting {
+    pub(super) stage: RunnerStage,
+    pub(super) engine: Option<(Engine, String)>,
 }
 
 /// Says hello and waits for the runner's answer.
-async fn greet(link: &mut RunnerLink, key: &Secret, log_from: u64) -> Option<RunnerStage> {
+pub(super) async fn greet(link: &mut RunnerLink, key: &Secret, log_from: u64) -> Option<Greeting> {
     link.sender
         .send(&ToRunner::Hello {
             key: key.clone(),
@@ -320,8 +317,9 @@ async fn greet(link: &mut RunnerLink, key: &Secret, log_from: u64) -> Option<Run
         })
         .await
         .ok()?;
-    match link.receiver.next().await? {
-        (FromRunner::Ready { stage, .. }, _) => Some(stage),
+    let answer = tokio::time::timeout(ANSWER, link.receiver.next()).await.ok()??;
+    match answer {
+        (FromRunner::Ready { stage, engine, .. }, _) => Some(Greeting { stage, engine }),
         _ => None,
     }
 }

@@ -13,7 +13,7 @@ use terrapool_protocol::runner::ToRunner;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
-use super::{DockerDriver, Sandbox, SandboxKey};
+use super::{DockerDriver, Place, Sandbox, SandboxKey};
 use crate::drivers::docker::DriverError;
 use crate::runner_link::RunnerSender;
 
@@ -142,7 +142,7 @@ impl WarmSandboxes {
             }
             let driver = Arc::clone(&self.driver);
             tokio::spawn(async move {
-                driver.remove_sandbox(&sandbox.id, Some(sandbox.volumes())).await;
+                driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
             });
         }
     }
@@ -169,7 +169,7 @@ impl WarmSandboxes {
     }
 
     /// Ends and removes a used sandbox in the background, once it disturbs least. `runner` is told first.
-    pub async fn remove(self: &Arc<Self>, id: String, volumes: Option<String>, runner: Option<RunnerSender>) {
+    pub async fn remove(self: &Arc<Self>, place: Place, runner: Option<RunnerSender>) {
         let warm = Arc::clone(self);
         let mut leaving = self.leaving.lock().await;
         while leaving.try_join_next().is_some() {}
@@ -178,7 +178,7 @@ impl WarmSandboxes {
             if let Some(runner) = runner {
                 let _ = runner.send(&ToRunner::Release).await;
             }
-            warm.driver.remove_sandbox(&id, volumes.as_deref()).await;
+            warm.driver.remove_sandbox(&place.id, &place.volumes).await;
         });
     }
 
@@ -187,9 +187,7 @@ impl WarmSandboxes {
             let Some(sandbox) = self.ready.lock().await.pop_front() else {
                 return;
             };
-            self.driver
-                .remove_sandbox(&sandbox.id, Some(sandbox.volumes()))
-                .await;
+            self.driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
         }
     }
 

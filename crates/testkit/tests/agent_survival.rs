@@ -1,0 +1,310 @@
+//! Agents that are killed, restarted, cut off and drained while they work.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use terrapool_testkit::installation::{AgentProcess, Installation};
+use terrapool_testkit::runs::Workspace;
+use terrapool_testkit::wait::until;
+
+/// An apply of three steps, each of which writes the state; the second waits until a file is there.
+const STEPS: &str = r#"
+resource "terraform_data" "first" {}
+resource "terraform_data" "second" {
+  depends_on = [terraform_data.first]
+  provisioner "local-exec" {
+    command = "echo second waits; while [ ! -e /terrapool/work/go ]; do sleep 0.1; done; echo second goes"
+  }
+}
+resource "terraform_data" "third" {
+  depends_on = [terraform_data.second]
+}
+"#;
+
+struct Site {
+    installation: Installation,
+    pool: String,
+    token: String,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let installation = Installation::start().await;
+        let (pool, token) = installation.create_pool("private").await;
+        Self {
+            installation,
+            pool,
+            token,
+        }
+    }
+
+    async fn agent(&self) -> AgentProcess {
+        self.installation.start_agent("private", &self.token, &[]).await
+    }
+
+    async fn workspace(&self, configuration: &str) -> Workspace {
+        let attributes = json!({"execution-mode": "agent", "agent-pool-id": self.pool, "auto-apply": true});
+        self.installation
+            .workspace("network", &attributes, configuration)
+            .await
+    }
+
+    /// Starts an apply and waits until it is in the middle of its work.
+    async fn applying(&self, workspace: &Workspace) -> String {
+        let run = self
+            .installation
+            .run(workspace, &json!({"auto-apply": true}))
+            .await;
+        self.installation.log_shows(&run, "apply", "second waits").await;
+        run
+    }
+
+    async fn ended_whole(&self, workspace: &Workspace, run: &str) {
+        self.installation.run_reaches(run, "applied").await;
+        let log = self.installation.phase_log(run, "apply").await;
+        assert!(log.contains("second goes"), "{log}");
+        assert!(log.ends_with('\u{3}'), "{log}");
+        let expected = ["first", "second", "third"].map(|name| format!("terraform_data.{name}"));
+        assert_eq!(self.installation.resources(workspace).await, expected);
+    }
+}
+
+/// Runs the Docker client against the engine that the agents use.
+async fn docker(arguments: &[&str]) -> String {
+    let output = tokio::process::Command::new("docker")
+        .args(arguments)
+        .output()
+        .await
+        .expect("the docker client is there");
+    assert!(
+        output.status.success(),
+        "docker {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// The container of a run's phase; its name says whose it is.
+async fn sandbox_of(run: &str, phase: &str) -> String {
+    let filter = format!("name=terrapool-{run}-{phase}");
+    until(Duration::from_secs(60), async || {
+        let id = docker(&["ps", "-q", "--filter", &filter]).await;
+        (!id.is_empty()).then_some(id)
+    })
+    .await
+    .expect("a running job has a sandbox")
+}
+
+/// Lets what waits in a sandbox go on.
+async fn go(sandbox: &str) {
+    docker(&["exec", sandbox, "touch", "/terrapool/work/go"]).await;
+}
+
+#[tokio::test]
+async fn an_apply_goes_on_while_its_agent_is_dead_and_the_next_process_delivers_all_of_it() {
+    let site = Site::start().await;
+    let mut agent = site.agent().await;
+    let workspace = site.workspace(STEPS).await;
+    let run = site.applying(&workspace).await;
+    let sandbox = sandbox_of(&run, "apply").await;
+    agent.kill().await;
+    go(&sandbox).await;
+    let agent = site.agent().await;
+    agent.logs("found the sandbox of a job again").await;
+    site.ended_whole(&workspace, &run).await;
+}
+
+#[tokio::test]
+async fn a_plan_whose_agent_is_restarted_while_it_is_prepared_runs_to_its_end() {
+    let site = Site::start().await;
+    let mut agent = site.agent().await;
+    let workspace = site.workspace("resource \"terraform_data\" \"a\" {}\n").await;
+    let run = site
+        .installation
+        .run(&workspace, &json!({"auto-apply": true}))
+        .await;
+    site.installation.run_reaches(&run, "planning").await;
+    agent.kill().await;
+    let _agent = site.agent().await;
+    site.installation.run_reaches(&run, "applied").await;
+}
+
+#[tokio::test]
+async fn an_engine_whose_sandbox_is_killed_leaves_its_last_state_and_its_log() {
+    let site = Site::start().await;
+    let _agent = site.agent().await;
+    let workspace = site.workspace(STEPS).await;
+    let run = site.applying(&workspace).await;
+    docker(&["kill", &sandbox_of(&run, "apply").await]).await;
+    site.installation.run_reaches(&run, "errored").await;
+    let log = site.installation.phase_log(&run, "apply").await;
+    assert!(log.contains("second waits"), "{log}");
+    let kept = site.installation.resources(&workspace).await;
+    assert!(kept.contains(&"terraform_data.first".to_owned()), "{kept:?}");
+    let run = site
+        .installation
+        .get(&format!("/workspaces/{}", workspace.id))
+        .await;
+    assert_eq!(run["data"]["attributes"]["locked"], json!(false), "{run}");
+}
+
+#[tokio::test]
+async fn interleaving_25_a_host_that_restarts_in_mid_apply_reports_the_lost_engine_with_its_last_state() {
+    let site = Site::start().await;
+    let mut agent = site.agent().await;
+    let workspace = site.workspace(STEPS).await;
+    let run = site.applying(&workspace).await;
+    let sandbox = sandbox_of(&run, "apply").await;
+    agent.kill().await;
+    // After a reboot the container is there and does not run.
+    docker(&["kill", &sandbox]).await;
+    let _agent = site.agent().await;
+    site.installation.run_reaches(&run, "errored").await;
+    let kept = site.installation.resources(&workspace).await;
+    assert!(kept.contains(&"terraform_data.first".to_owned()), "{kept:?}");
+    let log = site.installation.phase_log(&run, "apply").await;
+    assert!(log.contains("second waits"), "{log}");
+}
+
+#[tokio::test]
+async fn a_sandbox_of_a_job_that_no_journal_knows_is_stopped_and_its_volumes_are_kept() {
+    let site = Site::start().await;
+    let mut agent = site.agent().await;
+    let workspace = site.workspace(STEPS).await;
+    let run = site.applying(&workspace).await;
+    let sandbox = sandbox_of(&run, "apply").await;
+    let label = docker(&[
+        "inspect",
+        "-f",
+        "{{index .Config.Labels \"io.terrapool.sandbox\"}}",
+        &sandbox,
+    ])
+    .await;
+    agent.kill().await;
+    std::fs::remove_file(site.installation.agent_folder("private").join("journal"))
+        .expect("the journal is there");
+    let agent = site.agent().await;
+    agent.logs("its volumes are kept for seven days").await;
+    let volumes = docker(&[
+        "volume",
+        "ls",
+        "-q",
+        "--filter",
+        &format!("label=io.terrapool.sandbox={label}"),
+    ])
+    .await;
+    assert_eq!(volumes.lines().count(), 3, "{volumes}");
+    let containers = docker(&[
+        "ps",
+        "-aq",
+        "--filter",
+        &format!("label=io.terrapool.sandbox={label}"),
+    ])
+    .await;
+    assert_eq!(containers, "");
+    for volume in volumes.lines() {
+        docker(&["volume", "rm", volume]).await;
+    }
+}
+
+#[tokio::test]
+async fn drained_an_agent_finishes_what_it_holds_and_takes_nothing_until_it_is_resumed() {
+    let site = Site::start().await;
+    let agent = site.agent().await;
+    let workspace = site.workspace(STEPS).await;
+    let run = site.applying(&workspace).await;
+    let told = site.installation.ask_agent("private", &["drain"]).await;
+    assert!(told.contains("drained"), "{told}");
+    assert!(told.contains("apply running"), "{told}");
+    let other = site
+        .installation
+        .workspace(
+            "other",
+            &json!({"execution-mode": "agent", "agent-pool-id": site.pool}),
+            "resource \"terraform_data\" \"a\" {}\n",
+        )
+        .await;
+    let waiting = site.installation.run(&other, &json!({})).await;
+    go(&sandbox_of(&run, "apply").await).await;
+    site.ended_whole(&workspace, &run).await;
+    site.installation.ask_agent("private", &["drain", "--wait"]).await;
+    assert_eq!(
+        site.installation.run_status(&waiting).await.as_deref(),
+        Some("plan_queued")
+    );
+    let agents = site
+        .installation
+        .get(&format!("/agent-pools/{}/agents", site.pool))
+        .await;
+    assert_eq!(agents["data"].as_array().map(Vec::len), Some(1), "{agents}");
+    site.installation.ask_agent("private", &["drain", "--undo"]).await;
+    site.installation.run_reaches(&waiting, "planned").await;
+    let status: Value = serde_json::from_str(
+        &site
+            .installation
+            .ask_agent("private", &["status", "--json"])
+            .await,
+    )
+    .expect("JSON");
+    assert_eq!(status["name"], json!("private"));
+    drop(agent);
+}
+
+#[tokio::test]
+async fn told_to_end_an_agent_finishes_its_apply_first() {
+    let site = Site::start().await;
+    let mut agent = site.agent().await;
+    let workspace = site.workspace(STEPS).await;
+    let run = site.applying(&workspace).await;
+    agent.signal("TERM").await;
+    agent.logs("told to end: taking no more jobs").await;
+    go(&sandbox_of(&run, "apply").await).await;
+    assert_eq!(agent.wait().await, Some(0), "{}", agent.log());
+    site.ended_whole(&workspace, &run).await;
+}
+
+#[tokio::test]
+async fn told_twice_an_agent_stops_its_engines_gracefully_and_keeps_what_they_made() {
+    let site = Site::start().await;
+    let mut agent = site.agent().await;
+    let workspace = site.workspace(STEPS).await;
+    let run = site.applying(&workspace).await;
+    agent.signal("TERM").await;
+    agent.logs("told to end: taking no more jobs").await;
+    agent.signal("TERM").await;
+    assert_eq!(agent.wait().await, Some(0), "{}", agent.log());
+    assert_eq!(site.installation.run_ends(&run).await, "errored");
+    let kept = site.installation.resources(&workspace).await;
+    assert!(kept.contains(&"terraform_data.first".to_owned()), "{kept:?}");
+}
+
+#[tokio::test]
+async fn a_canceled_plan_that_was_being_prepared_delivers_what_it_printed() {
+    let site = Site::start().await;
+    let _agent = site.agent().await;
+    let slow = "module \"far\" {\n  source = \"git::https://10.255.255.1/none.git\"\n}\n";
+    let workspace = site.workspace(slow).await;
+    let run = site.installation.run(&workspace, &json!({})).await;
+    site.installation.run_reaches(&run, "planning").await;
+    site.installation.log_shows(&run, "plan", "Initializing").await;
+    site.installation
+        .post(&format!("/runs/{run}/actions/cancel"), &json!({}))
+        .await;
+    assert_eq!(site.installation.run_ends(&run).await, "canceled");
+    let log = site.installation.phase_log(&run, "plan").await;
+    assert!(log.contains("Initializing"), "{log}");
+}
+
+#[tokio::test]
+async fn interleaving_20_an_apply_finishes_while_the_server_is_away_and_is_delivered_when_it_is_back() {
+    let mut site = Site::start().await;
+    let agent = site.agent().await;
+    let workspace = site.workspace(STEPS).await;
+    let run = site.applying(&workspace).await;
+    let sandbox = sandbox_of(&run, "apply").await;
+    site.installation.kill_server().await;
+    go(&sandbox).await;
+    agent.logs("a sync was not answered").await;
+    site.installation.start_server().await;
+    site.ended_whole(&workspace, &run).await;
+}
