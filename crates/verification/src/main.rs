@@ -1,0 +1,98 @@
+//! Searches a configuration and prints how many situations it has.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use terrapool_verification::configuration;
+use terrapool_verification::guard::Guard;
+use terrapool_verification::invariant::Invariant;
+use terrapool_verification::search::{Task, search};
+
+/// Searches every situation of a configuration of the run protocol, and checks its invariants.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configurations; none lists them.
+    configurations: Vec<String>,
+    /// Takes a guard out, so that the search has to find something.
+    #[arg(long)]
+    without: Option<String>,
+    /// Looks at this invariant only, by its short name (`I2`).
+    #[arg(long)]
+    only: Option<String>,
+    /// Also checks what has to be reachable. Needs memory for every step.
+    #[arg(long)]
+    graph: bool,
+    /// Gives up after so many situations.
+    #[arg(long, default_value_t = usize::MAX)]
+    limit: usize,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    if arguments.configurations.is_empty() {
+        for configuration in configuration::ALL {
+            println!("{:28} {configuration:?}", configuration.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let removed = arguments
+        .without
+        .as_deref()
+        .map(|name| {
+            let mut guards = Guard::ALL.iter().copied();
+            guards
+                .find(|guard| guard.as_str() == name)
+                .ok_or_else(|| anyhow::anyhow!("there is no guard `{name}`"))
+        })
+        .transpose()?;
+    let only = arguments
+        .only
+        .as_deref()
+        .map(|name| {
+            let mut invariants = Invariant::ALL.iter().copied();
+            invariants
+                .find(|invariant| invariant.as_str() == name)
+                .ok_or_else(|| anyhow::anyhow!("there is no invariant `{name}`"))
+        })
+        .transpose()?;
+    let mut holds = true;
+    for name in &arguments.configurations {
+        let configuration = configuration::named(name)
+            .ok_or_else(|| anyhow::anyhow!("there is no configuration `{name}`"))?;
+        let start = Instant::now();
+        let found = search(Task {
+            removed,
+            only,
+            graph: arguments.graph,
+            limit: arguments.limit,
+            ..Task::new(configuration)
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        let (situations, steps) = (found.situations, found.steps);
+        match &found.violation {
+            None => {
+                let end = if found.complete { "holds" } else { "not complete" };
+                println!("{name}: {situations} situations, {steps} steps, {seconds:.1} s: {end}");
+            }
+            Some(violation) => {
+                holds = false;
+                let invariant = violation.invariant;
+                println!(
+                    "{name}: {situations} situations, {seconds:.1} s: {} ({invariant:?}) is violated after {} steps",
+                    invariant.as_str(),
+                    violation.trace.len()
+                );
+                for step in &violation.trace {
+                    println!("  {step:?}");
+                }
+            }
+        }
+    }
+    Ok(if holds {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
