@@ -33,7 +33,11 @@ pub(crate) const CONTAINERS: &[Need] = &[need("dockerd", "docker.io"), need("ipt
 /// To build the engines that the tests use.
 pub(crate) const GO: &[Need] = &[need("go", "golang-go")];
 /// To test.
-pub(crate) const TEST: &[Need] = &[need("python3", "python3"), need("pip3", "python3-pip")];
+pub(crate) const TEST: &[Need] = &[
+    need("python3", "python3"),
+    need("pip3", "python3-pip"),
+    need("ip", "iproute2"),
+];
 
 fn is_there(sign: &str) -> bool {
     if sign.starts_with('/') {

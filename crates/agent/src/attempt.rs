@@ -13,7 +13,7 @@ use terrapool_agent_core::attempt::{Action, Attempt, Boottime, Event, State, ste
 use terrapool_model::engine::Engine;
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{Offer, Verdict};
-use terrapool_protocol::job::{Artifact, JobSpec, Outcome, StateMark, Usage};
+use terrapool_protocol::job::{Artifact, JobSpec, Outcome, SandboxNetwork, StateMark, Usage};
 use terrapool_protocol::runner::{FromRunner, ToRunner};
 use terrapool_protocol::secret::Secret;
 use tokio::sync::{Notify, mpsc, watch};
@@ -110,6 +110,8 @@ struct Shell {
     spec: Option<JobSpec>,
     /// Image that the offer named.
     image: Option<String>,
+    /// What the offer lets its sandbox reach.
+    network: SandboxNetwork,
     memory_mb: u64,
     engine: Option<(Engine, String)>,
     /// Shared with the preparing task, so that a sandbox it was making can be removed.
@@ -141,6 +143,7 @@ pub fn start(shared: Arc<Shared>, offer: Offer, attempt: Attempt, hold: Millis) 
     let memory_mb = offer.limits.memory_mb;
     let (handle, mut shell, inbox) = open(shared, attempt, memory_mb);
     shell.image.clone_from(&offer.image);
+    shell.network = offer.network;
     tokio::spawn(async move { shell.run_offer(offer, hold, inbox).await });
     handle
 }
@@ -178,6 +181,7 @@ fn open(shared: Arc<Shared>, attempt: Attempt, memory_mb: u64) -> (Handle, Shell
         credential: None,
         spec: None,
         image: None,
+        network: SandboxNetwork::default(),
         memory_mb,
         engine: None,
         place: Arc::default(),
@@ -390,6 +394,7 @@ impl Shell {
             credential: self.credential.clone(),
             place: self.place(),
             image: self.image.clone(),
+            network: self.network,
             memory_mb: self.memory_mb,
             ..Record::of(&self.attempt)
         };

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 use terrapool_agent_core::attempt::{Attempt, State};
 use terrapool_model::id::{AttemptId, JobId};
-use terrapool_protocol::job::{JobTimes, Outcome, Phase};
+use terrapool_protocol::job::{JobTimes, Outcome, Phase, SandboxNetwork};
 use terrapool_protocol::secret::Secret;
 
 use crate::drivers::docker::Place;
@@ -70,6 +70,9 @@ pub struct Record {
     pub outcome: Option<Outcome>,
     /// Image of its sandbox, where the offer named one.
     pub image: Option<String>,
+    /// What its sandbox reaches.
+    #[serde(default)]
+    pub network: SandboxNetwork,
     /// Memory in MiB that its sandbox holds.
     pub memory_mb: u64,
 }
@@ -104,6 +107,7 @@ impl Record {
                 _ => None,
             },
             image: None,
+            network: SandboxNetwork::default(),
             memory_mb: 0,
         }
     }

@@ -13,7 +13,7 @@ use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{
     AttemptReport, Capacity, Register, Registered, Settings, Sync, SyncMode, Synced,
 };
-use terrapool_protocol::job::Limits;
+use terrapool_protocol::job::{Limits, SandboxNetwork};
 use terrapool_protocol::secret::Secret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -172,7 +172,7 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
     let driver = DockerDriver::prepare(&config, &identity).await?;
     let control_plane = ControlPlane::new(&config)?;
     let engines = Engines::discover(&config, control_plane.http().clone()).await;
-    let key = driver.key(None, Limits::default());
+    let key = driver.key(None, SandboxNetwork::default(), Limits::default());
     let shared = Arc::new(Shared {
         control_plane,
         warm: WarmSandboxes::new(Arc::clone(&driver), key),
@@ -525,9 +525,15 @@ impl Service {
             );
             self.drain_wanted = synced.drain;
         }
-        if self.mode != synced.mode {
-            tracing::info!(mode = ?synced.mode, "the control plane changed what this agent may do");
-            self.mode = synced.mode;
+        // To an agent that said itself that it takes nothing, this is only the echo.
+        let mode = if self.told > 0 || self.drained {
+            SyncMode::Normal
+        } else {
+            synced.mode
+        };
+        if self.mode != mode {
+            tracing::info!(?mode, "the control plane changed what this agent may do");
+            self.mode = mode;
         }
         for answer in synced.answers {
             if let Some(handle) = self.handles.get(&answer.key.attempt) {

@@ -2,81 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
+mod common;
+
 use std::io::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
+use common::{config, prepare};
 use sha2::{Digest as _, Sha256};
-use terrapool_agent::config::{Config, SandboxUser};
-use terrapool_agent::drivers::docker::DockerDriver;
 use terrapool_agent::engines::{Engines, hex};
 use terrapool_model::engine::EngineKind;
 use terrapool_model::id::{ConfigurationVersionId, RunId, WorkspaceId};
 use terrapool_model::time::Millis;
 use terrapool_protocol::job::{
     BundlePart, EngineRequest, JobSpec, JobTimes, Limits, Outcome, OutputFormat, PartName, Phase, PlanMode,
+    SandboxNetwork,
 };
 use terrapool_protocol::runner::{FromRunner, ToRunner};
-use terrapool_protocol::secret::Secret;
-
-fn config(data_dir: &Path) -> Config {
-    // Installed once: tests share a process.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let image_file = std::env::var("TERRAPOOL_BIN_DIR").map_or_else(
-        |_| {
-            std::env::current_exe()
-                .unwrap()
-                .parent()
-                .unwrap()
-                .parent()
-                .unwrap()
-                .to_owned()
-        },
-        std::path::PathBuf::from,
-    );
-    let tag = image_tag(&image_file.join("sandbox-image.tar"));
-    Config {
-        url: "https://localhost:1".to_owned(),
-        token: Secret::new("unused"),
-        name: "test".to_owned(),
-        data_dir: data_dir.to_owned(),
-        concurrency: 1,
-        memory_mb: None,
-        user: SandboxUser::Unprivileged,
-        image: Some(tag),
-        engines: None,
-        ca_file: None,
-        docker_host: std::env::var("DOCKER_HOST").ok(),
-    }
-}
-
-/// Loads the project's own image, as the agent does for its packages' file.
-fn image_tag(file: &Path) -> String {
-    let docker = ["/usr/bin/docker", "docker"]
-        .into_iter()
-        .find(|path| which(path))
-        .expect("the docker client is missing");
-    let output = std::process::Command::new(docker)
-        .arg("load")
-        .arg("-i")
-        .arg(file)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.trim().strip_prefix("Loaded image: ").unwrap().to_owned()
-}
-
-fn which(program: &str) -> bool {
-    std::process::Command::new(program)
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success())
-}
 
 fn slug(main_tf: &str) -> Vec<u8> {
     let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(
@@ -137,15 +78,14 @@ fn spec(configuration: &[u8]) -> JobSpec {
 async fn plan(main_tf: &str) -> (Outcome, String) {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
-    let identity = hex(&Sha256::digest(folder.path().to_string_lossy().as_bytes()))[..12].to_owned();
-    let driver = DockerDriver::prepare(&config, &identity).await.unwrap();
+    let driver = prepare(&config, folder.path()).await;
     let engines = Engines::discover(&config, reqwest::Client::new()).await;
     let configuration = slug(main_tf);
     let spec = spec(&configuration);
     let found = engines.obtain(&spec.engine).await.unwrap();
     let engine_path = driver.bin().ensure(&found).await.unwrap();
     let mut sandbox = driver
-        .create_sandbox(&driver.key(None, Limits::default()))
+        .create_sandbox(&driver.key(None, SandboxNetwork::default(), Limits::default()))
         .await
         .unwrap();
     let work = ToRunner::Work {

@@ -21,7 +21,7 @@ use terrapool_model::id::{AgentId, AgentPoolId, AttemptId, InstallationId, JobId
 pub use terrapool_model::sync::{AttemptStage, Verdict};
 use terrapool_model::time::{Millis, Timestamp};
 
-use crate::job::{Artifact, ChangeCounts, JobSpec, Limits, Outcome, Phase, StateMark, Usage};
+use crate::job::{Artifact, ChangeCounts, JobSpec, Limits, Outcome, Phase, SandboxNetwork, StateMark, Usage};
 use crate::secret::Secret;
 
 /// Header of a state upload: the serial, when the document could be read.
@@ -198,6 +198,9 @@ pub struct Offer {
     pub limits: Limits,
     /// Image of the sandbox; `None` is the agent's default.
     pub image: Option<String>,
+    /// What the sandbox reaches.
+    #[serde(default)]
+    pub network: SandboxNetwork,
 }
 
 /// Takes a job.

@@ -158,6 +158,19 @@ pub struct Limits {
     pub pids: u32,
 }
 
+/// What a sandbox reaches on the network. Other sandboxes, its gateway and the host's own addresses it never reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxNetwork {
+    /// Everything else, but not the clouds' metadata services.
+    #[default]
+    Closed,
+    /// Everything else, metadata services too: engines may use the host's cloud identity.
+    Metadata,
+    /// Nothing at all.
+    None,
+}
+
 impl Limits {
     /// Where neither workspace nor pool says anything.
     pub const DEFAULT: Self = Self {

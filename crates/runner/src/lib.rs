@@ -14,6 +14,7 @@ pub mod hcl;
 pub mod job;
 pub mod link;
 pub mod mask;
+pub mod network;
 pub mod paths;
 pub mod plan_archive;
 pub mod remains;

@@ -1,11 +1,12 @@
 #![forbid(unsafe_code)]
 //! PID 1 of a sandbox: `terrapool-runner run`, and `connect`, by which the agent reaches it.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
-use terrapool_runner::{Options, Paths, connect, run, serve_remains};
+use terrapool_runner::{Options, Paths, RunnerError, connect, network, run, serve_remains};
 
-const USAGE: &str = "usage: terrapool-runner run | connect | remains | version";
+const USAGE: &str = "usage: terrapool-runner run | connect | remains | addresses | close-network [--metadata-open] ADDRESS... | version";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -13,6 +14,14 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["run"] => run(&Options::for_process()),
         ["remains"] => serve_remains(&Options::for_process()),
+        ["addresses"] => {
+            for address in network::addresses() {
+                println!("{address}");
+            }
+            Ok(())
+        }
+        ["close-network", "--metadata-open", addresses @ ..] => close_network(true, addresses),
+        ["close-network", addresses @ ..] => close_network(false, addresses),
         ["connect"] => connect::connect(&Paths::default().socket()),
         ["version" | "--version"] => {
             println!("{}", env!("CARGO_PKG_VERSION"));
@@ -29,5 +38,16 @@ fn main() -> ExitCode {
             eprintln!("terrapool-runner: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn close_network(metadata_open: bool, addresses: &[&str]) -> Result<(), RunnerError> {
+    let parsed: Result<Vec<IpAddr>, _> = addresses.iter().map(|address| address.parse()).collect();
+    match parsed {
+        Ok(addresses) => network::close(metadata_open, &addresses),
+        Err(error) => Err(RunnerError::Kernel {
+            what: "close the network for something that is no address",
+            source: std::io::Error::other(error),
+        }),
     }
 }

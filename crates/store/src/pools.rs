@@ -7,7 +7,7 @@ use terrapool_model::access::PoolAccess;
 use terrapool_model::id::{AgentPoolId, OrganizationId, ProjectId, WorkspaceId};
 use terrapool_model::time::Timestamp;
 use terrapool_model::times::Times;
-use terrapool_protocol::job::Limits;
+use terrapool_protocol::job::{Limits, SandboxNetwork};
 
 use crate::db::{Connection, Retryable, Row, Tx};
 use crate::error::StoreError;
@@ -28,6 +28,8 @@ pub struct PoolSettings {
     pub default_limits: Limits,
     /// Image of sandboxes; `None` is the agent's own.
     pub image: Option<String>,
+    /// What sandboxes reach.
+    pub sandbox_network: SandboxNetwork,
 }
 
 /// A pool.

@@ -34,6 +34,7 @@ impl Shell {
     pub(super) async fn run_resumed(mut self, record: Record, inbox: Inbox) {
         self.credential = record.credential;
         self.image = record.image;
+        self.network = record.network;
         self.set_place(record.place);
         // The engine may have been started although its runner's word of it did not arrive.
         self.assumed_started = record.stage == Stage::Running;

@@ -21,7 +21,10 @@ impl Shell {
             return;
         }
         // A sandbox is taken while the claim is on its way; a refused claim gives it back.
-        let key = self.shared.driver.key(offer.image.as_deref(), offer.limits);
+        let key = self
+            .shared
+            .driver
+            .key(offer.image.as_deref(), offer.network, offer.limits);
         let warm = std::sync::Arc::clone(&self.shared.warm);
         let sandbox = tokio::spawn(async move { warm.take(&key).await });
         let sent = boottime();
@@ -50,7 +53,10 @@ impl Shell {
         let sent = boottime();
         match self.claim(self.attempt.generation, hold).await {
             Some(claimed) => {
-                let key = self.shared.driver.key(self.image.as_deref(), claimed.spec.limits);
+                let key = self
+                    .shared
+                    .driver
+                    .key(self.image.as_deref(), self.network, claimed.spec.limits);
                 let warm = std::sync::Arc::clone(&self.shared.warm);
                 let sandbox = tokio::spawn(async move { warm.take(&key).await });
                 self.accept(claimed, sent, sandbox).await;

@@ -10,7 +10,7 @@ use bollard::query_parameters::{
 };
 use serde::{Deserialize, Serialize};
 use terrapool_model::engine::Engine;
-use terrapool_protocol::job::Limits;
+use terrapool_protocol::job::{Limits, SandboxNetwork};
 use terrapool_protocol::runner::RunnerStage;
 use terrapool_protocol::secret::Secret;
 
@@ -170,6 +170,7 @@ impl DockerDriver {
         let key = SandboxKey {
             image: self.image.clone(),
             user: place.user,
+            network: SandboxNetwork::None,
             limits: Limits::default(),
         };
         let body = ContainerCreateBody {
@@ -178,7 +179,11 @@ impl DockerDriver {
             entrypoint: Some(vec![self.bin.runner_path()]),
             cmd: Some(vec!["remains".to_owned()]),
             labels: Some(labels(&self.identity, "sandbox", &place.volumes)),
-            host_config: Some(host_config(&key, "none", self.binds(&place.volumes))),
+            host_config: Some(host_config(
+                &key,
+                self.network_mode(key.network),
+                self.binds(&place.volumes),
+            )),
             ..Default::default()
         };
         let options = CreateContainerOptions {

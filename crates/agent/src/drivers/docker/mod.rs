@@ -5,6 +5,7 @@
 mod adopt;
 mod bin_volume;
 mod image;
+mod network;
 mod sandbox;
 mod warm;
 
@@ -12,9 +13,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bollard::Docker;
-use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
+use bollard::models::VolumeCreateRequest;
 use bollard::query_parameters::{RemoveContainerOptions, RemoveVolumeOptions};
-use terrapool_protocol::job::Limits;
+use terrapool_protocol::job::{Limits, SandboxNetwork};
+use tokio::sync::Mutex;
 
 use crate::config::{Config, SandboxUser};
 
@@ -62,6 +64,16 @@ pub enum DriverError {
         #[source]
         source: std::io::Error,
     },
+    /// A helper container did not do its work.
+    #[error("{action} failed with status {status}: {output}")]
+    Helper {
+        /// What it was for.
+        action: &'static str,
+        /// Its exit status.
+        status: i64,
+        /// What it printed.
+        output: String,
+    },
     /// The sandbox ended before its runner answered.
     #[error(
         "the sandbox ended before its runner answered: image {image} may not run programs of this architecture"
@@ -99,6 +111,7 @@ pub struct DockerDriver {
     /// The agent's identity, part of every label and name.
     identity: String,
     network: String,
+    host_addresses: Mutex<network::HostAddresses>,
     image: String,
     user: SandboxUser,
     bin: BinVolume,
@@ -115,12 +128,13 @@ impl DockerDriver {
             Some(image) => image.clone(),
             None => image::load_default(&docker).await?,
         };
-        let network = ensure_network(&docker).await?;
+        let network = network::ensure(&docker).await?;
         let bin = BinVolume::prepare(&docker, &image, identity).await?;
         Ok(Arc::new(Self {
             docker,
             identity: identity.to_owned(),
             network,
+            host_addresses: Mutex::default(),
             image,
             user: config.user,
             bin,
@@ -132,11 +146,12 @@ impl DockerDriver {
         &self.bin
     }
 
-    /// What a sandbox for a job with this image and these limits has to be.
-    pub fn key(&self, image: Option<&str>, limits: Limits) -> SandboxKey {
+    /// What a sandbox for a job with this image, network and limits has to be.
+    pub fn key(&self, image: Option<&str>, network: SandboxNetwork, limits: Limits) -> SandboxKey {
         SandboxKey {
             image: image.unwrap_or(&self.image).to_owned(),
             user: self.user,
+            network,
             limits,
         }
     }
@@ -220,42 +235,4 @@ pub async fn connect(config: &Config) -> Result<Docker, DriverError> {
         .negotiate_version()
         .await
         .map_err(no_engine)
-}
-
-/// The network of all sandboxes of an engine. Engines have few address ranges to give, so its agents share one; who is on
-/// it sees nobody else.
-const NETWORK: &str = "terrapool";
-/// Its bridge on the host. Names of networks need not be unique, those of bridges have to.
-const BRIDGE: &str = "terrapool0";
-
-/// Makes sure that the sandboxes' network exists and returns its name.
-async fn ensure_network(docker: &Docker) -> Result<String, DriverError> {
-    const TRIES: u32 = 20;
-    for attempt in 1..=TRIES {
-        match docker.inspect_network(NETWORK, None).await {
-            Ok(_) | Err(bollard::errors::Error::JsonDataError { .. }) => return Ok(NETWORK.to_owned()),
-            Err(error) if is_status(&error, 404) => {}
-            Err(error) => return Err(DriverError::call("looking at the sandboxes' network")(error)),
-        }
-        let option =
-            |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
-        let request = NetworkCreateRequest {
-            name: NETWORK.to_owned(),
-            driver: Some("bridge".to_owned()),
-            // Sandboxes do not see each other.
-            options: Some(HashMap::from([
-                option("enable_icc", "false"),
-                option("name", BRIDGE),
-            ])),
-            labels: Some(HashMap::from([(LABEL_ROLE.to_owned(), "network".to_owned())])),
-            ..Default::default()
-        };
-        match docker.create_network(request).await {
-            Ok(_) => return Ok(NETWORK.to_owned()),
-            // Another agent makes it at this moment.
-            Err(_) if attempt < TRIES => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
-            Err(error) => return Err(DriverError::call("making the sandboxes' network")(error)),
-        }
-    }
-    Ok(NETWORK.to_owned())
 }

@@ -10,7 +10,7 @@ use bollard::query_parameters::{
 };
 use futures_util::StreamExt as _;
 use terrapool_model::engine::Engine;
-use terrapool_protocol::job::Limits;
+use terrapool_protocol::job::{Limits, SandboxNetwork};
 use terrapool_protocol::runner::{FromRunner, JOB, RunnerStage, STATE, ToRunner, WORK};
 use terrapool_protocol::secret::Secret;
 
@@ -26,6 +26,8 @@ pub struct SandboxKey {
     pub image: String,
     /// User inside.
     pub user: SandboxUser,
+    /// What it reaches.
+    pub network: SandboxNetwork,
     /// Limits it was made with.
     pub limits: Limits,
 }
@@ -137,7 +139,7 @@ impl DockerDriver {
             cmd: Some(vec!["run".to_owned()]),
             working_dir: Some(WORK.to_owned()),
             labels: Some(labels(&self.identity, "sandbox", name)),
-            host_config: Some(host_config(key, &self.network, self.binds(name))),
+            host_config: Some(host_config(key, self.network_mode(key.network), self.binds(name))),
             ..Default::default()
         };
         let options = CreateContainerOptions {
@@ -159,6 +161,8 @@ impl DockerDriver {
                 "starting a sandbox from image {}",
                 key.image
             )))?;
+        // Nothing of a job is inside yet; one whose network cannot be closed is not used.
+        self.close_network(&created.id, key.network).await?;
         let mut link = self.connect_runner(&created.id).await?;
         let silent = || DriverError::RunnerSilent {
             image: key.image.clone(),
@@ -232,7 +236,7 @@ impl DockerDriver {
                 limits,
                 ..sandbox.key.clone()
             };
-            let config = host_config(&wanted, &self.network, Vec::new());
+            let config = host_config(&wanted, self.network_mode(wanted.network), Vec::new());
             let update = ContainerUpdateBody {
                 memory: config.memory,
                 memory_swap: config.memory_swap,

@@ -153,7 +153,10 @@ impl WarmSandboxes {
     /// # Errors
     /// [`DriverError`] when none can be made.
     pub async fn take(&self, wanted: &SandboxKey) -> Result<Sandbox, DriverError> {
-        if self.key.image == wanted.image && self.key.user == wanted.user {
+        if self.key.image == wanted.image
+            && self.key.user == wanted.user
+            && self.key.network == wanted.network
+        {
             if let Some(sandbox) = self.next().await {
                 return Ok(sandbox);
             }

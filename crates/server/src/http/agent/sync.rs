@@ -326,6 +326,7 @@ fn answer(app: &App, look: Look, now: Timestamp) -> Synced {
         now,
     );
     let image = look.settings.image.clone();
+    let network = look.settings.sandbox_network;
     Synced {
         answers: answers
             .into_iter()
@@ -344,6 +345,7 @@ fn answer(app: &App, look: Look, now: Timestamp) -> Synced {
                 phase: ready.phase,
                 limits: ready.limits,
                 image: image.clone(),
+                network,
             })
             .collect(),
         mode: look.mode,

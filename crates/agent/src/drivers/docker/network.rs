@@ -1,0 +1,199 @@
+//! The network of sandboxes: a bridge of their own, closed from inside each sandbox's network namespace.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use bollard::Docker;
+use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, NetworkCreateRequest};
+use bollard::query_parameters::{
+    AttachContainerOptions, CreateContainerOptions, StartContainerOptions, WaitContainerOptions,
+};
+use futures_util::StreamExt as _;
+use terrapool_protocol::job::SandboxNetwork;
+use terrapool_protocol::runner::BIN;
+
+use super::{DockerDriver, DriverError, LABEL_ROLE, is_status, labels};
+
+/// Addresses that the container engine's host had when it was asked last.
+pub(super) type HostAddresses = Option<(Instant, Vec<IpAddr>)>;
+
+/// Addresses of a host change rarely: leases, new bridges.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// The network of all sandboxes of an engine. Engines have few address ranges to give, so its agents share one; who is on
+/// it sees nobody else.
+const NETWORK: &str = "terrapool";
+/// Its bridge on the host. Names of networks need not be unique, those of bridges have to.
+const BRIDGE: &str = "terrapool0";
+
+/// Makes sure that the sandboxes' network exists and returns its name.
+pub(super) async fn ensure(docker: &Docker) -> Result<String, DriverError> {
+    const TRIES: u32 = 20;
+    for attempt in 1..=TRIES {
+        match docker.inspect_network(NETWORK, None).await {
+            Ok(_) | Err(bollard::errors::Error::JsonDataError { .. }) => return Ok(NETWORK.to_owned()),
+            Err(error) if is_status(&error, 404) => {}
+            Err(error) => return Err(DriverError::call("looking at the sandboxes' network")(error)),
+        }
+        let option =
+            |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
+        let request = NetworkCreateRequest {
+            name: NETWORK.to_owned(),
+            driver: Some("bridge".to_owned()),
+            // Sandboxes do not see each other.
+            options: Some(HashMap::from([
+                option("enable_icc", "false"),
+                option("name", BRIDGE),
+            ])),
+            labels: Some(HashMap::from([(LABEL_ROLE.to_owned(), "network".to_owned())])),
+            ..Default::default()
+        };
+        match docker.create_network(request).await {
+            Ok(_) => return Ok(NETWORK.to_owned()),
+            // Another agent makes it at this moment.
+            Err(_) if attempt < TRIES => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            Err(error) => return Err(DriverError::call("making the sandboxes' network")(error)),
+        }
+    }
+    Ok(NETWORK.to_owned())
+}
+
+impl DockerDriver {
+    /// Docker's word for the network of a sandbox.
+    pub(super) fn network_mode(&self, network: SandboxNetwork) -> &str {
+        match network {
+            SandboxNetwork::Closed | SandboxNetwork::Metadata => &self.network,
+            SandboxNetwork::None => "none",
+        }
+    }
+
+    /// Makes gateway, host and, unless the pool opens it, metadata unreachable from inside a sandbox that runs.
+    pub(super) async fn close_network(
+        &self,
+        sandbox: &str,
+        network: SandboxNetwork,
+    ) -> Result<(), DriverError> {
+        let metadata = match network {
+            SandboxNetwork::Closed => None,
+            SandboxNetwork::Metadata => Some("--metadata-open".to_owned()),
+            SandboxNetwork::None => return Ok(()),
+        };
+        let addresses = self.host_addresses().await?;
+        let arguments = std::iter::once("close-network".to_owned())
+            .chain(metadata)
+            .chain(addresses.iter().map(IpAddr::to_string))
+            .collect();
+        let mode = format!("container:{sandbox}");
+        self.helper(
+            "closing the network of a sandbox",
+            arguments,
+            &mode,
+            &["NET_ADMIN"],
+        )
+        .await
+        .map(|_| ())
+    }
+
+    async fn host_addresses(&self) -> Result<Vec<IpAddr>, DriverError> {
+        // Held over the question: sandboxes that are made at the same time ask once.
+        let mut known = self.host_addresses.lock().await;
+        if let Some((asked, addresses)) = known.as_ref()
+            && asked.elapsed() < FRESH
+        {
+            return Ok(addresses.clone());
+        }
+        let printed = self
+            .helper(
+                "asking for the addresses of the container engine's host",
+                vec!["addresses".to_owned()],
+                "host",
+                &[],
+            )
+            .await?;
+        let addresses: Vec<IpAddr> = printed
+            .lines()
+            .filter_map(|line| line.trim().parse().ok())
+            .collect();
+        *known = Some((Instant::now(), addresses.clone()));
+        Ok(addresses)
+    }
+
+    /// Runs the runner's binary in a container of its own and returns what it printed.
+    async fn helper(
+        &self,
+        action: &'static str,
+        arguments: Vec<String>,
+        network_mode: &str,
+        capabilities: &[&str],
+    ) -> Result<String, DriverError> {
+        let body = ContainerCreateBody {
+            image: Some(self.image.clone()),
+            user: Some("0:0".to_owned()),
+            entrypoint: Some(vec![self.bin.runner_path()]),
+            cmd: Some(arguments),
+            labels: Some(labels(&self.identity, "helper", "")),
+            host_config: Some(HostConfig {
+                binds: Some(vec![format!("{}:{BIN}:ro", self.bin.name())]),
+                network_mode: Some(network_mode.to_owned()),
+                cap_drop: Some(vec!["ALL".to_owned()]),
+                cap_add: Some(capabilities.iter().map(|name| (*name).to_owned()).collect()),
+                security_opt: Some(vec!["no-new-privileges".to_owned()]),
+                readonly_rootfs: Some(true),
+                log_config: Some(HostConfigLogConfig {
+                    typ: Some("none".to_owned()),
+                    config: None,
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let created = self
+            .docker
+            .create_container(None::<CreateContainerOptions>, body)
+            .await
+            .map_err(DriverError::call(action))?;
+        let result = self.run_helper(&created.id, action).await;
+        self.remove_container(&created.id).await;
+        result
+    }
+
+    async fn run_helper(&self, id: &str, action: &'static str) -> Result<String, DriverError> {
+        let options = AttachContainerOptions {
+            stdout: true,
+            stderr: true,
+            stream: true,
+            ..Default::default()
+        };
+        let mut attached = self
+            .docker
+            .attach_container(id, Some(options))
+            .await
+            .map_err(DriverError::call(action))?;
+        self.docker
+            .start_container(id, None::<StartContainerOptions>)
+            .await
+            .map_err(DriverError::call(action))?;
+        let mut output = String::new();
+        while let Some(Ok(piece)) = attached.output.next().await {
+            output.push_str(&String::from_utf8_lossy(&piece.into_bytes()));
+        }
+        let mut waited = self.docker.wait_container(id, None::<WaitContainerOptions>);
+        let status = match waited.next().await {
+            Some(Ok(answer)) => answer.status_code,
+            Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. })) => code,
+            Some(Err(error)) => return Err(DriverError::call(action)(error)),
+            None => 0,
+        };
+        if status == 0 {
+            Ok(output)
+        } else {
+            let output = output.trim().to_owned();
+            Err(DriverError::Helper {
+                action,
+                status,
+                output,
+            })
+        }
+    }
+}

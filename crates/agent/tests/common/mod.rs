@@ -1,0 +1,77 @@
+//! A driver on the container engine of the test machine, with the project's own image.
+
+#![allow(unreachable_pub, clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use terrapool_agent::config::{Config, SandboxUser};
+use terrapool_agent::drivers::docker::DockerDriver;
+use terrapool_agent::engines::hex;
+use terrapool_protocol::secret::Secret;
+
+/// A driver for an agent with this data folder.
+pub async fn prepare(config: &Config, data_dir: &Path) -> Arc<DockerDriver> {
+    let identity = hex(&Sha256::digest(data_dir.to_string_lossy().as_bytes()))[..12].to_owned();
+    DockerDriver::prepare(config, &identity).await.unwrap()
+}
+
+pub fn config(data_dir: &Path) -> Config {
+    // Installed once: tests share a process.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let image_file = std::env::var("TERRAPOOL_BIN_DIR").map_or_else(
+        |_| {
+            std::env::current_exe()
+                .unwrap()
+                .parent()
+                .unwrap()
+                .parent()
+                .unwrap()
+                .to_owned()
+        },
+        std::path::PathBuf::from,
+    );
+    let tag = image_tag(&image_file.join("sandbox-image.tar"));
+    Config {
+        url: "https://localhost:1".to_owned(),
+        token: Secret::new("unused"),
+        name: "test".to_owned(),
+        data_dir: data_dir.to_owned(),
+        concurrency: 1,
+        memory_mb: None,
+        user: SandboxUser::Unprivileged,
+        image: Some(tag),
+        engines: None,
+        ca_file: None,
+        docker_host: std::env::var("DOCKER_HOST").ok(),
+    }
+}
+
+/// Loads the project's own image, as the agent does for its packages' file.
+fn image_tag(file: &Path) -> String {
+    let docker = ["/usr/bin/docker", "docker"]
+        .into_iter()
+        .find(|path| which(path))
+        .expect("the docker client is missing");
+    let output = std::process::Command::new(docker)
+        .arg("load")
+        .arg("-i")
+        .arg(file)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.trim().strip_prefix("Loaded image: ").unwrap().to_owned()
+}
+
+fn which(program: &str) -> bool {
+    std::process::Command::new(program)
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success())
+}

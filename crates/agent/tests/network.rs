@@ -1,0 +1,229 @@
+//! What a sandbox reaches on the network, tried from inside against listeners that answer everybody else.
+
+#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
+
+mod common;
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::sync::Arc;
+
+use common::{config, prepare};
+use terrapool_agent::config::SandboxUser;
+use terrapool_agent::drivers::docker::{DockerDriver, Sandbox};
+use terrapool_protocol::job::{Limits, SandboxNetwork};
+
+/// Answers whoever connects, until the test ends.
+fn listen(address: &str) -> u16 {
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            drop(stream)
+        }
+    });
+    port
+}
+
+fn output(program: &str, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+/// Whether a connection from inside a container succeeds.
+fn reaches(container: &str, address: &str, port: u16) -> bool {
+    let script = format!("exec 3<>/dev/tcp/{address}/{port}");
+    output(
+        "docker",
+        &["exec", container, "timeout", "5", "bash", "-c", &script],
+    )
+    .0
+}
+
+/// Whether a condition comes true within a minute.
+fn in_time(condition: impl Fn() -> bool) -> bool {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while std::time::Instant::now() < deadline {
+        if condition() {
+            return true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    false
+}
+
+/// The addresses of the machine's interfaces, without loopback.
+fn own_addresses() -> Vec<String> {
+    let (_, text) = output("ip", &["-4", "-o", "addr", "show", "scope", "global"]);
+    let addresses = text.lines().filter_map(|line| {
+        let address = line.split_whitespace().nth(3)?;
+        Some(address.split('/').next()?.to_owned())
+    });
+    addresses.collect()
+}
+
+fn address_of(container: &str) -> String {
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    output("docker", &["inspect", "-f", format, container])
+        .1
+        .trim()
+        .to_owned()
+}
+
+/// A container as anybody would start it: the probes have to see there what they look for.
+struct Control(String);
+
+impl Control {
+    fn start(image: &str) -> Self {
+        let (started, text) = output(
+            "docker",
+            &["run", "-d", "--rm", "--entrypoint", "sleep", image, "600"],
+        );
+        assert!(started, "{text}");
+        Self(text.trim().to_owned())
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        output("docker", &["rm", "-f", &self.0]);
+    }
+}
+
+/// A metadata service as a cloud has it: an address beyond the host, in a network namespace of its own.
+struct Metadata {
+    server: std::process::Child,
+}
+
+impl Metadata {
+    const ADDRESS: &'static str = "169.254.169.254";
+    const PORT: u16 = 8000;
+
+    fn fake() -> Self {
+        Self::clear();
+        let steps = [
+            "netns add terrapool-meta",
+            "link add terrapool-m0 type veth peer name terrapool-m1 netns terrapool-meta",
+            "addr add 10.254.254.1/30 dev terrapool-m0",
+            "link set terrapool-m0 up",
+            "-n terrapool-meta addr add 10.254.254.2/30 dev terrapool-m1",
+            "-n terrapool-meta addr add 169.254.169.254/32 dev lo",
+            "-n terrapool-meta link set lo up",
+            "-n terrapool-meta link set terrapool-m1 up",
+            "-n terrapool-meta route add default via 10.254.254.1",
+            "route add 169.254.169.254/32 via 10.254.254.2",
+        ];
+        for step in steps {
+            let arguments: Vec<&str> = step.split(' ').collect();
+            let (done, text) = output("ip", &arguments);
+            assert!(done, "ip {step}: {text}");
+        }
+        let server = Command::new("ip")
+            .args([
+                "netns",
+                "exec",
+                "terrapool-meta",
+                "python3",
+                "-m",
+                "http.server",
+                "8000",
+            ])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { server }
+    }
+
+    fn clear() {
+        output("ip", &["link", "del", "terrapool-m0"]);
+        output("ip", &["netns", "del", "terrapool-meta"]);
+    }
+}
+
+impl Drop for Metadata {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        Self::clear();
+    }
+}
+
+async fn sandbox(driver: &Arc<DockerDriver>, network: SandboxNetwork) -> Sandbox {
+    driver
+        .create_sandbox(&driver.key(None, network, Limits::default()))
+        .await
+        .unwrap()
+}
+
+async fn remove(driver: &Arc<DockerDriver>, sandbox: Sandbox) {
+    driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
+}
+
+async fn probes(user: SandboxUser) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.user = user;
+    let image = config.image.clone().unwrap();
+    let driver = prepare(&config, folder.path()).await;
+    let _metadata = Metadata::fake();
+    let (host, meta) = (listen("0.0.0.0"), Metadata::PORT);
+    let control = Control::start(&image);
+    let closed = sandbox(&driver, SandboxNetwork::Closed).await;
+    let open = sandbox(&driver, SandboxNetwork::Metadata).await;
+    let none = sandbox(&driver, SandboxNetwork::None).await;
+
+    let addresses = own_addresses();
+    assert!(
+        addresses.iter().any(|address| reaches(&control.0, address, host)),
+        "{addresses:?}"
+    );
+    assert!(in_time(|| reaches(&control.0, Metadata::ADDRESS, meta)));
+    assert!(reaches(&open.id, Metadata::ADDRESS, meta));
+    for inside in [&closed.id, &open.id, &none.id] {
+        for address in &addresses {
+            assert!(!reaches(inside, address, host), "{address}");
+        }
+    }
+    assert!(!reaches(&closed.id, Metadata::ADDRESS, meta));
+    assert!(!reaches(&none.id, Metadata::ADDRESS, meta));
+
+    // A sibling listens; it answers on its own address, nobody else hears it.
+    let serve = "while :; do nc -l -p 9000 -e true; done";
+    let (started, text) = output("docker", &["exec", "-d", &open.id, "busybox", "sh", "-c", serve]);
+    assert!(started, "{text}");
+    let sibling = address_of(&open.id);
+    assert!(
+        in_time(|| reaches(&open.id, &sibling, 9000)),
+        "the sibling does not listen"
+    );
+    assert!(!reaches(&closed.id, &sibling, 9000), "{sibling}");
+
+    // Nobody inside can take the routes away.
+    let (removed, text) = output(
+        "docker",
+        &[
+            "exec",
+            &closed.id,
+            "busybox",
+            "ip",
+            "route",
+            "del",
+            "169.254.0.0/16",
+        ],
+    );
+    assert!(!removed, "{text}");
+    for sandbox in [closed, open, none] {
+        remove(&driver, sandbox).await;
+    }
+}
+
+#[tokio::test]
+async fn case_07_metadata_host_gateway_and_siblings_are_out_of_reach_for_both_profiles() {
+    probes(SandboxUser::Unprivileged).await;
+    probes(SandboxUser::Root).await;
+}
