@@ -1,7 +1,7 @@
 //! What must hold.
 
 use terrapool_model::job::{Desired, Job, JobState, Phase};
-use terrapool_model::lock::Lock;
+use terrapool_model::lock::{Lock, Workspace};
 use terrapool_model::run::RunStatus;
 
 use crate::situation::Situation;
@@ -127,12 +127,19 @@ fn engines_hold(situation: &Situation, tables: &Tables) -> bool {
 
 fn rows_agree(situation: &Situation, runs: usize, tables: &Tables) -> bool {
     let workspace = tables.workspace(situation.workspace);
+    agree(
+        workspace,
+        situation.runs[..runs].iter().map(|place| tables.rows(place.rows)),
+    )
+}
+
+/// Whether runs, jobs and lock agree ([`Invariant::RowsAgree`]).
+pub fn agree<'r>(workspace: &Workspace, rows: impl Iterator<Item = &'r RunRows>) -> bool {
     let mut holder_is_active = match &workspace.lock {
         Lock::Free | Lock::User(_) => true,
         Lock::Run(_) | Lock::Lost { .. } => false,
     };
-    for place in &situation.runs[..runs] {
-        let rows = tables.rows(place.rows);
+    for rows in rows {
         let run = &rows.run;
         let needs = match run.status {
             RunStatus::PlanQueued | RunStatus::Planning | RunStatus::Planned => run.needs_lock(),

@@ -4,6 +4,7 @@
 pub mod configuration;
 mod graph;
 pub mod guard;
+pub mod history;
 pub mod invariant;
 pub mod search;
 pub mod situation;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use clap::Parser;
 use terrapool_verification::configuration;
 use terrapool_verification::guard::Guard;
+use terrapool_verification::history::{self, Rare, Weakness};
 use terrapool_verification::invariant::Invariant;
 use terrapool_verification::search::{Task, search};
 
@@ -27,10 +28,48 @@ struct Arguments {
     /// Gives up after so many situations.
     #[arg(long, default_value_t = usize::MAX)]
     limit: usize,
+    /// Plays so many random histories instead.
+    #[arg(long)]
+    histories: Option<u64>,
+    /// The first history's seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Tells the history of a seed, step by step.
+    #[arg(long)]
+    tell: Option<u64>,
+}
+
+fn histories(from: u64, count: u64) -> ExitCode {
+    let start = Instant::now();
+    let many = history::play_many(from..from + count, Weakness::None);
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{count} histories, {} steps, {seconds:.1} s", many.steps);
+    for rare in Rare::ALL {
+        println!("{:9} {rare:?}", many.counts.of(*rare));
+    }
+    for (seed, invariant) in &many.broken {
+        println!("seed {seed} breaks {} ({invariant:?})", invariant.as_str());
+    }
+    if many.broken.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    if let Some(seed) = arguments.tell {
+        let (played, told) = history::tell(seed);
+        for step in told {
+            println!("{step}");
+        }
+        println!("{:?}", played.broken);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(count) = arguments.histories {
+        return Ok(histories(arguments.from, count));
+    }
     if arguments.configurations.is_empty() {
         for configuration in configuration::ALL {
             println!("{:28} {configuration:?}", configuration.name);
