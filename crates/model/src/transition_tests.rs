@@ -398,3 +398,35 @@ fn a_job_that_is_queued_again_keeps_its_log() {
     );
     assert_eq!(again.rows.run.status, RunStatus::PlanQueued);
 }
+
+#[test]
+fn interleaving_10_a_partition_shorter_than_the_lease_changes_nothing() {
+    let times = Times::default();
+    for (rows, phase) in [
+        (applying(), Phase::Apply),
+        (
+            step(&step(&new(), &Event::Schedule).rows, &claim(Phase::Plan, 0, 1)).rows,
+            Phase::Plan,
+        ),
+    ] {
+        let ends = times.expires_at(phase, NOW);
+        assert_eq!(
+            transition(&rows, &Event::Expire { phase }, ends, &times),
+            Err(Refusal::NotDue)
+        );
+        let by = rows.job(phase).unwrap().attempt.clone().unwrap();
+        let contact = Event::Contact {
+            phase,
+            generation: 1,
+            attempt: by,
+            at: ends,
+        };
+        let heard = at(&rows, &contact, ends).rows;
+        assert_eq!((&heard.run, &heard.workspace), (&rows.run, &rows.workspace));
+        let later = times.expires_at(phase, ends);
+        assert_eq!(
+            transition(&heard, &Event::Expire { phase }, later, &times),
+            Err(Refusal::NotDue)
+        );
+    }
+}

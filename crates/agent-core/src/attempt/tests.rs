@@ -489,3 +489,32 @@ fn restarted_while_giving_back_an_agent_goes_on_giving_back_and_stops_the_runner
     let (_, actions) = again(Phase::Apply, State::Done, Found::Gone { marker: true });
     assert_eq!(actions, [Action::Remove]);
 }
+
+#[test]
+fn interleaving_28_resumed_after_an_hour_an_agent_stops_its_engine_first_thing() {
+    let (running, _) = step(
+        &attempt(Phase::Apply, State::Running),
+        Event::Verdict {
+            sent: Boottime(10_000),
+            verdict: Verdict::Keep,
+        },
+        Boottime(10_500),
+    )
+    .unwrap();
+    // CLOCK_BOOTTIME has counted the sleep.
+    let resumed = 10_500 + 3_600_000;
+    assert_eq!(running.remaining_contact(Boottime(resumed)), Some(Millis::ZERO));
+    let (state, actions) = after(&running, Event::Tick, resumed);
+    assert_eq!(state, stopped(StopReason::LostContact));
+    assert!(matches!(actions.as_slice(), [Action::Stop { .. }]));
+    // A grant that was on its way is too old as well.
+    let starting = attempt(
+        Phase::Apply,
+        State::Starting {
+            sent: Boottime(10_000),
+        },
+    );
+    let (state, actions) = after(&starting, Event::Granted, resumed);
+    assert!(matches!(state, State::Returning { .. }));
+    assert!(!actions.contains(&Action::Go));
+}
