@@ -16,3 +16,4 @@ pub mod sync;
 pub mod time;
 pub mod times;
 pub mod transition;
+pub mod whereabouts;

@@ -116,7 +116,7 @@ fn lost_detail(last_contact: Option<Timestamp>, safe_at: Option<Timestamp>) -> S
 }
 
 /// A time as people read it, in UTC, to the second.
-fn utc(at: Timestamp) -> String {
+pub(crate) fn utc(at: Timestamp) -> String {
     let seconds = at.0.div_euclid(1000);
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Days since the epoch to a civil date: eras of 400 years, years beginning in March.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use terrapool_model::time::Timestamp;
+use terrapool_model::time::{Millis, Timestamp};
 use terrapool_objects::Objects;
 use terrapool_store::db::Db;
 
@@ -32,5 +32,10 @@ impl App {
     /// The current time, by the clock that transactions use.
     pub fn now(&self) -> Timestamp {
         self.db.clock().now()
+    }
+
+    /// Time by a clock that is never set; ages and silences are measured with it.
+    pub fn monotonic(&self) -> Millis {
+        self.db.clock().monotonic()
     }
 }

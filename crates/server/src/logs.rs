@@ -51,6 +51,13 @@ pub enum LogError {
     },
 }
 
+impl LogError {
+    /// Whether the disk is full.
+    pub fn is_storage_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+    }
+}
+
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> LogError {
     let path = path.to_owned();
     move |source| LogError::Io { action, path, source }

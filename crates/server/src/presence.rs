@@ -1,14 +1,14 @@
 //! Agents' contacts and reservations, in memory. Contacts are written down in batches; reservations live five seconds.
+//!
+//! Times are those of a clock that is never set ([`terrapool_store::db::Clock::monotonic`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use terrapool_model::id::{AgentId, AgentPoolId, JobId};
-use terrapool_model::time::{Millis, Timestamp};
+use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{AttemptKey, Capacity, Verdict};
-use terrapool_store::agents::Ping;
-use terrapool_store::jobs::{Contact, Ready};
+use terrapool_store::jobs::Ready;
 use tokio::sync::watch;
 
 /// How long an offered job is kept for the agent it was offered to.
@@ -24,34 +24,52 @@ pub struct Presence {
     stopping: Arc<watch::Sender<bool>>,
 }
 
-#[derive(Debug)]
-struct State {
-    /// Since when contacts are heard without interruption.
-    listening_since: Instant,
-    contacts: HashMap<JobId, Contact>,
-    pings: HashMap<AgentId, Ping>,
-    reserved: HashMap<JobId, Reservation>,
-    waiting: HashMap<AgentPoolId, u32>,
-    told: HashMap<AttemptKey, (Verdict, Timestamp)>,
+/// Something that was heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard<T> {
+    /// What.
+    pub what: T,
+    /// When.
+    pub at: Millis,
 }
 
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            listening_since: Instant::now(),
-            contacts: HashMap::new(),
-            pings: HashMap::new(),
-            reserved: HashMap::new(),
-            waiting: HashMap::new(),
-            told: HashMap::new(),
-        }
-    }
+/// What an agent tells of itself in a sync.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelfReport {
+    /// The agent.
+    pub agent: AgentId,
+    /// The session that was heard.
+    pub session: u64,
+    /// What it can take.
+    pub capacity: Capacity,
+    /// It takes no new jobs.
+    pub draining: bool,
+}
+
+/// What was heard and is not written down yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unwritten {
+    /// Of attempts.
+    pub contacts: Vec<Heard<AttemptKey>>,
+    /// Of agents.
+    pub reports: Vec<Heard<SelfReport>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Since when contacts are heard without interruption; `None`: nobody listens yet.
+    listening_since: Option<Millis>,
+    contacts: HashMap<JobId, Heard<AttemptKey>>,
+    reports: HashMap<AgentId, Heard<SelfReport>>,
+    reserved: HashMap<JobId, Reservation>,
+    waiting: HashMap<AgentPoolId, u32>,
+    told: HashMap<AttemptKey, (Verdict, Millis)>,
 }
 
 #[derive(Debug)]
 struct Reservation {
     agent: AgentId,
-    until: Timestamp,
+    until: Millis,
 }
 
 /// Counts an agent that waits for work; it is not counted any more once this is dropped.
@@ -93,42 +111,47 @@ impl Presence {
     }
 
     /// Notes that an attempt was heard.
-    pub fn contact(&self, contact: Contact) {
-        self.lock().contacts.insert(contact.job.clone(), contact);
+    pub fn contact(&self, key: AttemptKey, at: Millis) {
+        let heard = Heard { what: key, at };
+        self.lock().contacts.insert(heard.what.job.clone(), heard);
     }
 
     /// Notes that an agent was heard.
-    pub fn ping(&self, ping: Ping) {
-        self.lock().pings.insert(ping.agent.clone(), ping);
+    pub fn report(&self, report: SelfReport, at: Millis) {
+        let heard = Heard { what: report, at };
+        self.lock().reports.insert(heard.what.agent.clone(), heard);
     }
 
     /// Begins to listen anew: after a start, an outage of the database, or a step of the clock nobody's silence counts
     /// from before.
-    pub fn listen_anew(&self) {
-        self.lock().listening_since = Instant::now();
+    pub fn listen_anew(&self, now: Millis) {
+        self.lock().listening_since = Some(now);
     }
 
     /// Whether this process has listened long enough to say that somebody was silent for so long.
-    pub fn may_expire(&self, silence: Millis) -> bool {
-        self.lock().listening_since.elapsed() >= silence.to_std()
+    pub fn may_expire(&self, silence: Millis, now: Millis) -> bool {
+        self.lock()
+            .listening_since
+            .is_some_and(|since| now.0.saturating_sub(since.0) >= silence.0)
     }
 
     /// Takes what has to be written down.
-    pub fn take(&self) -> (Vec<Contact>, Vec<Ping>) {
+    pub fn take(&self) -> Unwritten {
         let mut state = self.lock();
-        let contacts = state.contacts.drain().map(|(_, contact)| contact).collect();
-        let pings = state.pings.drain().map(|(_, ping)| ping).collect();
-        (contacts, pings)
+        Unwritten {
+            contacts: state.contacts.drain().map(|(_, heard)| heard).collect(),
+            reports: state.reports.drain().map(|(_, heard)| heard).collect(),
+        }
     }
 
     /// Gives back what could not be written down; newer contacts win.
-    pub fn give_back(&self, contacts: Vec<Contact>, pings: Vec<Ping>) {
+    pub fn give_back(&self, unwritten: Unwritten) {
         let mut state = self.lock();
-        for contact in contacts {
-            state.contacts.entry(contact.job.clone()).or_insert(contact);
+        for heard in unwritten.contacts {
+            state.contacts.entry(heard.what.job.clone()).or_insert(heard);
         }
-        for ping in pings {
-            state.pings.entry(ping.agent.clone()).or_insert(ping);
+        for heard in unwritten.reports {
+            state.reports.entry(heard.what.agent.clone()).or_insert(heard);
         }
     }
 
@@ -149,7 +172,7 @@ impl Presence {
         agent: &AgentId,
         capacity: &Capacity,
         ready: Vec<Ready>,
-        now: Timestamp,
+        now: Millis,
     ) -> Vec<Ready> {
         let mut state = self.lock();
         state.reserved.retain(|_, reservation| reservation.until > now);
@@ -191,12 +214,12 @@ impl Presence {
     }
 
     /// Whether a verdict that asks for something is news to its agent, and notes that it is told now.
-    pub fn is_news(&self, key: &AttemptKey, verdict: Verdict, now: Timestamp) -> bool {
+    pub fn is_news(&self, key: &AttemptKey, verdict: Verdict, now: Millis) -> bool {
         let state = self.lock();
         state
             .told
             .get(key)
-            .is_none_or(|(told, at)| *told != verdict || (now - *at) >= TELL_AGAIN)
+            .is_none_or(|(told, at)| *told != verdict || now.0.saturating_sub(at.0) >= TELL_AGAIN.0)
     }
 
     /// Whether an attempt was told this before.
@@ -208,7 +231,7 @@ impl Presence {
     }
 
     /// Notes what attempts are told.
-    pub fn tell(&self, answers: impl IntoIterator<Item = (AttemptKey, Verdict)>, now: Timestamp) {
+    pub fn tell(&self, answers: impl IntoIterator<Item = (AttemptKey, Verdict)>, now: Millis) {
         let mut state = self.lock();
         for (key, verdict) in answers {
             match verdict {
@@ -227,7 +250,9 @@ impl Presence {
         }
         let horizon = Millis::from_seconds(3600);
         if state.told.len() > 4096 {
-            state.told.retain(|_, (_, at)| now - *at < horizon);
+            state
+                .told
+                .retain(|_, (_, at)| now.0.saturating_sub(at.0) < horizon.0);
         }
     }
 }
@@ -267,7 +292,7 @@ mod tests {
         let (one, two) = (AgentId::from_random([1; 16]), AgentId::from_random([2; 16]));
         let offer = |agent: &AgentId, now| {
             presence
-                .reserve(&pool, agent, &capacity(4, 4096), vec![ready(1)], Timestamp(now))
+                .reserve(&pool, agent, &capacity(4, 4096), vec![ready(1)], Millis(now))
                 .len()
         };
         assert_eq!(offer(&one, 0), 1);
@@ -284,19 +309,19 @@ mod tests {
         let jobs = || (1..=8).map(ready).collect::<Vec<_>>();
         assert_eq!(
             presence
-                .reserve(&pool, &agent, &capacity(3, 4096), jobs(), Timestamp(0))
+                .reserve(&pool, &agent, &capacity(3, 4096), jobs(), Millis(0))
                 .len(),
             3
         );
         assert_eq!(
             presence
-                .reserve(&pool, &agent, &capacity(3, 1100), jobs(), Timestamp(0))
+                .reserve(&pool, &agent, &capacity(3, 1100), jobs(), Millis(0))
                 .len(),
             2
         );
         assert_eq!(
             presence
-                .reserve(&pool, &agent, &capacity(0, 4096), jobs(), Timestamp(0))
+                .reserve(&pool, &agent, &capacity(0, 4096), jobs(), Millis(0))
                 .len(),
             0
         );
@@ -311,13 +336,13 @@ mod tests {
         let jobs = || vec![ready(1), ready(2), ready(3)];
         assert_eq!(
             presence
-                .reserve(&pool, &one, &capacity(4, 4096), jobs(), Timestamp(0))
+                .reserve(&pool, &one, &capacity(4, 4096), jobs(), Millis(0))
                 .len(),
             2
         );
         assert_eq!(
             presence
-                .reserve(&pool, &two, &capacity(4, 4096), jobs(), Timestamp(0))
+                .reserve(&pool, &two, &capacity(4, 4096), jobs(), Millis(0))
                 .len(),
             1
         );

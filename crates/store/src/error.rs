@@ -12,6 +12,15 @@ pub enum StoreError {
         #[source]
         source: Option<sqlx::Error>,
     },
+    /// The disk of the database is full. The same request may succeed once there is room.
+    #[error("the disk of the database is full: {context}")]
+    StorageFull {
+        /// What was tried.
+        context: String,
+        /// The driver's error.
+        #[source]
+        source: Option<sqlx::Error>,
+    },
     /// A statement failed: a mistake of ours.
     #[error("a statement failed: {context}")]
     Statement {
@@ -57,7 +66,12 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same request may succeed later without any change.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::StorageFull { .. })
+    }
+
+    /// Whether the disk of the database is full.
+    pub fn is_storage_full(&self) -> bool {
+        matches!(self, Self::StorageFull { .. })
     }
 
     /// Sorts a driver's error.
@@ -70,10 +84,16 @@ impl StoreError {
             if error.is_foreign_key_violation() {
                 return Self::Reference;
             }
-            // SQLite: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN in the low byte of the extended code. PostgreSQL:
+            // SQLite: BUSY, LOCKED, READONLY, IOERR, CANTOPEN in the low byte of the extended code. PostgreSQL:
             // connection, resources, operator intervention, serialization and deadlock.
             let primary = code.parse::<u32>().map(|code| code & 0xff);
-            let sqlite_transient = matches!(primary, Ok(5 | 6 | 8 | 10 | 13 | 14));
+            if (code.len() != 5 && primary == Ok(13)) || code == "53100" {
+                return Self::StorageFull {
+                    context: context.to_owned(),
+                    source: Some(source),
+                };
+            }
+            let sqlite_transient = matches!(primary, Ok(5 | 6 | 8 | 10 | 14));
             let postgres_transient = ["08", "53", "57", "58"]
                 .iter()
                 .any(|class| code.starts_with(class))

@@ -7,6 +7,7 @@ use terrapool_model::transition::Event;
 use crate::db::{Connection, Row, Tx};
 use crate::error::StoreError;
 use crate::lifecycle::{self, Details, TransitionError};
+use crate::runs::ACTIVE;
 use crate::values;
 
 /// The installation.
@@ -59,34 +60,58 @@ pub async fn get_or_create(tx: &mut Tx) -> Result<InstallationRecord, StoreError
     get(tx).await?.ok_or(StoreError::Reference)
 }
 
-/// Raises the incarnation after a restore. Every run that has not ended ends as errored, since agents may have gone
-/// further than this database knows, and quarantines are counted anew. Auto-apply is off in every workspace that ever had
-/// a run, until a person has confirmed one.
+/// Notes that the rows come from a backup; [`finish_restore`] does what follows.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn mark_restored(tx: &mut Tx) -> Result<(), StoreError> {
+    get_or_create(tx).await?;
+    tx.execute("UPDATE installation SET restore_pending = $1", values![true])
+        .await?;
+    Ok(())
+}
+
+/// Does what follows from a restore that was noted and has not been dealt with; `None` when there is none.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn finish_restore(tx: &mut Tx) -> Result<Option<InstallationRecord>, StoreError> {
+    let sql = format!("SELECT restore_pending FROM installation{}", tx.for_update());
+    match tx.fetch_optional(&sql, values![]).await? {
+        Some(row) if row.bool("restore_pending")? => restored(tx).await.map(Some),
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// Raises the incarnation after a restore. What agents did since the backup is not known here, so every run that has
+/// not ended ends as errored, quarantines are counted from now, and in every workspace the next run waits for a person
+/// even where auto-apply is on: the state may be older than the infrastructure.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn restored(tx: &mut Tx) -> Result<InstallationRecord, StoreError> {
     get_or_create(tx).await?;
-    tx.execute("UPDATE installation SET incarnation = incarnation + 1", values![])
-        .await?;
-    let rows = tx
-        .fetch_all(
-            "SELECT id FROM runs WHERE status IN ('pending', 'plan_queued', 'planning', 'planned', \
-             'planned_and_saved', 'apply_queued', 'applying') \
-             OR id IN (SELECT lock_run_id FROM workspaces WHERE lock_state = 'lost') ORDER BY id",
-            values![],
-        )
-        .await?;
-    for row in rows {
+    tx.execute(
+        "UPDATE installation SET incarnation = incarnation + 1, restore_pending = $1",
+        values![false],
+    )
+    .await?;
+    let sql = format!(
+        "SELECT id FROM runs WHERE status IN ({ACTIVE}) \
+         OR id IN (SELECT lock_run_id FROM workspaces WHERE lock_state = 'lost') ORDER BY workspace_id, number"
+    );
+    for row in tx.fetch_all(&sql, values![]).await? {
         let run: RunId = row.parse("id")?;
         match lifecycle::drive(tx, &run, &Event::Restored, &Details::default()).await {
             Ok(_) | Err(TransitionError::NotFound | TransitionError::Refused(_)) => {}
             Err(TransitionError::Store(error)) => return Err(error),
         }
     }
+    // A run of the other history that these rows do not know: it never delivers, so only a person clears it.
+    let unknown = RunId::from_random(tx.draw());
     tx.execute(
-        "UPDATE workspaces SET lost_run_id = current_run_id WHERE lost_run_id IS NULL",
-        values![],
+        "UPDATE workspaces SET lost_run_id = $1 WHERE lost_run_id IS NULL",
+        values![&unknown],
     )
     .await?;
     get(tx).await?.ok_or(StoreError::Reference)

@@ -8,6 +8,7 @@ pub mod artifacts;
 pub mod audit;
 pub mod configuration_versions;
 pub mod db;
+pub mod deadlines;
 pub mod engine_versions;
 pub mod error;
 pub mod gauges;

@@ -386,6 +386,10 @@ pub struct Run {
     pub variables: Option<Vec<RunVariable>>,
     /// Why the run ended with an error, and what the status can't say. An addition of this product.
     pub error_message: Option<String>,
+    /// Why it is errored: failed, engine_lost, agent_lost, not_started, restored. An addition of this product.
+    pub error_reason: Option<&'static str>,
+    /// What was learnt after its end: none, delivered, overridden. An addition of this product.
+    pub aftermath: &'static str,
 }
 
 /// A `-var` of a run: the value is HCL text.

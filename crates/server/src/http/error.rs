@@ -86,6 +86,7 @@ impl ApiError {
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Store(error) => match error {
                 StoreError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                StoreError::StorageFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
                 StoreError::Conflict | StoreError::Reference => StatusCode::CONFLICT,
                 StoreError::Statement { .. }
                 | StoreError::Corrupt { .. }
@@ -124,9 +125,14 @@ impl ApiError {
                 "service unavailable",
                 "the database is not available now: try again",
             ),
-            Self::Objects(error) if error.is_storage_full() => {
-                Problem::new("insufficient storage", "the disk of the control plane is full")
-            }
+            Self::Store(StoreError::StorageFull { .. }) => Problem::new(
+                "insufficient storage",
+                "the disk of the control plane's database is full: nothing was changed; try again once there is room",
+            ),
+            Self::Objects(error) if error.is_storage_full() => Problem::new(
+                "insufficient storage",
+                "the disk of the control plane is full: nothing was changed; try again once there is room",
+            ),
             // What failed is in the log, with the request's id; it may name paths and statements.
             Self::Store(_) | Self::Objects(_) | Self::Internal(_) => Problem::new(
                 "internal error",

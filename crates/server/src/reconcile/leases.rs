@@ -1,102 +1,110 @@
-//! Leases that end, with three brakes: nobody expires before this process has listened for the length of a lease; a
-//! step of the clock makes it listen anew; and when many leases would end at once, a network or server is at fault
-//! rather than agents, and one more lease is waited.
+//! Leases and quarantines that end, as far as the [`brakes`](super::brakes) let them: nobody expires before this
+//! process has listened for the length of a lease without interruption.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use terrapool_model::id::JobId;
-use terrapool_model::time::{Millis, Timestamp};
+use terrapool_model::time::Millis;
+use terrapool_store::error::StoreError;
 use terrapool_store::runs::TransitionError;
-use terrapool_store::{jobs, locks};
+use terrapool_store::{deadlines, jobs, locks};
 
+use super::brakes::{self, Brakes, Elapsed};
 use super::{ReconcileError, flush_contacts, report};
 use crate::app::App;
 
-/// Wall and monotonic time may drift apart by so much between two turns.
-const DRIFT: Millis = Millis::from_seconds(5);
-
-/// So many leases may end together in any case.
-const FEW: usize = 5;
-
 /// The pass over leases.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Leases {
-    last: Option<(Timestamp, Instant)>,
-    /// Until when a mass expiry waits; after that it goes on.
-    alarmed: Option<Instant>,
+    brakes: Brakes,
+    /// By how much the clock was set since deadlines were last known to be in step with it.
+    set: i64,
+    /// By how much deadlines had been moved then, by any process.
+    moved: i64,
 }
 
 impl Leases {
     /// A pass that has not looked yet.
     pub fn new() -> Self {
-        Self {
-            last: None,
-            alarmed: None,
-        }
+        Self::default()
     }
 
-    /// Gives up the jobs whose lease has ended.
+    /// Gives up the jobs whose lease has ended, and frees the workspaces whose quarantine has.
     ///
     /// # Errors
-    /// [`ReconcileError`] when the database fails.
+    /// [`ReconcileError`] when the database fails. Then nobody's silence counts from before.
     pub async fn expire(&mut self, app: &App) -> Result<(), ReconcileError> {
+        let passed = self.pass(app).await;
+        if passed.is_err() {
+            app.presence.listen_anew(app.monotonic());
+        }
+        passed
+    }
+
+    async fn pass(&mut self, app: &App) -> Result<(), ReconcileError> {
+        let now = app.db.time().await?;
+        match self.brakes.look(now, app.monotonic()) {
+            Elapsed::Steadily => {}
+            Elapsed::ClockSet(by) => {
+                tracing::warn!(milliseconds = by, "the clock was set: deadlines move with it");
+                self.set = self.set.saturating_add(by);
+                app.presence.listen_anew(app.monotonic());
+            }
+            Elapsed::Standstill => {
+                tracing::warn!("nobody listened to agents for a while: leases are counted anew");
+                app.presence.listen_anew(app.monotonic());
+            }
+        }
+        if self.set != 0 {
+            return self.move_deadlines(app).await;
+        }
+        self.moved = deadlines::moved(&mut app.db.read().await?).await?;
         flush_contacts(app).await?;
-        let now = app.now();
-        if self.clock_stepped(now) {
-            tracing::warn!("the clock was set: leases are counted anew");
-            app.presence.listen_anew();
+        self.end_leases(app).await?;
+        end_quarantines(app).await
+    }
+
+    /// Nothing ends in the turn that sees a clock that was set.
+    async fn move_deadlines(&mut self, app: &App) -> Result<(), ReconcileError> {
+        let (set, moved) = (self.set, self.moved);
+        self.moved = app
+            .db
+            .write::<_, StoreError, _>(move |tx| {
+                Box::pin(async move { deadlines::follow_clock(tx, set, moved).await })
+            })
+            .await?;
+        self.set = 0;
+        Ok(())
+    }
+
+    async fn end_leases(&mut self, app: &App) -> Result<(), ReconcileError> {
+        let (now, monotonic) = (app.db.time().await?, app.monotonic());
+        let held = jobs::held(&mut app.db.read().await?).await?;
+        let ahead = |job: &jobs::HeldJob| {
+            job.last_contact
+                .is_some_and(|at| brakes::is_in_the_future(at, now))
+        };
+        if held.iter().any(ahead) {
+            // The clock was set back while no process was looking; such a contact would keep its lease for ever.
+            app.db
+                .write::<_, StoreError, _>(|tx| Box::pin(deadlines::contacts_are_past(tx)))
+                .await?;
+            app.presence.listen_anew(monotonic);
             return Ok(());
         }
-        let held = jobs::held(&mut app.db.read().await?).await?;
         let due: Vec<JobId> = held
             .iter()
-            .filter(|job| now > job.expires_at && app.presence.may_expire(job.lease))
+            .filter(|job| now > job.expires_at && app.presence.may_expire(job.lease, monotonic))
             .map(|job| job.id.clone())
             .collect();
         let longest = held.iter().map(|job| job.lease).max().unwrap_or(Millis::ZERO);
-        if self.is_mass_expiry(due.len(), held.len(), longest) {
+        if !self.brakes.may_expire(due.len(), held.len(), longest, monotonic) {
             return Ok(());
         }
         for job in due {
             expire(app, job).await?;
         }
         Ok(())
-    }
-
-    fn clock_stepped(&mut self, now: Timestamp) -> bool {
-        let instant = Instant::now();
-        let stepped = self.last.is_some_and(|(wall, monotonic)| {
-            let expected = i64::try_from((instant - monotonic).as_millis()).unwrap_or(i64::MAX);
-            let drift = (now.0 - wall.0).saturating_sub(expected).unsigned_abs();
-            drift > DRIFT.0
-        });
-        self.last = Some((now, instant));
-        stepped
-    }
-
-    fn is_mass_expiry(&mut self, due: usize, held: usize, longest: Millis) -> bool {
-        if due <= FEW.max(held / 5) {
-            if due == 0 {
-                self.alarmed = None;
-            }
-            return false;
-        }
-        let now = Instant::now();
-        let until = *self.alarmed.get_or_insert_with(|| {
-            tracing::error!(
-                due,
-                held,
-                "many agents fell silent together: their jobs are kept for one more lease"
-            );
-            now + longest.to_std()
-        });
-        now < until
-    }
-}
-
-impl Default for Leases {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -128,7 +136,8 @@ async fn expire(app: &App, job: JobId) -> Result<(), ReconcileError> {
 /// # Errors
 /// [`ReconcileError`] when the database fails.
 pub async fn end_quarantines(app: &App) -> Result<(), ReconcileError> {
-    let ended = locks::ended_quarantines(&mut app.db.read().await?, app.now()).await?;
+    let now = app.db.time().await?;
+    let ended = locks::ended_quarantines(&mut app.db.read().await?, now).await?;
     for workspace in ended {
         let id = workspace.clone();
         let freed = app
@@ -150,36 +159,11 @@ pub async fn end_quarantines(app: &App) -> Result<(), ReconcileError> {
     Ok(())
 }
 
-/// Both passes, forever.
+/// The pass, forever.
 pub(super) async fn run(app: App, each: Duration) {
     let mut leases = Leases::new();
     loop {
         tokio::time::sleep(each).await;
         report("leases", leases.expire(&app).await);
-        report("quarantines", end_quarantines(&app).await);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mass_expiry_waits_one_more_lease_and_then_goes_on() {
-        let mut leases = Leases::new();
-        assert!(!leases.is_mass_expiry(5, 5, Millis(20)));
-        assert!(!leases.is_mass_expiry(20, 100, Millis(20)));
-        assert!(leases.is_mass_expiry(21, 100, Millis(20)));
-        leases.alarmed = Some(Instant::now());
-        assert!(!leases.is_mass_expiry(21, 100, Millis(20)));
-    }
-
-    #[test]
-    fn a_step_of_the_clock_is_seen_in_both_directions() {
-        let mut leases = Leases::new();
-        assert!(!leases.clock_stepped(Timestamp(10_000_000)));
-        assert!(!leases.clock_stepped(Timestamp(10_001_000)));
-        assert!(leases.clock_stepped(Timestamp(13_600_000)));
-        assert!(leases.clock_stepped(Timestamp(10_000_000)));
     }
 }

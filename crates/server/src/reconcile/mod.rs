@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::app::App;
 
+mod brakes;
 mod contacts;
 mod leases;
 mod sweeps;
@@ -54,7 +55,7 @@ impl Reconcilers {
 /// Starts all reconcilers.
 pub fn start(app: App) -> Reconcilers {
     let mut tasks = JoinSet::new();
-    app.presence.listen_anew();
+    app.presence.listen_anew(app.monotonic());
     let logs = app.logs.clone();
     tasks.spawn(async move { logs.sync_forever().await });
     tasks.spawn(timed(

@@ -4,18 +4,20 @@
 //! are committed in groups; on PostgreSQL each is a transaction of its own, run again on serialization failures.
 //! `write` returns when the commit is durable.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use terrapool_model::time::Timestamp;
+use terrapool_model::time::{Millis, Timestamp};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 mod connection;
@@ -38,6 +40,12 @@ const RETRIES: u32 = 10;
 pub trait Clock: Send + Sync + 'static {
     /// The current time.
     fn now(&self) -> Timestamp;
+
+    /// Time since some moment before, by a clock that is never set: ages and silences are measured with it.
+    fn monotonic(&self) -> Millis {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Millis(u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
 }
 
 /// The machine's clock.
@@ -202,17 +210,47 @@ impl Db {
                 answer.await.map_err(|_| E::from(gone()))?
             }
             Engine::Postgres { pool } => {
-                let mut tries = 0;
-                loop {
-                    let result = self.write_postgres(pool, &command).await;
-                    match &result {
-                        Err(error) if error.is_retryable() && tries < RETRIES => {
-                            tries += 1;
-                            tokio::time::sleep(Duration::from_millis(u64::from(tries) * 5)).await;
+                let (db, pool) = (self.clone(), pool.clone());
+                // A task of its own: a request that is dropped half-way must not leave a transaction open.
+                let task = tokio::spawn(async move {
+                    let mut tries = 0;
+                    loop {
+                        let result = db.write_postgres(&pool, &command).await;
+                        let again = tries < RETRIES && result.as_ref().is_err_and(Retryable::is_retryable);
+                        if !again {
+                            return result;
                         }
-                        _ => return result,
+                        // Before the wait, so that nothing of the result is held across it.
+                        drop(result);
+                        tries += 1;
+                        tokio::time::sleep(Duration::from_millis(u64::from(tries) * 5)).await;
                     }
+                });
+                match task.await {
+                    Ok(result) => result,
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => resume_unwind(panic),
+                        Err(_) => Err(StoreError::Unavailable {
+                            context: "the program is ending".to_owned(),
+                            source: None,
+                        }
+                        .into()),
+                    },
                 }
+            }
+        }
+    }
+
+    /// The time by the clock that transactions use.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database is away.
+    pub async fn time(&self) -> Result<Timestamp, StoreError> {
+        match &self.engine {
+            Engine::Sqlite { .. } => Ok(self.clock.now()),
+            Engine::Postgres { .. } => {
+                let sql = format!("SELECT {NOW} AS now");
+                self.read().await?.fetch_one(&sql, Vec::new()).await?.time("now")
             }
         }
     }
@@ -235,16 +273,26 @@ impl Db {
             hints: Vec::new(),
         };
         tx.execute("BEGIN", Vec::new()).await?;
-        const NOW: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT) AS now";
-        tx.now = tx.fetch_one(NOW, Vec::new()).await?.time("now")?;
-        let result = command(&mut tx).await;
-        let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        let ended = tx.execute(end, Vec::new()).await;
-        if let Err(error) = ended {
-            // An open transaction must not go back to the pool.
-            if let Inner::Postgres(connection) = tx.connection.inner {
-                let _ = connection.close().await;
+        let begun = tx
+            .fetch_one(&format!("SELECT {NOW} AS now, {DURABLE}"), Vec::new())
+            .await;
+        let result = match begun.and_then(|row| row.time("now")) {
+            Ok(now) => {
+                tx.now = now;
+                AssertUnwindSafe(command(&mut tx)).catch_unwind().await
             }
+            Err(error) => Ok(Err(error.into())),
+        };
+        let result = match result {
+            Ok(result) => result,
+            Err(panic) => {
+                close(tx).await;
+                resume_unwind(panic);
+            }
+        };
+        let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        if let Err(error) = tx.execute(end, Vec::new()).await {
+            close(tx).await;
             return result.and(Err(error.into()));
         }
         if result.is_ok() {
@@ -253,6 +301,25 @@ impl Db {
             }
         }
         result
+    }
+}
+
+/// The time on PostgreSQL, in milliseconds.
+const NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
+
+/// Makes the commit of a transaction durable before it is answered, whatever the server's default is.
+const DURABLE: &str = "CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') \
+     THEN set_config('synchronous_commit', 'on', true) END AS durable";
+
+/// Closes the connection of a transaction that did not end: it must not go back to the pool.
+async fn close(tx: Tx) {
+    match tx.connection.inner {
+        Inner::Postgres(connection) => {
+            let _ = connection.close().await;
+        }
+        Inner::Sqlite(connection) => {
+            let _ = connection.close().await;
+        }
     }
 }
 

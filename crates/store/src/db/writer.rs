@@ -1,8 +1,10 @@
 //! The one writer of a SQLite database: commands queue up, run each in a savepoint, and are committed as a group.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sqlx::SqlitePool;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -21,7 +23,7 @@ pub(super) trait Command: Send {
     /// Runs against the open transaction. `false`: the command refused, take back what it wrote.
     fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, bool>;
     /// Gives the caller the result, or the reason why nothing was committed.
-    fn answer(self: Box<Self>, committed: Result<(), String>);
+    fn answer(self: Box<Self>, committed: Result<(), Failure>);
 }
 
 /// A command, its result once it ran, and who waits for it.
@@ -49,14 +51,18 @@ where
 {
     fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            let result = (self.command)(tx).await;
+            // The writer outlives a command that panics; whoever sent it is told that it did not run.
+            let Ok(result) = AssertUnwindSafe((self.command)(tx)).catch_unwind().await else {
+                tracing::error!("a command panicked; what it wrote is taken back");
+                return false;
+            };
             let keep = result.is_ok();
             self.result = Some(result);
             keep
         })
     }
 
-    fn answer(self: Box<Self>, committed: Result<(), String>) {
+    fn answer(self: Box<Self>, committed: Result<(), Failure>) {
         let answer = match (committed, self.result) {
             // A refusal changed nothing, so it stands whatever became of the group.
             (_, Some(Err(refusal))) => Err(refusal),
@@ -66,11 +72,7 @@ where
                 source: None,
             }
             .into()),
-            (Err(context), _) => Err(StoreError::Unavailable {
-                context,
-                source: None,
-            }
-            .into()),
+            (Err(failure), _) => Err(failure.into_error().into()),
         };
         // Nobody waits any more when the request was dropped; the commit stands all the same.
         let _ = self.reply.send(answer);
@@ -96,7 +98,7 @@ pub(super) fn start(
                         error = &error as &dyn std::error::Error,
                         "a write could not be committed"
                     );
-                    (Err(describe(&error)), Vec::new())
+                    (Err(Failure::of(&error)), Vec::new())
                 }
             };
             for command in group {
@@ -109,6 +111,31 @@ pub(super) fn start(
         }
     });
     sender
+}
+
+/// Why a group was not committed, for each of its commands.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    context: String,
+    storage_full: bool,
+}
+
+impl Failure {
+    fn of(error: &StoreError) -> Self {
+        Self {
+            context: describe(error),
+            storage_full: error.is_storage_full(),
+        }
+    }
+
+    fn into_error(self) -> StoreError {
+        let (context, source) = (self.context, None);
+        if self.storage_full {
+            StoreError::StorageFull { context, source }
+        } else {
+            StoreError::Unavailable { context, source }
+        }
+    }
 }
 
 fn describe(error: &StoreError) -> String {

@@ -6,7 +6,6 @@ use terrapool_model::refusal::Refusal;
 use terrapool_model::run::{Aftermath, ErrorReason, RunStatus};
 use terrapool_model::time::Millis;
 use terrapool_store::error::StoreError;
-use terrapool_store::installation;
 use terrapool_store::jobs::{self, Contact, Ended};
 use terrapool_store::locks;
 use terrapool_store::runs::TransitionError;
@@ -240,27 +239,6 @@ async fn an_override_names_the_attempt_and_tells_it_to_stop(world: &World) {
     assert_eq!(world.lock().await.lost_run, Some(run.id));
 }
 
-async fn after_a_restore_every_active_apply_ends_and_nothing_of_it_runs_again(world: &World) {
-    let agent = world.agent("one").await;
-    let (run, apply) = world.applying(&agent).await;
-    let restored = command!(world, StoreError, [], |tx| installation::restored(tx).await).unwrap();
-    assert_eq!(restored.incarnation, world.incarnation + 1);
-    let errored = world.run(&run.id).await;
-    assert_eq!(
-        (errored.status, errored.error_reason),
-        (RunStatus::Errored, Some(ErrorReason::Restored))
-    );
-    assert!(matches!(world.lock().await.lock, Lock::Lost { .. }));
-    assert!(
-        jobs::ready(&mut world.read().await, &world.pool)
-            .await
-            .unwrap()
-            .is_empty()
-    );
-    let refused = world.claim(&apply.job, &agent, &world.attempt()).await;
-    assert!(matches!(refused, Err(TransitionError::Refused(_))));
-}
-
 on_both!(
     a_lease_that_has_not_ended_does_not_expire,
     a_plan_whose_lease_ended_is_planned_again,
@@ -270,5 +248,4 @@ on_both!(
     a_contact_moves_lease_and_quarantine,
     a_job_that_a_newer_session_does_not_name_is_given_up_once_it_is_silent,
     an_override_names_the_attempt_and_tells_it_to_stop,
-    after_a_restore_every_active_apply_ends_and_nothing_of_it_runs_again,
 );

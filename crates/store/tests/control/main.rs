@@ -4,8 +4,11 @@
 
 mod agents;
 mod claims;
+mod clocks;
+mod durability;
 mod losses;
 mod people;
+mod restores;
 mod states;
 mod support;
 

@@ -78,6 +78,8 @@ impl IntoResponse for AgentApiError {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Ahead(_) => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Object(error) if error.is_storage_full() => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Log(error) if error.is_storage_full() => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Store(error) if error.is_storage_full() => StatusCode::INSUFFICIENT_STORAGE,
             Self::Store(error) if error.is_unavailable() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_) | Self::Object(_) | Self::Log(_) | Self::Internal(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR

@@ -7,15 +7,15 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use terrapool_model::id::JobId;
 use terrapool_model::sync::{self as table, Report};
-use terrapool_model::time::{Millis, Timestamp};
+use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{
     AttemptAnswer, AttemptReport, AttemptStage, Offer, Sync, SyncMode, Synced, Verdict,
 };
-use terrapool_store::agents::{self, Ping};
+use terrapool_store::agents;
 use terrapool_store::db::Hint;
 use terrapool_store::error::StoreError;
 use terrapool_store::installation;
-use terrapool_store::jobs::{self, Contact, Ready};
+use terrapool_store::jobs::{self, Ready};
 use terrapool_store::pools::{self, PoolSettings};
 use terrapool_store::runs::TransitionError;
 use tokio::sync::broadcast::error::RecvError;
@@ -25,7 +25,7 @@ use super::credentials::{self, Session};
 use super::error::AgentApiError;
 use super::register::settings;
 use crate::app::App;
-use crate::presence::RESERVATION;
+use crate::presence::{RESERVATION, SelfReport};
 
 pub(super) async fn sync(
     State(app): State<App>,
@@ -35,7 +35,7 @@ pub(super) async fn sync(
     let mut session = credentials::session(&app, &headers).await?;
     // Subscribed before the first look, so that nothing between look and wait is missed.
     let mut hints = app.db.hints();
-    let arrived = app.now();
+    let arrived = app.monotonic();
     heard(&app, &session, &request, arrived).await?;
     not_reported(&app, &session, &request).await?;
     let may_wait_for_work = request.capacity.free_slots > 0 && !request.draining;
@@ -49,7 +49,7 @@ pub(super) async fn sync(
             let hold = request.hold.min(look.settings.times.hold);
             started + hold.to_std()
         });
-        let now = app.now();
+        let now = app.monotonic();
         let news = look.answers.iter().any(|(report, verdict)| {
             asks(report.stage, *verdict) && app.presence.is_news(&report.key, *verdict, now)
         }) || look.answers.iter().any(|(report, verdict)| {
@@ -100,7 +100,7 @@ async fn wait(hints: &mut tokio::sync::broadcast::Receiver<Hint>, session: &Sess
     }
 }
 
-async fn heard(app: &App, session: &Session, request: &Sync, now: Timestamp) -> Result<(), AgentApiError> {
+async fn heard(app: &App, session: &Session, request: &Sync, arrived: Millis) -> Result<(), AgentApiError> {
     if session.is_superseded() {
         return Ok(());
     }
@@ -117,13 +117,13 @@ async fn heard(app: &App, session: &Session, request: &Sync, now: Timestamp) -> 
         }
         return Ok(());
     }
-    app.presence.ping(Ping {
+    let report = SelfReport {
         agent: session.agent.id.clone(),
         session: session.session,
-        at: now,
         capacity: request.capacity,
         draining: request.draining,
-    });
+    };
+    app.presence.report(report, arrived);
     Ok(())
 }
 
@@ -140,9 +140,10 @@ async fn not_reported(app: &App, session: &Session, request: &Sync) -> Result<()
         let older = job.row.session.is_none_or(|held| held < session.session);
         if named
             || !older
-            || !app
-                .presence
-                .may_expire(Millis(2 * settings_of(app, session).await?.times.hold.0))
+            || !app.presence.may_expire(
+                Millis(2 * settings_of(app, session).await?.times.hold.0),
+                app.monotonic(),
+            )
         {
             continue;
         }
@@ -193,12 +194,7 @@ impl Look {
     }
 }
 
-async fn look(
-    app: &App,
-    session: &Session,
-    request: &Sync,
-    arrived: Timestamp,
-) -> Result<Look, AgentApiError> {
+async fn look(app: &App, session: &Session, request: &Sync, arrived: Millis) -> Result<Look, AgentApiError> {
     let mut connection = app.db.read().await?;
     let incarnation = installation::get(&mut connection)
         .await?
@@ -221,12 +217,7 @@ async fn look(
             incarnation_is_equal: report.incarnation == incarnation,
         };
         if table::renews(&told, row) {
-            app.presence.contact(Contact {
-                job: report.key.job.clone(),
-                generation: report.key.generation,
-                attempt: report.key.attempt.clone(),
-                at: arrived,
-            });
+            app.presence.contact(report.key.clone(), arrived);
         }
         let verdict = table::answer(&told, row, found.is_some_and(|found| found.epoch_is_runs));
         answers.push((report.clone(), verdict));
@@ -248,7 +239,7 @@ async fn look(
                 &session.agent.id,
                 &request.capacity,
                 ready,
-                app.now(),
+                app.monotonic(),
             )
         }
         SyncMode::Normal | SyncMode::FinishOnly => Vec::new(),
@@ -317,7 +308,7 @@ fn is_change(stage: AttemptStage, verdict: Verdict) -> bool {
     }
 }
 
-fn answer(app: &App, look: Look, now: Timestamp) -> Synced {
+fn answer(app: &App, look: Look, now: Millis) -> Synced {
     let answers = look.answers;
     app.presence.tell(
         answers
@@ -351,6 +342,6 @@ fn answer(app: &App, look: Look, now: Timestamp) -> Synced {
         mode: look.mode,
         drain: look.drain,
         settings: settings(&look.settings),
-        now,
+        now: app.now(),
     }
 }

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use serde_json::{Value, json};
 use terrapool_model::execution::ExecutionMode;
 use terrapool_model::id::{AgentPoolId, RunId};
+use terrapool_model::run::ErrorReason;
 use terrapool_model::time::Timestamp;
 use terrapool_protocol::job::{OutputFormat, RunVariable};
 use terrapool_protocol::secret::Secret;
@@ -81,6 +82,8 @@ pub(super) async fn resource(connection: &mut Connection, run: &RunRecord, app: 
         trigger_reason: "manual",
         variables,
         error_message: run.error_message.clone(),
+        error_reason: run.error_reason.map(ErrorReason::as_str),
+        aftermath: run.aftermath.as_str(),
     };
     Ok(Resource::new(Kind::Runs, run.id.to_string(), &attributes)
         .one("workspace", Kind::Workspaces, run.workspace_id.to_string())

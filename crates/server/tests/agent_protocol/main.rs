@@ -1,0 +1,32 @@
+//! The agent protocol, spoken by simulated agents to the routes of a control plane in this process.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
+mod credentials;
+mod lifecycle;
+mod losses;
+mod support;
+mod syncs;
+
+/// Runs each test on both databases.
+#[macro_export]
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(terrapool_testkit::database::DatabaseKind::Sqlite).await;
+                }
+            )*
+        }
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(terrapool_testkit::database::DatabaseKind::Postgres).await;
+                }
+            )*
+        }
+    };
+}
