@@ -289,6 +289,14 @@ fn quarantined(facts: &Facts<'_>, safe_at: Option<Timestamp>) -> Whereabouts {
         None => "never heard".to_owned(),
     };
     let attempt = facts.job.and_then(|job| job.attempt.as_ref());
+    if facts.error == Some(ErrorReason::Restored) {
+        return told(
+            Place::Quarantine,
+            "The control plane was restored from a backup while this run was active. Its apply may have been started \
+             since the backup, and may still be running. Until that is over no other run starts in the workspace.",
+            quarantine_end(safe_at, attempt),
+        );
+    }
     told(
         Place::Quarantine,
         format!(

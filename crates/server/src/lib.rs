@@ -5,6 +5,7 @@ pub mod admin;
 pub mod app;
 pub mod archive;
 pub mod auth;
+pub mod backup;
 pub mod config;
 pub mod demo;
 pub mod doctor;

@@ -1,6 +1,7 @@
 //! The control plane's command line.
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -9,7 +10,7 @@ use terrapool_protocol::secret::Secret;
 use terrapool_server::admin::{self, UserRequest};
 use terrapool_server::config::{Config, ConfigArgs, DEFAULT_FILE};
 use terrapool_server::demo::{self, DemoArgs};
-use terrapool_server::{doctor, server, shared_agent};
+use terrapool_server::{backup, doctor, server, shared_agent};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -46,10 +47,6 @@ struct ServerArgs {
 }
 
 #[derive(Debug, Subcommand)]
-#[allow(
-    clippy::enum_variant_names,
-    reason = "each is named as its command is, and all make something so far"
-)]
 enum AdminCommand {
     /// Make a user; prints a token for it
     CreateUser {
@@ -74,6 +71,18 @@ enum AdminCommand {
         #[arg(long, default_value = "made by terrapool admin create-agent-token")]
         description: String,
     },
+    /// Back up database, objects, logs and key ring into a new folder, with the server running or stopped
+    Backup {
+        /// The folder
+        folder: PathBuf,
+    },
+    /// Restore a backup into the empty data folder and database that the configuration names, with the server stopped
+    Restore {
+        /// The backup's folder
+        folder: PathBuf,
+    },
+    /// Tell the control plane that its database was restored by other means, with the server stopped
+    Restored,
     /// Make the key ring file that the configuration names, for a control plane on PostgreSQL; prints its path
     CreateKeyring,
 }
@@ -166,8 +175,27 @@ async fn administer(config: Config, command: AdminCommand) -> anyhow::Result<Exi
         print(&format!("{}\n", path.display()))?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let AdminCommand::Restore { folder } = &command {
+        let installation = backup::restore(config, folder).await?;
+        return print(&restored_text(installation.incarnation)).map(|()| ExitCode::SUCCESS);
+    }
     let app = server::open(config).await?;
     let token = match command {
+        AdminCommand::Backup { folder } => {
+            let manifest = backup::backup(&app, &folder).await?;
+            let text = format!(
+                "backed up into {}: {} objects, schema {}, incarnation {}\n",
+                folder.display(),
+                manifest.objects,
+                manifest.schema,
+                manifest.incarnation
+            );
+            return print(&text).map(|()| ExitCode::SUCCESS);
+        }
+        AdminCommand::Restored => {
+            let installation = backup::restored(&app).await?;
+            return print(&restored_text(installation.incarnation)).map(|()| ExitCode::SUCCESS);
+        }
         AdminCommand::CreateUser {
             name,
             email,
@@ -191,11 +219,18 @@ async fn administer(config: Config, command: AdminCommand) -> anyhow::Result<Exi
             shared: _,
             description,
         } => shared_agent::create_token(&app, &description).await?,
-        // Needs no database, and was done above.
-        AdminCommand::CreateKeyring => return Ok(ExitCode::SUCCESS),
+        // Need no database that is open, and were done above.
+        AdminCommand::CreateKeyring | AdminCommand::Restore { .. } => return Ok(ExitCode::SUCCESS),
     };
     print(&format!("{}\n", token.expose()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn restored_text(incarnation: u64) -> String {
+    format!(
+        "restored as incarnation {incarnation}: runs that had not ended have ended, and the next run of every workspace \
+         waits for a person\n"
+    )
 }
 
 fn read_password() -> anyhow::Result<Secret> {

@@ -12,6 +12,7 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use terrapool_objects::{Keyring, ObjectError, Objects};
 use terrapool_store::db::{Clock, Db, Entropy, SystemClock, SystemEntropy};
 use terrapool_store::error::StoreError;
+use terrapool_store::installation;
 use tokio::task::JoinHandle;
 
 use crate::app::App;
@@ -147,6 +148,21 @@ pub async fn open_with(
         Keyring::open_or_create(&config.keyring_file)?
     };
     let db = Db::open(config.database_url.expose(), clock, entropy).await?;
+    let restored = db
+        .write::<_, StoreError, _>(|tx| {
+            Box::pin(async move {
+                installation::get_or_create(tx).await?;
+                installation::finish_restore(tx).await
+            })
+        })
+        .await?;
+    if let Some(installation) = restored {
+        tracing::warn!(
+            incarnation = installation.incarnation,
+            "the database was restored from a backup: runs that had not ended have ended, and the next run of every \
+             workspace waits for a person"
+        );
+    }
     let objects = Objects::open(&config.objects, Arc::new(keyring))?;
     let logs = LogStore::open(&config.data_dir.join("logs"))?;
     Ok(App {

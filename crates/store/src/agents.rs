@@ -10,6 +10,7 @@ use terrapool_protocol::agent::Capacity;
 use crate::db::{Connection, Hint, Retryable, Row, Tx};
 use crate::error::StoreError;
 use crate::page::{Listed, Page};
+use crate::runs::opt_count;
 use crate::{jobs, values};
 
 /// An agent.
@@ -43,10 +44,14 @@ pub struct AgentRecord {
     pub engines: Vec<Engine>,
     /// It takes no new jobs.
     pub draining: bool,
+    /// A person wants it drained.
+    pub drain_wanted: bool,
     /// It ended by itself.
     pub exited: bool,
     /// When it was last heard.
     pub last_ping_at: Timestamp,
+    /// The process that its newest one superseded, when it was heard since.
+    pub superseded: Option<Superseded>,
     /// When it was made.
     pub created_at: Timestamp,
     /// Jobs it holds.
@@ -54,10 +59,28 @@ pub struct AgentRecord {
 }
 
 impl AgentRecord {
+    /// Another live process with the same key: a cloned machine, or an older process that is still finishing.
+    pub fn duplicate(&self, now: Timestamp, times: &Times) -> Option<&Superseded> {
+        self.superseded
+            .as_ref()
+            .filter(|other| now - other.last_ping_at < times.agent_unknown)
+    }
+
     /// What people are shown.
     pub fn status(&self, now: Timestamp, times: &Times) -> AgentStatus {
         AgentStatus::of(self.last_ping_at, self.exited, self.jobs, now, times)
     }
+}
+
+/// A process that a newer one of the same agent has superseded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superseded {
+    /// Its session.
+    pub session: u64,
+    /// Address it was last seen at.
+    pub ip_address: String,
+    /// When it was last heard.
+    pub last_ping_at: Timestamp,
 }
 
 /// A process that makes itself known.
@@ -90,8 +113,25 @@ pub struct Registration {
 }
 
 const COLUMNS: &str = "a.id, a.pool_id, a.token_id, a.name, a.version, a.hostname, a.kernel, a.driver, a.ip_address, \
-     a.session, a.process_nonce, a.capacity, a.engines, a.draining, a.exited, a.last_ping_at, a.created_at, \
+     a.session, a.process_nonce, a.capacity, a.engines, a.draining, a.drain_wanted, a.exited, a.last_ping_at, a.created_at, \
+     a.superseded_session, a.superseded_ip_address, a.superseded_ping_at, \
      (SELECT COUNT(*) FROM jobs j WHERE j.agent_id = a.id AND j.state IN ('leased', 'running')) AS jobs";
+
+fn superseded(row: &Row) -> Result<Option<Superseded>, StoreError> {
+    let parts = (
+        opt_count(row, "superseded_session")?,
+        row.opt_text("superseded_ip_address")?,
+        row.opt_time("superseded_ping_at")?,
+    );
+    Ok(match parts {
+        (Some(session), Some(ip_address), Some(last_ping_at)) => Some(Superseded {
+            session,
+            ip_address,
+            last_ping_at,
+        }),
+        _ => None,
+    })
+}
 
 fn from_row(row: &Row) -> Result<AgentRecord, StoreError> {
     Ok(AgentRecord {
@@ -109,6 +149,8 @@ fn from_row(row: &Row) -> Result<AgentRecord, StoreError> {
         capacity: row.json("capacity")?,
         engines: row.json("engines")?,
         draining: row.bool("draining")?,
+        drain_wanted: row.bool("drain_wanted")?,
+        superseded: superseded(row)?,
         exited: row.bool("exited")?,
         last_ping_at: row.time("last_ping_at")?,
         created_at: row.time("created_at")?,
@@ -295,6 +337,60 @@ pub async fn flush_pings(tx: &mut Tx, pings: &[Ping]) -> Result<(), StoreError> 
             ],
         )
         .await?;
+    }
+    Ok(())
+}
+
+/// Notes that a superseded process was heard. Written down at most every ten seconds.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn superseded_heard(
+    tx: &mut Tx,
+    id: &AgentId,
+    session: u64,
+    ip_address: &str,
+) -> Result<(), StoreError> {
+    let now = tx.now();
+    tx.execute(
+        "UPDATE agents SET superseded_session = $2, superseded_ip_address = $3, superseded_ping_at = $4 \
+         WHERE id = $1 AND session > $2",
+        values![id, session, ip_address, now],
+    )
+    .await?;
+    Ok(())
+}
+
+/// A person wants an agent drained, or not any more. `false` when there is no such agent.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn want_drain(tx: &mut Tx, id: &AgentId, drain: bool) -> Result<bool, StoreError> {
+    let Some(agent) = get(tx, id).await? else {
+        return Ok(false);
+    };
+    tx.execute(
+        "UPDATE agents SET drain_wanted = $2 WHERE id = $1",
+        values![id, drain],
+    )
+    .await?;
+    tx.hint(Hint::Pool(agent.pool_id));
+    Ok(true)
+}
+
+/// Cuts off every agent that registered with a token: their attempts are told to stop now.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn cut_off_token(tx: &mut Tx, token: &TokenId) -> Result<(), StoreError> {
+    let rows = tx
+        .fetch_all(
+            "SELECT id FROM agents WHERE token_id = $1 ORDER BY id",
+            values![token],
+        )
+        .await?;
+    for row in rows {
+        cut_off(tx, &row.parse("id")?).await?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use terrapool_protocol::job::{ArtifactName, Limits, Outcome};
 use crate::db::{Connection, Retryable, Row, Tx};
 use crate::error::StoreError;
 use crate::lifecycle::{self, Details, JOB_COLUMNS, TransitionError};
+use crate::runs::opt_count;
 use crate::{artifacts, installation, pools, state_copies, values};
 
 mod views;
@@ -427,6 +428,20 @@ pub async fn not_reported(tx: &mut Tx, job: &JobId, session: u64) -> Result<(), 
     )
     .await?;
     Ok(())
+}
+
+/// Serial of a job's newest state copy that is not current yet.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn newest_copy_serial(connection: &mut Connection, job: &JobId) -> Result<Option<u64>, StoreError> {
+    let row = connection
+        .fetch_optional(
+            "SELECT s.serial FROM jobs j JOIN state_versions s ON s.id = j.snapshot_id WHERE j.id = $1",
+            values![job],
+        )
+        .await?;
+    row.map_or(Ok(None), |row| opt_count(&row, "serial"))
 }
 
 /// Tells the attempts of an agent to stop now.

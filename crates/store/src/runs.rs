@@ -576,3 +576,17 @@ pub async fn force_cancel(
     };
     by_person(tx, id, &Event::ForceCancel, details).await
 }
+
+/// How many state versions a run made current.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn state_versions(connection: &mut Connection, run: &RunId) -> Result<u64, StoreError> {
+    connection
+        .fetch_one(
+            "SELECT COUNT(*) AS total FROM state_versions WHERE run_id = $1 AND status = 'finalized'",
+            values![run],
+        )
+        .await?
+        .count("total")
+}

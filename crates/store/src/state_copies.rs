@@ -1,17 +1,16 @@
 //! States that attempts upload while they apply (protocol, section 7).
 
-use terrapool_model::id::{AttemptId, JobId, OrganizationId, StateVersionId, WorkspaceId};
+use terrapool_model::id::{AttemptId, JobId, StateVersionId, WorkspaceId};
 use terrapool_model::state_copy::{self, Fate, Mark, Upload};
 
 use crate::db::{Connection, Row, Tx};
 use crate::error::StoreError;
 use crate::jobs;
+use crate::kept_apart::{self, Reason};
 use crate::lifecycle::{self, TransitionError};
-use crate::runs::opt_count;
-use crate::{audit, values};
-
-/// States kept apart for one job: the first and the newest two.
-const KEPT_APART: usize = 3;
+use crate::runs::{RunRecord, opt_count};
+use crate::state_versions::StateStatus;
+use crate::values;
 
 /// An uploaded state; its object is stored already.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,38 +102,10 @@ pub async fn store(tx: &mut Tx, new: &NewCopy) -> Result<Fate, TransitionError> 
         snapshot: mark_of(tx, newest.as_ref()).await?,
     };
     let fate = state_copy::decide(&upload, &loaded.rows.workspace, &loaded.rows.run, row);
-    let status = match fate {
-        Fate::AlreadyStored | Fate::Forbidden => return Ok(fate),
-        Fate::Intermediate => "intermediate",
-        Fate::Current => "finalized",
-        Fate::KeptApart => "kept_apart",
-    };
-    let now = tx.now();
-    tx.execute(
-        "INSERT INTO state_versions (id, workspace_id, run_id, job_id, attempt, created_by, status, serial, \
-         lineage, md5, sha256, size, object_key, engine_version, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-        values![
-            &new.id,
-            &loaded.workspace_id,
-            &loaded.run.id,
-            &new.job,
-            &new.attempt,
-            loaded.run.created_by.as_ref(),
-            status,
-            new.serial,
-            new.lineage.as_deref(),
-            &new.md5,
-            &new.sha256,
-            new.size,
-            &new.object_key,
-            &loaded.run.engine_version,
-            now,
-        ],
-    )
-    .await?;
+    let (workspace, run) = (&loaded.workspace_id, Some(&loaded.run));
     match fate {
         Fate::Intermediate => {
+            insert(tx, workspace, run, new, StateStatus::Intermediate, None).await?;
             set_status(tx, newest.as_ref(), "discarded").await?;
             tx.execute(
                 "UPDATE jobs SET snapshot_id = $2 WHERE id = $1",
@@ -142,14 +113,68 @@ pub async fn store(tx: &mut Tx, new: &NewCopy) -> Result<Fate, TransitionError> 
             )
             .await?;
         }
-        Fate::Current => make_current(tx, &loaded.workspace_id, &new.id).await?,
-        Fate::KeptApart => kept_apart(tx, &loaded.workspace_id, new).await?,
+        Fate::Current => {
+            insert(tx, workspace, run, new, StateStatus::Finalized, None).await?;
+            make_current(tx, workspace, &new.id).await?;
+        }
+        Fate::KeptApart => {
+            let epoch = loaded.rows.workspace.lock_epoch;
+            let reason = if !upload.is_newest_attempt {
+                Reason::Superseded
+            } else if Some(epoch) != loaded.rows.run.lock_epoch {
+                Reason::LockMoved
+            } else {
+                Reason::NotFollowing
+            };
+            kept_apart::keep(tx, workspace, run, new, reason).await?;
+        }
         Fate::AlreadyStored | Fate::Forbidden => {}
     }
     Ok(fate)
 }
 
-async fn set_status(tx: &mut Tx, version: Option<&StateVersionId>, status: &str) -> Result<(), StoreError> {
+/// Stores the row of an uploaded state.
+pub(crate) async fn insert(
+    tx: &mut Tx,
+    workspace: &WorkspaceId,
+    run: Option<&RunRecord>,
+    new: &NewCopy,
+    status: StateStatus,
+    reason: Option<Reason>,
+) -> Result<(), StoreError> {
+    let now = tx.now();
+    tx.execute(
+        "INSERT INTO state_versions (id, workspace_id, run_id, job_id, attempt, created_by, status, serial, \
+         lineage, md5, sha256, size, object_key, engine_version, created_at, kept_apart_reason) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+        values![
+            &new.id,
+            workspace,
+            run.map(|run| &run.id),
+            &new.job,
+            &new.attempt,
+            run.and_then(|run| run.created_by.as_ref()),
+            status.as_str(),
+            new.serial,
+            new.lineage.as_deref(),
+            &new.md5,
+            &new.sha256,
+            new.size,
+            &new.object_key,
+            run.map(|run| run.engine_version.as_str()),
+            now,
+            reason.map(Reason::as_str),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn set_status(
+    tx: &mut Tx,
+    version: Option<&StateVersionId>,
+    status: &str,
+) -> Result<(), StoreError> {
     if let Some(version) = version {
         tx.execute(
             "UPDATE state_versions SET status = $2 WHERE id = $1",
@@ -160,7 +185,7 @@ async fn set_status(tx: &mut Tx, version: Option<&StateVersionId>, status: &str)
     Ok(())
 }
 
-async fn make_current(
+pub(crate) async fn make_current(
     tx: &mut Tx,
     workspace: &WorkspaceId,
     version: &StateVersionId,
@@ -172,45 +197,6 @@ async fn make_current(
     )
     .await?;
     Ok(())
-}
-
-async fn kept_apart(tx: &mut Tx, workspace: &WorkspaceId, new: &NewCopy) -> Result<(), StoreError> {
-    let rows = tx
-        .fetch_all(
-            "SELECT id FROM state_versions WHERE job_id = $1 AND status = 'kept_apart' ORDER BY created_at, id",
-            values![&new.job],
-        )
-        .await?;
-    // The one just stored may sort before others of the same millisecond; it stays all the same.
-    let spare = rows.len().saturating_sub(KEPT_APART);
-    for row in rows.iter().skip(1).take(spare) {
-        let version: StateVersionId = row.parse("id")?;
-        if version != new.id {
-            set_status(tx, Some(&version), "discarded").await?;
-        }
-    }
-    let organization: OrganizationId = tx
-        .fetch_one(
-            "SELECT organization_id FROM workspaces WHERE id = $1",
-            values![workspace],
-        )
-        .await?
-        .parse("organization_id")?;
-    let detail = serde_json::json!({
-        "state-version": new.id.as_str(),
-        "job": new.job.as_str(),
-        "attempt": new.attempt.as_str(),
-        "serial": new.serial,
-    });
-    audit::record(
-        tx,
-        Some(&organization),
-        "system",
-        "state.kept-apart",
-        workspace.as_str(),
-        &detail,
-    )
-    .await
 }
 
 /// The newest copy of a job, if it is not current yet, becomes the current state.

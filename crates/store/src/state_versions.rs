@@ -143,6 +143,9 @@ pub struct StateContent {
     pub engine_version: Option<String>,
 }
 
+/// The resource count of a state that can't be read here.
+const UNREADABLE: i64 = -1;
+
 const COLUMNS: &str = "state_versions.id AS id, workspace_id, run_id, created_by, status, serial, lineage, md5, size, \
      object_key, json_object_key, outputs, resource_count, state_versions.engine_version AS engine_version, \
      state_versions.created_at AS created_at";
@@ -293,7 +296,8 @@ pub async fn current(
         .transpose()
 }
 
-/// A page of a workspace's state versions, newest first, and how many there are.
+/// A page of a workspace's state versions, newest first, and how many there are. Clients take the first one for the
+/// current one, so what was kept apart is not among them: [`crate::kept_apart::list`].
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
@@ -305,13 +309,13 @@ pub async fn list(
 ) -> Result<(Vec<StateVersionRecord>, u64), StoreError> {
     let total = connection
         .fetch_one(
-            "SELECT COUNT(*) AS total FROM state_versions WHERE workspace_id = $1 AND status <> 'discarded'",
+            "SELECT COUNT(*) AS total FROM state_versions WHERE workspace_id = $1 AND status NOT IN ('discarded', 'kept_apart')",
             values![workspace],
         )
         .await?
         .count("total")?;
     let sql = format!(
-        "SELECT {COLUMNS} FROM state_versions WHERE workspace_id = $1 AND status <> 'discarded' \
+        "SELECT {COLUMNS} FROM state_versions WHERE workspace_id = $1 AND status NOT IN ('discarded', 'kept_apart') \
          ORDER BY created_at DESC, serial DESC, id LIMIT $2 OFFSET $3"
     );
     let rows = connection
@@ -319,6 +323,37 @@ pub async fn list(
         .await?;
     let records = rows.iter().map(read).collect::<Result<_, _>>()?;
     Ok((records, total))
+}
+
+/// Complete state versions that runs delivered and whose resources were not counted yet: id and object.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn uncounted(connection: &mut Connection) -> Result<Vec<StateVersionRecord>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM state_versions JOIN workspaces ON current_state_version_id = state_versions.id \
+         WHERE job_id IS NOT NULL AND resource_count IS NULL AND object_key IS NOT NULL LIMIT 50"
+    );
+    connection
+        .fetch_all(&sql, values![])
+        .await?
+        .iter()
+        .map(read)
+        .collect()
+}
+
+/// Notes how many resources a state version has; `None`: it can't be read here, which is not looked at again.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn counted(tx: &mut Tx, id: &StateVersionId, resources: Option<u64>) -> Result<(), StoreError> {
+    let count = resources.map_or(UNREADABLE, |count| i64::try_from(count).unwrap_or(i64::MAX));
+    tx.execute(
+        "UPDATE state_versions SET resource_count = $2 WHERE id = $1 AND resource_count IS NULL",
+        values![id, count],
+    )
+    .await?;
+    Ok(())
 }
 
 /// The organization that a state version belongs to.

@@ -60,6 +60,8 @@ pub struct WorkspaceRecord {
     pub lock_reason: Option<String>,
     /// Grows with every taking of the lock.
     pub lock_epoch: u64,
+    /// A run whose lost apply may have done things that are not in the state; auto-apply is off while it is set.
+    pub lost_run: Option<RunId>,
     /// The newest state.
     pub current_state_version_id: Option<StateVersionId>,
     /// The run that was the last one to start.
@@ -132,7 +134,7 @@ const SELECT: &str = "SELECT workspaces.id AS id, workspaces.organization_id AS 
      workspaces.engine_version AS engine_version, workspaces.working_directory AS working_directory, \
      workspaces.auto_apply AS auto_apply, workspaces.global_remote_state AS global_remote_state, \
      workspaces.structured_run_output AS structured_run_output, workspaces.settings AS settings, \
-     workspaces.source AS source, lock_state, lock_user_id, lock_run_id, lock_safe_at, lock_reason, lock_epoch, \
+     workspaces.source AS source, lock_state, lock_user_id, lock_run_id, lock_safe_at, lock_reason, lock_epoch, lost_run_id, \
      current_state_version_id, current_run_id, workspaces.created_at AS created_at, \
      workspaces.updated_at AS updated_at, \
      projects.default_execution_mode AS project_mode, projects.default_agent_pool_id AS project_pool, \
@@ -190,6 +192,7 @@ fn read(row: &Row) -> Result<WorkspaceRecord, StoreError> {
         lock: read_lock(row)?,
         lock_reason: row.opt_text("lock_reason")?,
         lock_epoch: row.count("lock_epoch")?,
+        lost_run: row.opt_parse("lost_run_id")?,
         current_state_version_id: row.opt_parse("current_state_version_id")?,
         current_run_id: row.opt_parse("current_run_id")?,
         current_configuration_version_id: row.opt_parse("current_configuration_id")?,

@@ -156,6 +156,37 @@ impl SimulatedAgent {
         }
     }
 
+    /// The same process, talking to another replica.
+    pub fn via(&self, router: &Router) -> Self {
+        Self {
+            router: router.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// The attempt of a claim that was answered, reported from now on.
+    pub fn holding(&mut self, job: &JobId, phase: Phase, attempt: &AttemptId, answer: &Answer) -> Attempt {
+        let claimed: Claimed = answer.ok();
+        let key = AttemptKey {
+            job: job.clone(),
+            generation: claimed.generation,
+            attempt: attempt.clone(),
+        };
+        self.attempts.push(AttemptReport {
+            key: key.clone(),
+            phase,
+            stage: AttemptStage::Preparing,
+            incarnation: self.registered.incarnation,
+        });
+        Attempt {
+            router: self.router.clone(),
+            key,
+            credential: claimed.credential,
+            spec: claimed.spec,
+            log: Vec::new(),
+        }
+    }
+
     /// Sends a sync that is held for at most `hold`.
     pub async fn try_sync(&self, hold: Millis) -> Answer {
         let sync = Sync {
@@ -193,25 +224,8 @@ impl SimulatedAgent {
 
     /// Claims what was offered, and reports it from now on.
     pub async fn claim(&mut self, offer: &Offer, attempt: &AttemptId) -> Attempt {
-        let claimed: Claimed = self.try_claim(&offer.job, offer.generation, attempt).await.ok();
-        let key = AttemptKey {
-            job: offer.job.clone(),
-            generation: claimed.generation,
-            attempt: attempt.clone(),
-        };
-        self.attempts.push(AttemptReport {
-            key: key.clone(),
-            phase: offer.phase,
-            stage: AttemptStage::Preparing,
-            incarnation: self.registered.incarnation,
-        });
-        Attempt {
-            router: self.router.clone(),
-            key,
-            credential: claimed.credential,
-            spec: claimed.spec,
-            log: Vec::new(),
-        }
+        let answer = self.try_claim(&offer.job, offer.generation, attempt).await;
+        self.holding(&offer.job, offer.phase, attempt, &answer)
     }
 
     /// Waits for an offer of a phase and claims it.
@@ -265,6 +279,14 @@ impl Attempt {
     pub fn with_credential(&self, credential: &Secret) -> Self {
         Self {
             credential: credential.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// The same attempt, talking to another replica.
+    pub fn via(&self, router: &Router) -> Self {
+        Self {
+            router: router.clone(),
             ..self.clone()
         }
     }
@@ -346,11 +368,11 @@ impl Attempt {
         self.try_state(serial, lineage, bytes).await.ok()
     }
 
-    /// Uploads an artifact.
-    pub async fn artifact(&self, name: ArtifactName, bytes: &[u8]) -> Artifact {
+    /// Sends an artifact.
+    pub async fn try_artifact(&self, name: ArtifactName, bytes: &[u8]) -> Answer {
         let headers = [(CONTENT_SHA256, sha256(bytes))];
         let path = self.path(&format!("artifacts/{}", name.as_str()));
-        let answer = send(
+        send(
             &self.router,
             request(
                 Method::PUT,
@@ -360,7 +382,12 @@ impl Attempt {
                 Body::from(bytes.to_vec()),
             ),
         )
-        .await;
+        .await
+    }
+
+    /// Uploads an artifact.
+    pub async fn artifact(&self, name: ArtifactName, bytes: &[u8]) -> Artifact {
+        let answer = self.try_artifact(name, bytes).await;
         assert_eq!(
             answer.status,
             StatusCode::NO_CONTENT,
@@ -411,6 +438,14 @@ pub fn state_mark(serial: u64, lineage: &str, bytes: &[u8]) -> StateMark {
         sha256: sha256(bytes),
         size: bytes.len() as u64,
     }
+}
+
+/// Sends a request of the API with a user's token.
+pub async fn api(router: &Router, token: &Secret, method: Method, path: &str, body: Option<&Json>) -> Answer {
+    let headers = [(CONTENT_TYPE.as_str(), "application/vnd.api+json".to_owned())];
+    let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+    let path = format!("/api/v2/{path}");
+    send(router, request(method, &path, token, &headers, body)).await
 }
 
 /// Reads from an address without a credential, as clients read logs.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
-use terrapool_store::db::{Db, SystemClock, SystemEntropy};
+use terrapool_store::db::{Clock, Db, SystemClock, SystemEntropy};
 use tokio::sync::OnceCell;
 
 /// A database of one test.
@@ -51,13 +51,28 @@ pub async fn database(kind: DatabaseKind) -> TestDatabase {
 
 /// An empty SQLite database.
 pub async fn sqlite() -> TestDatabase {
+    sqlite_by(Arc::new(SystemClock)).await
+}
+
+/// An empty SQLite database whose transactions read this clock.
+pub async fn sqlite_by(clock: Arc<dyn Clock>) -> TestDatabase {
     let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
     let address = format!("sqlite:{}", folder.path().join("test.db").display());
     TestDatabase {
-        db: open(&address).await,
+        db: Db::open(&address, clock, Arc::new(SystemEntropy))
+            .await
+            .unwrap_or_else(|error| panic!("the test database cannot be opened: {error:?}")),
         address,
         _folder: Some(folder),
     }
+}
+
+/// The address of a new PostgreSQL database without a schema.
+pub async fn bare_postgres() -> String {
+    let socket = &SERVER.get_or_init(start).await.socket;
+    let name = format!("bare_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    psql(socket, &format!("CREATE DATABASE {name} TEMPLATE template0"));
+    address(socket, &name)
 }
 
 /// The server of this process. The pipe to its shell stays open until this process ends.

@@ -24,6 +24,8 @@ pub enum Kind {
     EntitlementSets,
     /// `opentofu-versions`
     OpentofuVersions,
+    /// `kept-apart-states`
+    KeptApartStates,
     /// `organizations`
     Organizations,
     /// `organization-capacity`
@@ -36,6 +38,8 @@ pub enum Kind {
     Runs,
     /// `run-events`
     RunEvents,
+    /// `run-whereabouts`
+    RunWhereabouts,
     /// `state-versions`
     StateVersions,
     /// `state-version-outputs`
@@ -68,12 +72,14 @@ impl Kind {
             Self::EntitlementSets => "entitlement-sets",
             Self::OpentofuVersions => "opentofu-versions",
             Self::TerraformVersions => "terraform-versions",
+            Self::KeptApartStates => "kept-apart-states",
             Self::Organizations => "organizations",
             Self::OrganizationCapacity => "organization-capacity",
             Self::Plans => "plans",
             Self::Projects => "projects",
             Self::Runs => "runs",
             Self::RunEvents => "run-events",
+            Self::RunWhereabouts => "run-whereabouts",
             Self::StateVersions => "state-versions",
             Self::StateVersionOutputs => "state-version-outputs",
             Self::Tags => "tags",

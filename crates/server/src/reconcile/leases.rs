@@ -1,4 +1,4 @@
-//! Leases and quarantines that end, as far as the [`brakes`](super::brakes) let them: nobody expires before this
+//! Leases and quarantines that end, as far as the [`brakes`] let them: nobody expires before this
 //! process has listened for the length of a lease without interruption.
 
 use std::time::Duration;

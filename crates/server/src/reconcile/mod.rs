@@ -17,7 +17,7 @@ mod sweeps;
 
 pub use contacts::flush_contacts;
 pub use leases::{Leases, end_quarantines};
-pub use sweeps::{remove_silent_agents, schedule, seal_logs, sweep_objects};
+pub use sweeps::{count_resources, remove_silent_agents, schedule, seal_logs, sweep_objects};
 
 /// Something that a reconciler could not do; it tries again at its next turn.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +84,13 @@ pub fn start(app: App) -> Reconcilers {
         "objects",
         Duration::from_secs(30),
         |app| async move { sweep_objects(&app).await },
+    ));
+    tasks.spawn(woken(
+        app.clone(),
+        "resources",
+        Duration::from_secs(30),
+        is_schedule,
+        |app| async move { count_resources(&app).await },
     ));
     tasks.spawn(timed(app, "agents", Duration::from_secs(60), |app| async move {
         remove_silent_agents(&app).await

@@ -3,7 +3,8 @@
 use terrapool_model::times::Times;
 use terrapool_objects::ObjectKey;
 use terrapool_store::error::StoreError;
-use terrapool_store::{agents, artifacts, locks, logs, state_copies};
+use terrapool_store::{agents, artifacts, locks, logs, state_copies, state_versions};
+use terrapool_tfe::state;
 
 use super::ReconcileError;
 use crate::app::App;
@@ -75,6 +76,33 @@ pub async fn sweep_objects(app: &App) -> Result<(), ReconcileError> {
             .write::<_, StoreError, _>(move |tx| {
                 let version = version.clone();
                 Box::pin(async move { state_copies::object_removed(tx, &version).await })
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// Counts the resources of current states that runs delivered.
+///
+/// # Errors
+/// [`ReconcileError`] when the database or the object store fails.
+pub async fn count_resources(app: &App) -> Result<(), ReconcileError> {
+    for version in state_versions::uncounted(&mut app.db.read().await?).await? {
+        let Some(key) = version.object_key else { continue };
+        let bytes = app
+            .objects
+            .get(&ObjectKey::new(key)?, version.id.as_str())
+            .await?;
+        let read = tokio::task::spawn_blocking(move || state::read(&bytes)).await;
+        let resources = read
+            .ok()
+            .and_then(|read| read.contents)
+            .map(|contents| contents.resource_count);
+        let id = version.id;
+        app.db
+            .write::<_, StoreError, _>(move |tx| {
+                let id = id.clone();
+                Box::pin(async move { state_versions::counted(tx, &id, resources).await })
             })
             .await?;
     }

@@ -58,7 +58,7 @@ async fn credentials_open_only_their_own_doors(kind: DatabaseKind) {
     );
 }
 
-async fn an_older_process_finishes_what_it_holds_and_gets_nothing_new(kind: DatabaseKind) {
+async fn interleaving_27_an_older_process_finishes_what_it_holds_and_gets_nothing_new(kind: DatabaseKind) {
     let plane = plane(kind).await;
     let mut old = plane.agent("one").await;
     let (run, plan) = plane.planning(&mut old, plane.seed.new_run()).await;
@@ -120,6 +120,6 @@ async fn a_revoked_token_lets_its_agents_finish_only(kind: DatabaseKind) {
 
 on_both!(
     credentials_open_only_their_own_doors,
-    an_older_process_finishes_what_it_holds_and_gets_nothing_new,
+    interleaving_27_an_older_process_finishes_what_it_holds_and_gets_nothing_new,
     a_revoked_token_lets_its_agents_finish_only,
 );

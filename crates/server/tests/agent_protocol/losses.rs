@@ -45,7 +45,7 @@ async fn a_silent_plan_is_made_again_and_the_old_attempt_is_told_to_stop(kind: D
     );
 }
 
-async fn a_lost_apply_finishes_late_and_frees_its_workspace(kind: DatabaseKind) {
+async fn interleaving_11_a_lost_apply_finishes_late_and_frees_its_workspace(kind: DatabaseKind) {
     let plane = plane(kind).await;
     let mut agent = plane.agent("one").await;
     let (run, plan) = plane
@@ -90,5 +90,5 @@ async fn a_lost_apply_finishes_late_and_frees_its_workspace(kind: DatabaseKind) 
 
 on_both!(
     a_silent_plan_is_made_again_and_the_old_attempt_is_told_to_stop,
-    a_lost_apply_finishes_late_and_frees_its_workspace,
+    interleaving_11_a_lost_apply_finishes_late_and_frees_its_workspace,
 );

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+mod clocks;
 mod credentials;
+mod histories;
+mod interleavings;
 mod lifecycle;
 mod losses;
 mod support;

@@ -57,6 +57,24 @@ impl Connection {
         if self.is_postgres() { " FOR UPDATE" } else { "" }
     }
 
+    /// The driver's connection, on PostgreSQL.
+    pub(crate) fn postgres(&mut self) -> Option<&mut sqlx::PgConnection> {
+        match &mut self.inner {
+            Inner::Sqlite(_) => None,
+            Inner::Postgres(connection) => Some(&mut *connection),
+        }
+    }
+
+    /// Closes it instead of giving it back: its state is not known.
+    pub(crate) async fn discard(self) {
+        let closed = match self.inner {
+            Inner::Sqlite(connection) => connection.close().await,
+            Inner::Postgres(connection) => connection.close().await,
+        };
+        // What matters is that nobody uses it again.
+        drop(closed);
+    }
+
     /// All rows of a query. The text uses `$1`, `$2`, …; parameters come from `values!`.
     ///
     /// # Errors

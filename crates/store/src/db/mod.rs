@@ -5,7 +5,7 @@
 //! `write` returns when the commit is durable.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -32,6 +32,17 @@ use connection::Inner;
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
+
+/// The schema on PostgreSQL.
+pub(crate) fn postgres_migrations() -> &'static Migrator {
+    &POSTGRES_MIGRATIONS
+}
+
+/// The file that an address names, when it is one of SQLite.
+pub(crate) fn sqlite_path(address: &str) -> Option<PathBuf> {
+    let path = address.strip_prefix("sqlite:")?;
+    Some(PathBuf::from(path.strip_prefix("//").unwrap_or(path)))
+}
 
 /// How often a PostgreSQL transaction is run again before its error is returned.
 const RETRIES: u32 = 10;
@@ -122,9 +133,8 @@ impl Db {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, StoreError> {
         let (hints, _) = broadcast::channel(1024);
-        if let Some(path) = address.strip_prefix("sqlite:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            let (readers, writer_pool) = open_sqlite(Path::new(path)).await?;
+        if let Some(path) = sqlite_path(address) {
+            let (readers, writer_pool) = open_sqlite(&path).await?;
             let writer = writer::start(
                 writer_pool,
                 Arc::clone(&clock),
@@ -286,13 +296,13 @@ impl Db {
         let result = match result {
             Ok(result) => result,
             Err(panic) => {
-                close(tx).await;
+                tx.connection.discard().await;
                 resume_unwind(panic);
             }
         };
         let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
         if let Err(error) = tx.execute(end, Vec::new()).await {
-            close(tx).await;
+            tx.connection.discard().await;
             return result.and(Err(error.into()));
         }
         if result.is_ok() {
@@ -310,18 +320,6 @@ const NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
 /// Makes the commit of a transaction durable before it is answered, whatever the server's default is.
 const DURABLE: &str = "CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') \
      THEN set_config('synchronous_commit', 'on', true) END AS durable";
-
-/// Closes the connection of a transaction that did not end: it must not go back to the pool.
-async fn close(tx: Tx) {
-    match tx.connection.inner {
-        Inner::Postgres(connection) => {
-            let _ = connection.close().await;
-        }
-        Inner::Sqlite(connection) => {
-            let _ = connection.close().await;
-        }
-    }
-}
 
 /// Whether a PostgreSQL transaction that ended with this error should be run again.
 pub trait Retryable {

@@ -106,7 +106,8 @@ on_both!(
 );
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_on_postgres_is_durable_whatever_the_servers_default_is() {
+async fn interleaving_17_a_commit_on_postgres_is_durable_before_it_is_answered_whatever_the_servers_default_is()
+ {
     // The test server's default is off.
     let database = database(DatabaseKind::Postgres).await;
     let show = "SELECT current_setting('synchronous_commit') AS setting";

@@ -10,6 +10,7 @@ use terrapool_store::job_specs;
 use terrapool_store::jobs::{self, NewClaim};
 use terrapool_store::runs::{RunRecord, TransitionError};
 
+use super::credentials::Assignment;
 use super::error::AgentApiError;
 use super::{credentials, specs};
 use crate::app::App;
@@ -69,6 +70,13 @@ pub(super) async fn claim(
         .ok_or(AgentApiError::NotFound)?;
     app.logs.begin(log_id(&stored.run, claimed.row.phase))?;
     let generation = claimed.row.generation;
+    let assignment = Assignment {
+        job: job.clone(),
+        generation,
+        attempt: request.attempt,
+        incarnation: request.incarnation,
+        workspace: claimed.workspace_id,
+    };
     tracing::info!(
         job = job.as_str(),
         run = claimed.run_id.as_str(),
@@ -79,7 +87,7 @@ pub(super) async fn claim(
     );
     Ok(Json(Claimed {
         generation,
-        credential: credentials::job_credential(app.objects.keyring(), &job, generation, &request.attempt),
+        credential: credentials::job_credential(app.objects.keyring(), &assignment),
         spec: specs::spec(&app, &stored)?,
     }))
 }

@@ -22,8 +22,9 @@ use terrapool_protocol::job::ArtifactName;
 use terrapool_store::artifacts::{self, ArtifactRecord, Placed};
 use terrapool_store::runs::TransitionError;
 use terrapool_store::state_copies::{self, NewCopy};
-use terrapool_store::{job_specs, runs};
+use terrapool_store::{job_specs, orphans, runs};
 
+use super::credentials::{Foreign, Origin};
 use super::error::AgentApiError;
 use super::{claims, credentials, specs};
 use crate::app::App;
@@ -53,17 +54,31 @@ pub(super) async fn append_log(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<LogPosition>, AgentApiError> {
-    let attempt = credentials::attempt(&app, &headers, &job).await?;
-    let run = runs::get(&mut app.db.read().await?, &attempt.job.run_id)
+    let (log, writer) = log_of(&app, &credentials::origin(&app, &headers, &job).await?).await?;
+    Ok(Json(app.logs.append(&log, &writer, query.offset, &body)?))
+}
+
+/// The log that an attempt writes, and as whom. One of another history writes beside the log, never into it; without
+/// rows its log is the job's own.
+pub(super) async fn log_of(app: &App, origin: &Origin) -> Result<(String, Writer), AgentApiError> {
+    let (job, writer) = match origin {
+        Origin::Here(attempt) => (&attempt.job, writer(attempt)),
+        Origin::Elsewhere(Foreign { assignment, job }) => {
+            let writer = Writer {
+                generation: assignment.generation,
+                attempt: assignment.attempt.clone(),
+                holds_job: false,
+            };
+            match job {
+                Some(job) => (job, writer),
+                None => return Ok((format!("orphan-{}", assignment.job), writer)),
+            }
+        }
+    };
+    let run = runs::get(&mut app.db.read().await?, &job.run_id)
         .await?
         .ok_or(AgentApiError::NotFound)?;
-    let log = claims::log_id(&run, attempt.job.row.phase);
-    Ok(Json(app.logs.append(
-        log,
-        &writer(&attempt),
-        query.offset,
-        &body,
-    )?))
+    Ok((claims::log_id(&run, job.row.phase).to_owned(), writer))
 }
 
 /// The pieces of a bundle, one object after the other.
@@ -181,10 +196,14 @@ pub(super) async fn put_state(
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<StateStored>), AgentApiError> {
-    let attempt = credentials::attempt(&app, &headers, &job).await?;
-    match attempt.job.row.phase {
-        Phase::Plan => return Err(AgentApiError::Forbidden("a plan changes no state")),
-        Phase::Apply => {}
+    let origin = credentials::origin(&app, &headers, &job).await?;
+    let known = match &origin {
+        Origin::Here(attempt) => Some(&attempt.job),
+        Origin::Elsewhere(foreign) => foreign.job.as_ref(),
+    };
+    match known.map(|job| job.row.phase) {
+        Some(Phase::Plan) => return Err(AgentApiError::Forbidden("a plan changes no state")),
+        Some(Phase::Apply) | None => {}
     }
     let id = StateVersionId::from_random(app.db.entropy().draw());
     let key = ObjectKey::new(format!("states/{id}"))?;
@@ -194,11 +213,15 @@ pub(super) async fn put_state(
         .map(|text| text.parse::<u64>())
         .transpose()
         .map_err(|_| AgentApiError::Invalid(format!("the header {STATE_SERIAL} is no number")))?;
+    let (generation, attempt) = match &origin {
+        Origin::Here(attempt) => (attempt.generation, attempt.attempt.clone()),
+        Origin::Elsewhere(foreign) => (foreign.assignment.generation, foreign.assignment.attempt.clone()),
+    };
     let copy = NewCopy {
         id,
         job,
-        generation: attempt.generation,
-        attempt: attempt.attempt,
+        generation,
+        attempt,
         serial,
         lineage: header(&headers, STATE_LINEAGE).map(str::to_owned),
         md5,
@@ -206,11 +229,25 @@ pub(super) async fn put_state(
         size: stored.size,
         object_key: key.to_string(),
     };
+    let other_history = match &origin {
+        Origin::Here(_) => None,
+        Origin::Elsewhere(foreign) => {
+            let assignment = &foreign.assignment;
+            Some((assignment.workspace.clone(), assignment.incarnation))
+        }
+    };
     let fate = app
         .db
         .write::<_, TransitionError, _>(move |tx| {
-            let copy = copy.clone();
-            Box::pin(async move { state_copies::store(tx, &copy).await })
+            let (copy, other_history) = (copy.clone(), other_history.clone());
+            Box::pin(async move {
+                match other_history {
+                    None => state_copies::store(tx, &copy).await,
+                    Some((workspace, incarnation)) => {
+                        orphans::surrender(tx, &workspace, incarnation, &copy).await
+                    }
+                }
+            })
         })
         .await?;
     let (status, fate) = match fate {
@@ -245,11 +282,19 @@ pub(super) async fn put_artifact(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, AgentApiError> {
-    let attempt = credentials::attempt(&app, &headers, &job).await?;
+    let origin = credentials::origin(&app, &headers, &job).await?;
     let name = artifact_name(&name)
         .ok_or_else(|| AgentApiError::Invalid("there is no artifact of this name".to_owned()))?;
     let key = ObjectKey::new(format!("artifacts/{job}/{}", hex(&app.db.entropy().draw())))?;
     let (stored, _) = store(&app, &headers, body, &key, job.as_str(), ARTIFACT_BYTES).await?;
+    let attempt = match origin {
+        Origin::Here(attempt) => attempt,
+        // No run can use it any more; it is taken, so that the attempt can end.
+        Origin::Elsewhere(_) => {
+            app.objects.delete(&key).await?;
+            return Ok(StatusCode::NO_CONTENT);
+        }
+    };
     let new = ArtifactRecord {
         job,
         generation: attempt.generation,

@@ -17,6 +17,8 @@ pub(super) enum AgentApiError {
     Unauthorized,
     #[error("a newer process of this agent has registered")]
     Superseded,
+    #[error("the control plane was restored from a backup since this process registered: register again")]
+    OtherHistory,
     #[error("there is no such job")]
     NotFound,
     #[error("{0}")]
@@ -70,7 +72,7 @@ impl IntoResponse for AgentApiError {
     fn into_response(self) -> Response {
         let status = match &self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Superseded => StatusCode::GONE,
+            Self::Superseded | Self::OtherHistory => StatusCode::GONE,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Refused(_) => StatusCode::CONFLICT,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,

@@ -8,10 +8,11 @@ use terrapool_model::id::JobId;
 use terrapool_protocol::agent::{Finish, Finished, Incomplete, LogPosition};
 use terrapool_protocol::job::Outcome;
 use terrapool_store::jobs::{self, Ended, FinishError};
-use terrapool_store::runs;
+use terrapool_store::orphans;
 
+use super::credentials::{Foreign, Origin};
 use super::error::AgentApiError;
-use super::{claims, credentials, deliveries};
+use super::{credentials, deliveries};
 use crate::app::App;
 
 pub(super) async fn finish(
@@ -20,13 +21,17 @@ pub(super) async fn finish(
     headers: HeaderMap,
     Json(request): Json<Finish>,
 ) -> Result<Response, AgentApiError> {
-    let attempt = credentials::attempt(&app, &headers, &job).await?;
-    if attempt.generation != request.generation || attempt.attempt != request.attempt {
+    let origin = credentials::origin(&app, &headers, &job).await?;
+    let (generation, attempt) = match &origin {
+        Origin::Here(attempt) => (attempt.generation, &attempt.attempt),
+        Origin::Elsewhere(foreign) => (foreign.assignment.generation, &foreign.assignment.attempt),
+    };
+    if generation != request.generation || *attempt != request.attempt {
         return Err(AgentApiError::Invalid(
             "the request names another attempt than its credential".to_owned(),
         ));
     }
-    let position = log_position(&app, &attempt, &request).await?;
+    let position = log_position(&app, &origin, &request).await?;
     if position.durable < request.log_size {
         let missing = Incomplete {
             log: position,
@@ -34,6 +39,9 @@ pub(super) async fn finish(
             artifacts_missing: Vec::new(),
         };
         return Ok((StatusCode::CONFLICT, Json(missing)).into_response());
+    }
+    if let Origin::Elsewhere(Foreign { job: None, .. }) = &origin {
+        return surrendered(&app, &job, position, &request).await;
     }
     let (id, report) = (job.clone(), request.clone());
     let ended = app
@@ -73,27 +81,47 @@ pub(super) async fn finish(
     }
 }
 
-/// How far the attempt's log has come; everything received is durable when this returns.
-async fn log_position(
+/// The end of an attempt whose job these rows do not know: it is over once its state is here.
+async fn surrendered(
     app: &App,
-    attempt: &credentials::Attempt,
+    job: &JobId,
+    position: LogPosition,
     request: &Finish,
-) -> Result<LogPosition, AgentApiError> {
+) -> Result<Response, AgentApiError> {
+    let mut connection = app.db.read().await?;
+    let state_missing = match &request.state {
+        Some(mark) => !orphans::is_stored(&mut connection, job, &mark.sha256).await?,
+        None => false,
+    };
+    if state_missing {
+        let missing = Incomplete {
+            log: position,
+            state_missing,
+            artifacts_missing: Vec::new(),
+        };
+        return Ok((StatusCode::CONFLICT, Json(missing)).into_response());
+    }
+    tracing::warn!(
+        job = job.as_str(),
+        "an attempt of another history delivered its end"
+    );
+    Ok(Json(Finished { accepted: false }).into_response())
+}
+
+/// How far the attempt's log has come; everything received is durable when this returns.
+async fn log_position(app: &App, origin: &Origin, request: &Finish) -> Result<LogPosition, AgentApiError> {
     if matches!(request.outcome, Outcome::NeverStarted { .. }) || request.log_size == 0 {
         return Ok(LogPosition {
             received: 0,
             durable: request.log_size,
         });
     }
-    let run = runs::get(&mut app.db.read().await?, &attempt.job.run_id)
-        .await?
-        .ok_or(AgentApiError::NotFound)?;
-    let log = claims::log_id(&run, attempt.job.row.phase);
-    let done = app.logs.complete(log, &deliveries::writer(attempt)).await?;
+    let (log, writer) = deliveries::log_of(app, origin).await?;
+    let done = app.logs.complete(&log, &writer).await?;
     if done.position.received == request.log_size && done.sha256 != request.log_sha256 {
         // The bytes cannot be asked for again; a run that never ends would help nobody.
         tracing::error!(
-            job = attempt.job.id.as_str(),
+            log,
             received = done.sha256,
             reported = request.log_sha256,
             "a log is not what its agent sent"

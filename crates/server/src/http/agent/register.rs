@@ -107,7 +107,12 @@ pub(super) async fn register(
         "an agent registered"
     );
     Ok(Json(Registered {
-        session_token: credentials::session_token(app.objects.keyring(), &agent.id, agent.session),
+        session_token: credentials::session_token(
+            app.objects.keyring(),
+            &agent.id,
+            agent.session,
+            installation.incarnation,
+        ),
         agent: agent.id,
         pool: pool.id,
         pool_name: pool.name,

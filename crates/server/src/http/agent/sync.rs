@@ -1,10 +1,11 @@
 //! `POST sync`: heartbeat, lease renewal, cancel channel and offers. Held while there is nothing to say.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::HeaderMap;
+use axum::{Extension, Json};
 use terrapool_model::id::JobId;
 use terrapool_model::sync::{self as table, Report};
 use terrapool_model::time::Millis;
@@ -23,16 +24,24 @@ use tokio::time::Instant;
 
 use super::credentials::{self, Session};
 use super::error::AgentApiError;
-use super::register::settings;
+use super::register::{address, settings};
 use crate::app::App;
 use crate::presence::{RESERVATION, SelfReport};
 
 pub(super) async fn sync(
     State(app): State<App>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
     Json(request): Json<Sync>,
 ) -> Result<Json<Synced>, AgentApiError> {
-    let mut session = credentials::session(&app, &headers).await?;
+    let mut session = match credentials::session(&app, &headers).await {
+        Err(AgentApiError::OtherHistory) if !request.attempts.is_empty() => {
+            return Ok(Json(surrendered(&app, request)));
+        }
+        other => other?,
+    };
+    let address = address(&headers, peer.map(|Extension(ConnectInfo(peer))| peer));
+    superseded_heard(&app, &session, address).await?;
     // Subscribed before the first look, so that nothing between look and wait is missed.
     let mut hints = app.db.hints();
     let arrived = app.monotonic();
@@ -41,6 +50,7 @@ pub(super) async fn sync(
     let may_wait_for_work = request.capacity.free_slots > 0 && !request.draining;
     let waiting = may_wait_for_work.then(|| app.presence.waiting(&session.agent.pool_id));
     let mut until: Option<Instant> = None;
+    let mut drain: Option<bool> = None;
     let started = Instant::now();
     loop {
         refuse_the_idle(&session, &request)?;
@@ -56,7 +66,8 @@ pub(super) async fn sync(
             is_change(report.stage, *verdict) && !app.presence.was_told(&report.key, *verdict)
         });
         let is_over = Instant::now() >= until || !app.presence.holds();
-        if news || !look.offers.is_empty() || look.mode_is_news(&request) || is_over {
+        let drain_is_news = *drain.get_or_insert(look.drain) != look.drain;
+        if news || drain_is_news || !look.offers.is_empty() || look.mode_is_news(&request) || is_over {
             drop(waiting);
             return Ok(Json(answer(&app, look, now)));
         }
@@ -68,6 +79,54 @@ pub(super) async fn sync(
         // Token, session and pool may have changed meanwhile.
         session = credentials::session(&app, &headers).await?;
     }
+}
+
+/// The answer to a process that registered in another history: what it holds is surrendered, and once it holds nothing
+/// it has to register again.
+fn surrendered(app: &App, request: Sync) -> Synced {
+    let answers = request
+        .attempts
+        .into_iter()
+        .map(|report| {
+            let told = Report {
+                phase: report.phase,
+                generation: report.key.generation,
+                attempt: report.key.attempt.clone(),
+                stage: report.stage,
+                incarnation_is_equal: false,
+            };
+            AttemptAnswer {
+                verdict: table::answer(&told, None, false),
+                key: report.key,
+            }
+        })
+        .collect();
+    Synced {
+        answers,
+        offers: Vec::new(),
+        mode: SyncMode::FinishOnly,
+        drain: false,
+        settings: settings(&PoolSettings::default()),
+        now: app.now(),
+    }
+}
+
+/// A superseded process that is still heard is shown to people beside the newer one.
+async fn superseded_heard(app: &App, session: &Session, address: String) -> Result<(), AgentApiError> {
+    let noted = session.agent.superseded.as_ref().is_some_and(|other| {
+        other.session == session.session && app.now() - other.last_ping_at < Millis::from_seconds(10)
+    });
+    if !session.is_superseded() || noted {
+        return Ok(());
+    }
+    let (agent, number) = (session.agent.id.clone(), session.session);
+    app.db
+        .write::<_, StoreError, _>(move |tx| {
+            let (agent, address) = (agent.clone(), address.clone());
+            Box::pin(async move { agents::superseded_heard(tx, &agent, number, &address).await })
+        })
+        .await?;
+    Ok(())
 }
 
 /// Superseded or revoked agents are served as long as they hold something.
@@ -232,7 +291,7 @@ async fn look(app: &App, session: &Session, request: &Sync, arrived: Millis) -> 
         .map(|pool| pool.settings)
         .unwrap_or_default();
     let offers = match mode {
-        SyncMode::Normal if request.capacity.free_slots > 0 => {
+        SyncMode::Normal if request.capacity.free_slots > 0 && !session.agent.drain_wanted => {
             let ready = jobs::ready(&mut connection, &session.agent.pool_id).await?;
             app.presence.reserve(
                 &session.agent.pool_id,
@@ -248,7 +307,7 @@ async fn look(app: &App, session: &Session, request: &Sync, arrived: Millis) -> 
         answers,
         offers,
         mode,
-        drain: false,
+        drain: session.agent.drain_wanted,
         settings,
     })
 }

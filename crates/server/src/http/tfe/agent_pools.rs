@@ -10,7 +10,9 @@ use terrapool_store::db::Connection;
 use terrapool_store::error::StoreError;
 use terrapool_store::organizations::{self, OrganizationRecord};
 use terrapool_store::page::Page;
-use terrapool_store::pools::{self, NewPool, PoolChange, PoolError, PoolFilter, PoolRecord, PoolSort};
+use terrapool_store::pools::{
+    self, NewPool, PoolChange, PoolError, PoolFilter, PoolRecord, PoolSettings, PoolSort,
+};
 use terrapool_store::{agents, audit, projects, workspaces};
 use terrapool_tfe::attributes;
 use terrapool_tfe::document::{Document, Kind, Reference, Resource};
@@ -18,8 +20,8 @@ use terrapool_tfe::errors::Problem;
 use terrapool_tfe::request::Item;
 use terrapool_tfe::time::iso8601;
 
-use super::AppState;
 use super::organizations::is_plain_name;
+use super::{AppState, lease_times};
 use crate::app::App;
 use crate::auth::{self, Caller, Permission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
@@ -65,6 +67,7 @@ async fn resource(
         created_at: iso8601(pool.created_at),
         organization_scoped: pool.access.organization_scoped,
         agent_count: count,
+        lease_times: lease_times::shown(&pool.settings.times),
     };
     let workspaces = |ids: &mut dyn Iterator<Item = &WorkspaceId>| -> Vec<Reference> {
         ids.map(|id| (Kind::Workspaces, id.to_string())).collect()
@@ -165,6 +168,7 @@ async fn requested(
     connection: &mut Connection,
     organization: &OrganizationId,
     item: &Item,
+    settings: &PoolSettings,
 ) -> Result<PoolChange> {
     let name = item.text("name")?;
     if let Some(name) = &name {
@@ -178,7 +182,10 @@ async fn requested(
         allowed_projects: requested_projects(connection, organization, item).await?,
         excluded_workspaces: requested_workspaces(connection, organization, item, "excluded-workspaces")
             .await?,
-        settings: None,
+        settings: lease_times::requested(item, &settings.times)?.map(|times| PoolSettings {
+            times,
+            ..settings.clone()
+        }),
     })
 }
 
@@ -243,7 +250,7 @@ pub(super) async fn create(
     let organization =
         auth::organization(&mut connection, &caller, &name, Permission::ManageAgentPools).await?;
     body.required("name")?;
-    let change = requested(&mut connection, &organization.id, &body).await?;
+    let change = requested(&mut connection, &organization.id, &body, &PoolSettings::default()).await?;
     let new = NewPool {
         organization_id: organization.id.clone(),
         name: change.name.unwrap_or_default(),
@@ -253,7 +260,7 @@ pub(super) async fn create(
             allowed_projects: change.allowed_projects.unwrap_or_default(),
             excluded_workspaces: change.excluded_workspaces.unwrap_or_default(),
         },
-        settings: pools::PoolSettings::default(),
+        settings: change.settings.unwrap_or_default(),
     };
     let actor = caller.audit_name();
     let pool = app
@@ -305,7 +312,7 @@ pub(super) async fn update(
 ) -> Result {
     let mut connection = app.db.read().await?;
     let (pool, organization) = find(&mut connection, &caller, &id, Permission::ManageAgentPools).await?;
-    let change = requested(&mut connection, &organization.id, &body).await?;
+    let change = requested(&mut connection, &organization.id, &body, &pool.settings).await?;
     let (organization_id, actor) = (organization.id.clone(), caller.audit_name());
     let pool = app
         .db

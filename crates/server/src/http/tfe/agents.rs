@@ -13,6 +13,7 @@ use terrapool_tfe::time::{iso8601, parse};
 
 use super::AppState;
 use super::agent_pools::find;
+use crate::app::App;
 use crate::auth::{Caller, Permission};
 use crate::http::answer::{Answer, Params, Result};
 use crate::http::error::ApiError;
@@ -35,6 +36,21 @@ fn resource(record: &AgentRecord, now: Timestamp, times: &Times) -> Resource {
         last_ping_at: iso8601(record.last_ping_at),
         created_at: iso8601(record.created_at),
         version: record.version.clone(),
+        draining: record.draining,
+        drain_wanted: record.drain_wanted,
+        jobs: record.jobs,
+        duplicate_identity: record
+            .duplicate(now, times)
+            .map(|other| attributes::DuplicateIdentity {
+                ip_address: other.ip_address.clone(),
+                last_ping_at: iso8601(other.last_ping_at),
+                message: format!(
+                    "two live processes use this agent's key: the newer one at {}, which gets the work, and an older \
+                     one at {}. Unless the older one is about to end, a machine was cloned with the agent's data \
+                     folder: remove that folder on one of them and start the agent there again",
+                    record.ip_address, other.ip_address
+                ),
+            }),
     };
     Resource::new(Kind::Agents, record.id.to_string(), &attributes)
         .one("agent-pool", Kind::AgentPools, record.pool_id.to_string())
@@ -75,6 +91,45 @@ pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<St
         .await?
         .ok_or(ApiError::NotFound)?;
     let (pool, _) = find(&mut connection, &caller, agent.pool_id.as_str(), Permission::Read).await?;
+    Ok(Answer::ok(Document::one(resource(
+        &agent,
+        app.now(),
+        &pool.settings.times,
+    ))))
+}
+
+/// `POST agents/:id/actions/drain`: it takes nothing new, finishes what it holds, and stays connected.
+pub(super) async fn drain(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+    want_drain(&app, &caller, &id, true).await
+}
+
+/// `POST agents/:id/actions/resume`: it takes work again.
+pub(super) async fn resume(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+    want_drain(&app, &caller, &id, false).await
+}
+
+async fn want_drain(app: &App, caller: &Caller, id: &str, drain: bool) -> Result {
+    let mut connection = app.db.read().await?;
+    let id = id.parse().map_err(|_| ApiError::NotFound)?;
+    let agent = agents::get(&mut connection, &id)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    let pool = agent.pool_id.as_str();
+    let (pool, organization) = find(&mut connection, caller, pool, Permission::ManageAgentPools).await?;
+    drop(connection);
+    let actor = caller.audit_name();
+    let agent = app
+        .db
+        .write(move |tx| {
+            let (id, actor, organization) = (agent.id.clone(), actor.clone(), organization.id.clone());
+            Box::pin(async move {
+                agents::want_drain(tx, &id, drain).await?;
+                let action = if drain { "agent.drain" } else { "agent.resume" };
+                audit::record(tx, Some(&organization), &actor, action, id.as_str(), &json!({})).await?;
+                agents::get(tx, &id).await?.ok_or(ApiError::NotFound)
+            })
+        })
+        .await?;
     Ok(Answer::ok(Document::one(resource(
         &agent,
         app.now(),

@@ -3,9 +3,14 @@
 use axum::extract::{Path, State};
 use serde_json::json;
 use terrapool_model::id::{AttemptId, OrganizationId, UserId, WorkspaceId};
+use terrapool_model::job::Phase;
+use terrapool_model::refusal::Refusal;
 use terrapool_store::db::Tx;
-use terrapool_store::{audit, locks, workspaces};
+use terrapool_store::error::StoreError;
+use terrapool_store::locks::TransitionError;
+use terrapool_store::{agents, audit, jobs, locks, workspaces};
 use terrapool_tfe::document::Document;
+use terrapool_tfe::errors::Problem;
 
 use super::AppState;
 use crate::app::App;
@@ -35,17 +40,52 @@ async fn noted(
     user: &UserId,
     action: &str,
     workspace: &WorkspaceId,
-) -> Result<()> {
+    detail: &serde_json::Value,
+) -> std::result::Result<(), StoreError> {
     audit::record(
         tx,
         Some(organization),
         user.as_str(),
         action,
         workspace.as_str(),
-        &json!({}),
+        detail,
     )
-    .await?;
-    Ok(())
+    .await
+}
+
+/// A refusal, as clients are answered. One by a lost apply names the agent and the attempt that may be running.
+async fn refused(app: &App, workspace: &WorkspaceId, error: TransitionError) -> Result<ApiError> {
+    let refusal = match error {
+        TransitionError::Refused(refusal) => refusal,
+        error @ (TransitionError::NotFound | TransitionError::Store(_)) => return Ok(error.into()),
+    };
+    let Refusal::LockedByLostRun { run, attempt, .. } = &refusal else {
+        return Ok(refusal.into());
+    };
+    let mut connection = app.db.read().await?;
+    let job = jobs::of_run(&mut connection, run, Phase::Apply).await?;
+    let agent = match job.as_ref().and_then(|job| job.row.agent.as_ref()) {
+        Some(id) => agents::get(&mut connection, id).await?,
+        None => None,
+    };
+    let agent = agent.map_or_else(
+        || "an agent that was removed".to_owned(),
+        |agent| format!("agent {} ({})", agent.name, agent.ip_address),
+    );
+    let attempt = attempt.as_ref().map_or("unknown", |attempt| attempt.as_str());
+    Ok(ApiError::Conflict(format!(
+        "{refusal}. Workspace {workspace}, {agent}, attempt {attempt}"
+    )))
+}
+
+/// The same for a force-unlock. The stock CLI says \"already unlocked\" to every 409, so only that is one.
+fn unprocessable(error: ApiError) -> ApiError {
+    match error {
+        ApiError::Conflict(detail) if !detail.contains("already unlocked") => {
+            ApiError::Invalid(Box::new(Problem::new("unprocessable", detail)))
+        }
+        error => error,
+    }
 }
 
 /// `POST workspaces/:id/actions/lock`
@@ -64,16 +104,21 @@ pub(super) async fn lock(
         bare.map(str::to_owned)
     });
     let (id, organization) = (workspace.id.clone(), workspace.organization_id);
-    app.db
-        .write(move |tx| {
+    let done = app
+        .db
+        .write::<_, TransitionError, _>(move |tx| {
             let (id, organization, user, reason) =
                 (id.clone(), organization.clone(), user.clone(), reason.clone());
             Box::pin(async move {
                 locks::lock_by_user(tx, &id, &user, reason.as_deref()).await?;
-                noted(tx, &organization, &user, "workspace.lock", &id).await
+                noted(tx, &organization, &user, "workspace.lock", &id, &json!({})).await?;
+                Ok(())
             })
         })
-        .await?;
+        .await;
+    if let Err(error) = done {
+        return Err(refused(&app, &workspace.id, error).await?);
+    }
     shown(&app, &workspace.id).await
 }
 
@@ -84,15 +129,20 @@ pub(super) async fn unlock(State(app): AppState, caller: Caller, Path(id): Path<
     drop(connection);
     let user = person(&caller)?;
     let (id, organization) = (workspace.id.clone(), workspace.organization_id);
-    app.db
-        .write(move |tx| {
+    let done = app
+        .db
+        .write::<_, TransitionError, _>(move |tx| {
             let (id, organization, user) = (id.clone(), organization.clone(), user.clone());
             Box::pin(async move {
                 locks::unlock_by_user(tx, &id, Some(&user)).await?;
-                noted(tx, &organization, &user, "workspace.unlock", &id).await
+                noted(tx, &organization, &user, "workspace.unlock", &id, &json!({})).await?;
+                Ok(())
             })
         })
-        .await?;
+        .await;
+    if let Err(error) = done {
+        return Err(refused(&app, &workspace.id, error).await?);
+    }
     shown(&app, &workspace.id).await
 }
 
@@ -122,15 +172,21 @@ pub(super) async fn force_unlock(
             )
         })?;
     let (id, organization) = (workspace.id.clone(), workspace.organization_id);
-    app.db
-        .write(move |tx| {
+    let done = app
+        .db
+        .write::<_, TransitionError, _>(move |tx| {
             let (id, organization, user) = (id.clone(), organization.clone(), user.clone());
             let acknowledged = acknowledged.clone();
             Box::pin(async move {
                 locks::force_unlock(tx, &id, Some(&user), acknowledged.as_ref()).await?;
-                noted(tx, &organization, &user, "workspace.force-unlock", &id).await
+                let detail = json!({"acknowledge-running": acknowledged.as_ref().map(AttemptId::as_str)});
+                noted(tx, &organization, &user, "workspace.force-unlock", &id, &detail).await?;
+                Ok(())
             })
         })
-        .await?;
+        .await;
+    if let Err(error) = done {
+        return Err(unprocessable(refused(&app, &workspace.id, error).await?));
+    }
     shown(&app, &workspace.id).await
 }

@@ -17,6 +17,8 @@ mod agents;
 mod configuration_versions;
 mod engine_versions;
 mod execution;
+mod kept_apart;
+mod lease_times;
 mod locks;
 mod organizations;
 mod plans;
@@ -29,6 +31,7 @@ mod tags;
 mod tokens;
 mod users;
 mod variables;
+mod whereabouts;
 mod workspace_settings;
 mod workspaces;
 
@@ -179,8 +182,21 @@ fn state_routes() -> Router<App> {
         .route("/state-versions", get(state_versions::list_by_name))
         .route(
             "/workspaces/{id}/state-versions",
-            get(state_versions::list).post(state_versions::create),
+            get(state_versions::list)
+                .post(state_versions::create)
+                .patch(kept_apart::roll_back),
         )
+        .route("/workspaces/{id}/kept-apart-states", get(kept_apart::list))
+        .route(
+            "/kept-apart-states/{id}/actions/promote",
+            post(kept_apart::promote),
+        )
+        .route(
+            "/kept-apart-states/{id}/actions/dismiss",
+            post(kept_apart::dismiss),
+        )
+        .route("/orphan-states", get(kept_apart::orphans))
+        .route("/orphan-states/{id}/download", get(kept_apart::download_orphan))
         .route(
             "/workspaces/{id}/current-state-version",
             get(state_versions::current),
@@ -204,6 +220,7 @@ fn run_routes() -> Router<App> {
         .route("/runs", post(runs::create))
         .route("/runs/{id}", get(runs::show))
         .route("/runs/{id}/run-events", get(runs::events))
+        .route("/runs/{id}/whereabouts", get(whereabouts::show))
         .route("/runs/{id}/actions/apply", post(run_actions::apply))
         .route("/runs/{id}/actions/discard", post(run_actions::discard))
         .route("/runs/{id}/actions/cancel", post(run_actions::cancel))
@@ -239,6 +256,8 @@ fn agent_routes() -> Router<App> {
         )
         .route("/agent-pools/{id}/agents", get(agents::list))
         .route("/agents/{id}", get(agents::show).merge(delete(agents::delete)))
+        .route("/agents/{id}/actions/drain", post(agents::drain))
+        .route("/agents/{id}/actions/resume", post(agents::resume))
 }
 
 /// What clients ask first, for the headers. Needs no token: the CLI calls it before it knows whether its token is good.

@@ -33,13 +33,17 @@ use crate::http::error::ApiError;
 use crate::http::uploads;
 
 /// URLs to upload to, in the answer that announces a state version.
-struct UploadUrls {
+pub(super) struct UploadUrls {
     raw: String,
     json: String,
 }
 
 /// A state version as clients see it.
-async fn resource(app: &App, record: &StateVersionRecord, urls: Option<UploadUrls>) -> Result<Resource> {
+pub(super) async fn resource(
+    app: &App,
+    record: &StateVersionRecord,
+    urls: Option<UploadUrls>,
+) -> Result<Resource> {
     let path = format!("{}/api/v2/state-versions/{}", app.config.public_url, record.id);
     let (raw_upload, json_upload) = urls.map_or((None, None), |urls| (Some(urls.raw), Some(urls.json)));
     let attributes = attributes::StateVersion {
@@ -395,7 +399,7 @@ fn verify_md5(expected: Option<&str>, bytes: &[u8]) -> Result<()> {
 }
 
 /// A key that no other upload has.
-fn new_key(app: &App, id: &StateVersionId, end: &str) -> Result<ObjectKey> {
+pub(super) fn new_key(app: &App, id: &StateVersionId, end: &str) -> Result<ObjectKey> {
     let random: String = app.db.entropy().draw()[..8]
         .iter()
         .map(|byte| format!("{byte:02x}"))

@@ -6,6 +6,7 @@ use terrapool_model::id::{TokenId, UserId};
 use terrapool_model::time::{Millis, Timestamp};
 use terrapool_protocol::secret::Secret;
 use terrapool_store::agent_tokens::{self, AgentTokenRecord};
+use terrapool_store::agents;
 use terrapool_store::api_tokens::{self, ApiTokenRecord, NewApiToken, TokenOwner};
 use terrapool_store::audit;
 use terrapool_store::db::Connection;
@@ -283,8 +284,23 @@ pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<St
     Ok(Answer::ok(Document::one(resource)))
 }
 
-/// `DELETE authentication-tokens/:id`
-pub(super) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+/// `DELETE authentication-tokens/:id`. Agents that registered with a pool's token finish what they hold; with
+/// `cut-off=true` their attempts are told to stop now.
+pub(super) async fn delete(
+    State(app): AppState,
+    caller: Caller,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result {
+    let cut_off = match params.get("cut-off") {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => {
+            return Err(ApiError::BadRequest(format!(
+                "cut-off is true or false, not `{other}`"
+            )));
+        }
+    };
     let mut connection = app.db.read().await?;
     let found = find(&mut connection, &caller, &id).await?;
     let (id, organization, is_agent) = match &found {
@@ -309,11 +325,15 @@ pub(super) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<
             Box::pin(async move {
                 if is_agent {
                     agent_tokens::revoke(tx, &id).await?;
+                    if cut_off {
+                        agents::cut_off_token(tx, &id).await?;
+                    }
                 } else {
                     api_tokens::revoke(tx, &id).await?;
                 }
                 let organization = organization.as_ref();
-                audit::record(tx, organization, &actor, "token.delete", id.as_str(), &json!({})).await?;
+                let detail = json!({"cut-off": cut_off});
+                audit::record(tx, organization, &actor, "token.delete", id.as_str(), &detail).await?;
                 Ok::<_, ApiError>(())
             })
         })

@@ -8,13 +8,13 @@ use serde_json::json;
 use terrapool_model::execution::ExecutionMode;
 use terrapool_model::id::{AgentPoolId, ProjectId, WorkspaceId};
 use terrapool_model::lock::Lock;
-use terrapool_store::db::Connection;
+use terrapool_store::db::{Connection, Tx};
 use terrapool_store::organizations::{self, OrganizationRecord};
 use terrapool_store::projects::{self, ProjectRecord};
 use terrapool_store::workspaces::{
     self, NewWorkspace, PoolUse, Tag, TagFilter, WorkspaceFilter, WorkspaceOrder, WorkspaceRecord,
 };
-use terrapool_store::{audit, runs, variables};
+use terrapool_store::{audit, kept_apart, runs, state_versions, variables};
 use terrapool_tfe::attributes;
 use terrapool_tfe::document::{Document, Kind, Resource};
 use terrapool_tfe::errors::Problem;
@@ -29,6 +29,7 @@ use crate::app::App;
 use crate::auth::{self, Caller, Permission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
+use crate::reconcile;
 
 /// A workspace as clients see it.
 pub(super) async fn resource(connection: &mut Connection, record: &WorkspaceRecord) -> Result<Resource> {
@@ -485,7 +486,46 @@ enum Deletion {
     Force,
 }
 
+/// What keeps a workspace from being deleted safely, besides its lock. No text says that it is locked or processed:
+/// clients take those words for other reasons.
+async fn refuse_what_is_managed(tx: &mut Tx, record: &WorkspaceRecord) -> Result<()> {
+    if workspaces::has_pending_state(tx, &record.id).await? {
+        return Err(ApiError::Conflict(
+            "the workspace's latest state is still being processed: try again in a moment".to_owned(),
+        ));
+    }
+    let Some(current) = state_versions::current(tx, &record.id).await? else {
+        return refuse_what_is_kept_apart(tx, record).await;
+    };
+    match current.resource_count {
+        Some(0) => refuse_what_is_kept_apart(tx, record).await,
+        Some(resources) => Err(ApiError::Conflict(format!(
+            "the workspace manages {resources} resources: destroy them first, or delete it with force"
+        ))),
+        None => Err(ApiError::Conflict(
+            "the workspace's state can't be read here, so it may manage resources: destroy them first, or delete it \
+             with force"
+                .to_owned(),
+        )),
+    }
+}
+
+async fn refuse_what_is_kept_apart(tx: &mut Tx, record: &WorkspaceRecord) -> Result<()> {
+    match kept_apart::count(tx, &record.id).await? {
+        0 => Ok(()),
+        number => Err(ApiError::Conflict(format!(
+            "{number} state(s) of lost runs were kept apart, and may manage resources: promote or dismiss them \
+             first, or delete the workspace with force"
+        ))),
+    }
+}
+
 async fn deleted(app: &App, caller: &Caller, record: WorkspaceRecord, deletion: Deletion) -> Result {
+    if deletion == Deletion::Safe {
+        reconcile::count_resources(app)
+            .await
+            .map_err(|error| ApiError::Internal(format!("resources could not be counted: {error}")))?;
+    }
     let actor = caller.audit_name();
     app.db
         .write(move |tx| {
@@ -506,18 +546,7 @@ async fn deleted(app: &App, caller: &Caller, record: WorkspaceRecord, deletion: 
                     }
                 }
                 if deletion == Deletion::Safe {
-                    if workspaces::has_pending_state(tx, &id).await? {
-                        return Err(ApiError::Conflict(
-                            "the workspace's latest state is still being processed: try again in a moment"
-                                .to_owned(),
-                        ));
-                    }
-                    if record.resource_count > 0 {
-                        return Err(ApiError::Conflict(format!(
-                            "the workspace manages {} resources: destroy them first, or delete it with force",
-                            record.resource_count
-                        )));
-                    }
+                    refuse_what_is_managed(tx, &record).await?;
                 }
                 workspaces::delete(tx, &id).await?;
                 let detail = json!({"name": record.name});
