@@ -33,6 +33,8 @@ pub struct Configuration {
     pub overrides: u8,
     /// How often a user may lock the workspace.
     pub user_locks: u8,
+    /// How often an agent may be cut off.
+    pub cut_offs: u8,
     /// Whether an apply has no contact limit: then only its end or an override ends a quarantine.
     pub never: bool,
     /// Whether engines and sandboxes may also fail by themselves.
@@ -93,6 +95,7 @@ pub const PLAIN: Configuration = Configuration {
     slots: 2,
     overrides: 0,
     user_locks: 0,
+    cut_offs: 0,
     never: false,
     failures: false,
     opening: &[],
@@ -104,6 +107,7 @@ pub const ALL: &[Configuration] = &[
         name: "plan-only",
         runs: &[Kind::PlanOnly],
         slots: 3,
+        cut_offs: 1,
         failures: true,
         ..PLAIN
     },
@@ -114,6 +118,7 @@ pub const ALL: &[Configuration] = &[
     Configuration {
         name: "apply-1",
         slots: 1,
+        cut_offs: 1,
         overrides: 1,
         user_locks: 1,
         failures: true,

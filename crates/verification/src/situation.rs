@@ -225,7 +225,9 @@ pub struct Situation {
     pub user_locks: u8,
     /// How often a person may still override a quarantine.
     pub overrides: u8,
-    /// Whether one was overridden.
+    /// How often an agent may still be cut off.
+    pub cut_offs: u8,
+    /// Whether a quarantine was overridden.
     pub overridden: bool,
 }
 

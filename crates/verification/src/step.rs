@@ -23,6 +23,8 @@ pub enum Step {
     Cancel(usize),
     /// A person force-cancels it.
     ForceCancel(usize),
+    /// An administrator cuts off the agent that holds a job.
+    CutOff(usize, Phase),
     /// A user locks the workspace.
     UserLocks,
     /// The user unlocks it.
@@ -103,7 +105,11 @@ impl Step {
         match self {
             Self::Confirm(_) | Self::Discard(_) | Self::UserUnlocks => Actor::Awaited,
             Self::Override(_) if configuration.never => Actor::Awaited,
-            Self::Cancel(_) | Self::ForceCancel(_) | Self::UserLocks | Self::Override(_) => Actor::Person,
+            Self::Cancel(_)
+            | Self::ForceCancel(_)
+            | Self::CutOff(..)
+            | Self::UserLocks
+            | Self::Override(_) => Actor::Person,
             Self::ClaimTimesOut(_) | Self::Dies(_) | Self::HearStartAndDie(_) | Self::HostLost(_) => {
                 Actor::Fault
             }
@@ -198,7 +204,12 @@ fn of_run(
                     found.extend(reused.map(|slot| Step::Mint(slot, run, phase)));
                 }
             }
-            Some(JobState::Leased | JobState::Running) => found.push(Step::Expire(run, phase)),
+            Some(JobState::Leased | JobState::Running) => {
+                found.push(Step::Expire(run, phase));
+                if situation.cut_offs > 0 {
+                    found.push(Step::CutOff(run, phase));
+                }
+            }
             Some(JobState::Done | JobState::Lost) | None => {}
         }
     }

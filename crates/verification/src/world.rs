@@ -37,6 +37,7 @@ pub fn first(configuration: &Configuration, tables: &mut Tables) -> Situation {
         workspace: tables.intern_workspace(&Workspace::new()),
         user_locks: configuration.user_locks,
         overrides: configuration.overrides,
+        cut_offs: configuration.cut_offs,
         ..Situation::default()
     };
     for (place, kind) in configuration.runs.iter().enumerate() {
@@ -79,6 +80,10 @@ impl<'t> World<'t> {
             Step::Discard(run) => self.row_event(run, RowEvent::Discard, None),
             Step::Cancel(run) => self.row_event(run, RowEvent::Cancel, None),
             Step::ForceCancel(run) => self.row_event(run, RowEvent::ForceCancel, None),
+            Step::CutOff(run, phase) => {
+                self.situation.cut_offs -= 1;
+                self.row_event(run, RowEvent::CutOff { phase }, None)
+            }
             Step::UserLocks => match self.tables.lock_by_user(self.situation.workspace) {
                 Ok(row) => {
                     self.situation.workspace = row;

@@ -105,3 +105,22 @@ noticed! {
     a_plan_s_end_honours_a_cancel: PlanEndCanceled in small("auto-apply-1") => StoppedStaysStopped;
     only_the_lost_attempt_frees_its_quarantine: LateEndMatches in FIRST_ATTEMPT_RETURNS => OneEngine;
 }
+
+#[test]
+fn a_quarantine_without_limit_that_nobody_may_override_is_noticed() {
+    let configuration = Configuration {
+        overrides: 0,
+        ..small("apply-never")
+    };
+    for invariant in [Invariant::EndReachable, Invariant::EndReachableAlone] {
+        let found = search(Task {
+            only: Some(invariant),
+            graph: true,
+            ..Task::new(&configuration)
+        });
+        assert_eq!(
+            found.violation.map(|violation| violation.invariant),
+            Some(invariant)
+        );
+    }
+}
