@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chaos;
 mod command;
 mod container_engine;
 mod demo;
@@ -20,6 +21,8 @@ cargo xtask <task>
   demo [--once]   build, start a control plane and two agents, run a real configuration through them
   test            everything CI runs: style, lints, documentation, licences, budgets, tests
   bench [NAME]    measure, as ratios taken side by side in one run
+  chaos [--minutes N] [--seed S] [--sqlite | --postgres]
+                  kill and cut off everything at random while runs are applied, then count what was promised (root)
   engines         build the engines that the tests use: target/tools/engines
   image           make the sandboxes' image: target/<profile>/sandbox-image.tar
 ";
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         ["demo", rest @ ..] => demo::run(rest),
         ["test", rest @ ..] => test::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
+        ["chaos", rest @ ..] => chaos::run(rest),
         ["engines"] => engines::run(),
         ["image"] => image::run(),
         _ => {

@@ -108,7 +108,7 @@ pub async fn postgres() -> TestDatabase {
 }
 
 /// The folder with PostgreSQL's programs.
-fn programs() -> PathBuf {
+pub fn postgres_programs() -> PathBuf {
     let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .map(|entries| entries.flatten().map(|entry| entry.path().join("bin")).collect())
         .unwrap_or_default();
@@ -122,7 +122,7 @@ fn programs() -> PathBuf {
 }
 
 /// PostgreSQL refuses to run as root: this account, which owns nothing else here, runs it then.
-fn unprivileged() -> Option<(u32, u32)> {
+pub fn unprivileged() -> Option<(u32, u32)> {
     let own = std::fs::metadata("/proc/self").map(|data| std::os::unix::fs::MetadataExt::uid(&data));
     if !matches!(own, Ok(0)) {
         return None;
@@ -140,7 +140,8 @@ fn unprivileged() -> Option<(u32, u32)> {
     account("postgres").or_else(|| account("nobody"))
 }
 
-fn command(program: &Path, user: Option<(u32, u32)>) -> Command {
+/// A program that this account runs.
+pub fn command_as(program: &Path, user: Option<(u32, u32)>) -> Command {
     let mut command = Command::new(program);
     command.env("LC_ALL", "C").current_dir("/");
     if let Some((uid, gid)) = user {
@@ -164,7 +165,7 @@ fn run(mut command: Command) -> String {
 }
 
 fn psql(socket: &Path, sql: &str) -> String {
-    let mut psql = Command::new(programs().join("psql"));
+    let mut psql = Command::new(postgres_programs().join("psql"));
     psql.args([
         "-X",
         "-q",
@@ -203,7 +204,7 @@ async fn start() -> Server {
 }
 
 fn start_server() -> Server {
-    let programs = programs();
+    let programs = postgres_programs();
     let user = unprivileged();
     let folder = tempfile::Builder::new()
         .prefix("terrapool-postgres-")
@@ -218,7 +219,7 @@ fn start_server() -> Server {
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755))
         .unwrap_or_else(|error| panic!("the folder cannot be opened: {error}"));
     let data = folder.join("data");
-    let mut initdb = command(&programs.join("initdb"), user);
+    let mut initdb = command_as(&programs.join("initdb"), user);
     initdb.arg("-D").arg(&data).args([
         "-U",
         "terrapool",
@@ -243,7 +244,7 @@ fn start_server() -> Server {
         rm -rf \"$2\"/*\n\
         rmdir \"$2\" 2>/dev/null\n\
         exit 0\n";
-    let mut shell = command(Path::new("/bin/sh"), user);
+    let mut shell = command_as(Path::new("/bin/sh"), user);
     shell
         .args(["-c", script, "sh"])
         .arg(&programs)

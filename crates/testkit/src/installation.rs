@@ -229,6 +229,11 @@ impl Installation {
         format!("localhost:{}", self.port)
     }
 
+    /// The server's port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The server's address.
     pub fn url(&self) -> String {
         format!("https://{}", self.host())
