@@ -13,7 +13,9 @@
 //! | `POST jobs/:id/finish` | job | [`Finish`] | [`Finished`], 409 [`Incomplete`] |
 //!
 //! Credentials are bearer tokens. 401 means the credential is not valid (any more); 410 that a newer process of the
-//! same agent has registered.
+//! same agent has registered, or that the control plane was restored from a backup since: the process finishes what it
+//! holds and registers again. Log, state and finish of an attempt that another history assigned are taken, and kept
+//! apart. 503 and 507 (the control plane's disk is full) are worth another try.
 
 use serde::{Deserialize, Serialize};
 use terrapool_model::engine::Engine;

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -414,7 +414,13 @@ impl Log {
         let path = with_suffix(&self.path, ".index");
         let temporary = with_suffix(&self.path, ".index~");
         let text = serde_json::to_vec(&self.index).unwrap_or_default();
-        std::fs::write(&temporary, text).map_err(io("writing", &temporary))?;
+        // Without its index a log would be counted from its first byte after a power cut, whoever wrote what.
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&text)?;
+            file.sync_data()
+        };
+        write().map_err(io("writing", &temporary))?;
         std::fs::rename(&temporary, &path).map_err(io("publishing", &path))
     }
 

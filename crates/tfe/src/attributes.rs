@@ -8,6 +8,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
+mod agents;
+mod whereabouts;
+
+pub use agents::{Agent, AgentPool, DuplicateIdentity};
+pub use whereabouts::{Kept, KeptApartState, RunWhereabouts, WhereaboutsAgent};
+
 /// Of `organizations`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -521,88 +527,6 @@ pub struct AuthenticationToken {
     pub token: Option<String>,
 }
 
-/// Of `agent-pools`.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(
-    missing_docs,
-    reason = "the fields are the attributes of the public API, named as there"
-)]
-pub struct AgentPool {
-    pub name: String,
-    pub created_at: String,
-    pub organization_scoped: bool,
-    pub agent_count: u64,
-    /// Times of leases, stops and locks, in seconds; null is never. An addition of this product.
-    pub lease_times: BTreeMap<&'static str, Option<u64>>,
-}
-
-/// Of `run-whereabouts`: where a run is and what to do next. An addition of this product.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "the fields say what they are")]
-pub struct RunWhereabouts {
-    pub place: &'static str,
-    pub summary: String,
-    pub next: String,
-    pub phase: Option<&'static str>,
-    pub pool: String,
-    pub connected_agents: u64,
-    pub agent: Option<WhereaboutsAgent>,
-    pub attempt: Option<String>,
-    pub generation: Option<u64>,
-    pub tries: Option<u32>,
-    pub desired: Option<&'static str>,
-    pub last_contact_at: Option<String>,
-    /// When the lease ends if the agent stays silent.
-    pub lease_ends_at: Option<String>,
-    /// From when on no engine of a lost apply can be alive.
-    pub safe_at: Option<String>,
-    pub aftermath: &'static str,
-    pub kept: Kept,
-}
-
-/// The agent of a run.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "the fields say what they are")]
-pub struct WhereaboutsAgent {
-    pub id: String,
-    pub name: String,
-    pub ip_address: String,
-    pub status: &'static str,
-}
-
-/// What is kept of a run.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Kept {
-    /// Serial of the newest state copy that is not current yet.
-    pub newest_copy_serial: Option<u64>,
-    /// State versions that this run made current.
-    pub state_versions: u64,
-    /// States of this run that were kept apart.
-    pub kept_apart_states: u64,
-}
-
-/// Of `kept-apart-states`: a state that may not become current by itself. An addition of this product.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "the fields say what they are")]
-pub struct KeptApartState {
-    pub reason: String,
-    /// The reason as a sentence for people.
-    pub message: String,
-    pub serial: Option<u64>,
-    pub lineage: Option<String>,
-    pub md5: Option<String>,
-    pub size: Option<u64>,
-    pub job: Option<String>,
-    pub attempt: Option<String>,
-    pub created_at: String,
-    pub hosted_state_download_url: String,
-}
-
 /// Of `terraform-versions` and `opentofu-versions`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -621,44 +545,6 @@ pub struct EngineVersion {
     pub deprecated_reason: Option<String>,
     pub usage: u64,
     pub created_at: String,
-}
-
-/// Of `agents`.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(
-    missing_docs,
-    reason = "the fields are the attributes of the public API, named as there"
-)]
-pub struct Agent {
-    pub name: Option<String>,
-    pub status: &'static str,
-    pub ip_address: String,
-    pub last_ping_at: String,
-    pub created_at: String,
-    pub version: String,
-    /// It takes no new jobs, by its own decision. An addition of this product, as what follows.
-    pub draining: bool,
-    /// A person wants it drained.
-    pub drain_wanted: bool,
-    /// Jobs it holds.
-    pub jobs: u64,
-    /// Another live process with the same key: a cloned machine, or an older process that is still finishing.
-    pub duplicate_identity: Option<DuplicateIdentity>,
-}
-
-/// Another live process of an agent.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(
-    missing_docs,
-    reason = "the fields are the attributes of the public API, named as there"
-)]
-pub struct DuplicateIdentity {
-    pub ip_address: String,
-    pub last_ping_at: String,
-    /// Both addresses, as a sentence for people.
-    pub message: String,
 }
 
 /// Of `tags`.

@@ -8,6 +8,7 @@ mod histories;
 mod interleavings;
 mod lifecycle;
 mod losses;
+mod outages;
 mod support;
 mod syncs;
 

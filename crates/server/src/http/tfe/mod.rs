@@ -32,6 +32,7 @@ mod tokens;
 mod users;
 mod variables;
 mod whereabouts;
+mod workspace_deletion;
 mod workspace_settings;
 mod workspaces;
 
@@ -111,21 +112,21 @@ fn workspace_routes() -> Router<App> {
             "/organizations/{org}/workspaces/{name}",
             get(workspaces::show_by_name)
                 .patch(workspaces::update_by_name)
-                .delete(workspaces::delete_by_name),
+                .delete(workspace_deletion::delete_by_name),
         )
         .route(
             "/organizations/{org}/workspaces/{name}/actions/safe-delete",
-            post(workspaces::safe_delete_by_name),
+            post(workspace_deletion::safe_delete_by_name),
         )
         .route(
             "/workspaces/{id}",
             get(workspaces::show)
                 .patch(workspaces::update)
-                .delete(workspaces::delete),
+                .delete(workspace_deletion::delete),
         )
         .route(
             "/workspaces/{id}/actions/safe-delete",
-            post(workspaces::safe_delete),
+            post(workspace_deletion::safe_delete),
         )
         .route("/workspaces/{id}/actions/lock", post(locks::lock))
         .route("/workspaces/{id}/actions/unlock", post(locks::unlock))

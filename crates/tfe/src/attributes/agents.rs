@@ -1,0 +1,59 @@
+//! The attributes of agents and their pools.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Of `agent-pools`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(
+    missing_docs,
+    reason = "the fields are the attributes of the public API, named as there"
+)]
+pub struct AgentPool {
+    pub name: String,
+    pub created_at: String,
+    pub organization_scoped: bool,
+    pub agent_count: u64,
+    /// Times of leases, stops and locks, in seconds; null is never. An addition of this product.
+    pub lease_times: BTreeMap<&'static str, Option<u64>>,
+}
+
+/// Of `agents`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(
+    missing_docs,
+    reason = "the fields are the attributes of the public API, named as there"
+)]
+pub struct Agent {
+    pub name: Option<String>,
+    pub status: &'static str,
+    pub ip_address: String,
+    pub last_ping_at: String,
+    pub created_at: String,
+    pub version: String,
+    /// It takes no new jobs, by its own decision. An addition of this product, as what follows.
+    pub draining: bool,
+    /// A person wants it drained.
+    pub drain_wanted: bool,
+    /// Jobs it holds.
+    pub jobs: u64,
+    /// Another live process with the same key: a cloned machine, or an older process that is still finishing.
+    pub duplicate_identity: Option<DuplicateIdentity>,
+}
+
+/// Another live process of an agent.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(
+    missing_docs,
+    reason = "the fields are the attributes of the public API, named as there"
+)]
+pub struct DuplicateIdentity {
+    pub ip_address: String,
+    pub last_ping_at: String,
+    /// Both addresses, as a sentence for people.
+    pub message: String,
+}
