@@ -56,6 +56,10 @@ fn fill(folder: &Path) -> PathBuf {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
     let Some(disk) = SmallDisk::mount() else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "this process may not mount a file system"
+        );
         eprintln!("passed over: this process may not mount a file system");
         return;
     };
