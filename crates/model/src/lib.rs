@@ -16,4 +16,5 @@ pub mod sync;
 pub mod time;
 pub mod times;
 pub mod transition;
+pub mod wait;
 pub mod whereabouts;

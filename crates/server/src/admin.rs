@@ -28,6 +28,9 @@ pub enum AdminError {
     /// The password is too short.
     #[error("a password has at least 8 characters")]
     Password,
+    /// The password can't be hashed.
+    #[error(transparent)]
+    Hash(#[from] password::HashError),
     /// The key ring is there already, and may be in use.
     #[error(
         "{0} exists already and is left as it is: data that it sealed could never be read again without it"
@@ -82,8 +85,10 @@ pub async fn create_user(app: &App, request: UserRequest) -> Result<Secret, Admi
         return Err(AdminError::Email(request.email));
     }
     let password_hash = match &request.password {
-        Some(password) if password.expose().chars().count() < 8 => return Err(AdminError::Password),
-        Some(password) => Some(password::hash(password, app.db.entropy().as_ref())),
+        Some(password) if password.expose().chars().count() < password::SHORTEST => {
+            return Err(AdminError::Password);
+        }
+        Some(password) => Some(password::hash(password, app.db.entropy().as_ref())?),
         None => None,
     };
     let token = secrets::new_token(TokenKind::User, app.db.entropy().as_ref());

@@ -6,6 +6,7 @@ use terrapool_model::time::{Millis, Timestamp};
 use terrapool_objects::Objects;
 use terrapool_store::db::Db;
 
+use crate::auth::attempts::Attempts;
 use crate::config::Config;
 use crate::http::rate_limit::RateLimiter;
 use crate::logs::LogStore;
@@ -24,6 +25,8 @@ pub struct App {
     pub presence: Presence,
     /// Requests of each token.
     pub rate_limiter: RateLimiter,
+    /// Wrong passwords lately.
+    pub sign_in_attempts: Attempts,
     /// The configuration.
     pub config: Arc<Config>,
 }

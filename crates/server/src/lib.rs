@@ -18,3 +18,4 @@ pub mod server;
 pub mod shared_agent;
 pub mod tls;
 pub mod urls;
+pub mod waiting;

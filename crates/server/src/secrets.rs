@@ -17,6 +17,8 @@ pub enum TokenKind {
     Session,
     /// Of one attempt at one job.
     Job,
+    /// Of a browser that is signed in: the cookie.
+    Browser,
 }
 
 impl TokenKind {
@@ -28,6 +30,7 @@ impl TokenKind {
             Self::Agent => "tpa_",
             Self::Session => "tps_",
             Self::Job => "tpj_",
+            Self::Browser => "tpb_",
         }
     }
 
@@ -39,6 +42,7 @@ impl TokenKind {
             Self::Agent,
             Self::Session,
             Self::Job,
+            Self::Browser,
         ]
         .into_iter()
         .find(|kind| text.starts_with(kind.prefix()))

@@ -171,6 +171,7 @@ pub async fn open_with(
         logs,
         presence: crate::presence::Presence::default(),
         rate_limiter: http::rate_limit::RateLimiter::default(),
+        sign_in_attempts: crate::auth::attempts::Attempts::default(),
         config: Arc::new(config),
     })
 }

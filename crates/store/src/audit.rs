@@ -88,3 +88,69 @@ fn read(row: &Row) -> Result<AuditRecord, StoreError> {
         at: row.time("at")?,
     })
 }
+
+/// Which entries of the log are listed.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    /// Actor, action or subject contain this.
+    pub text: Option<String>,
+    /// Actions that begin with one of these; all when there are none.
+    pub kinds: Vec<&'static str>,
+    /// Older than this.
+    pub before: Option<Timestamp>,
+}
+
+/// Entries of an organization, or of the installation itself, newest first.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn list(
+    connection: &mut Connection,
+    organization: Option<&OrganizationId>,
+    filter: &AuditFilter,
+    limit: u32,
+) -> Result<Vec<AuditRecord>, StoreError> {
+    let mut values: Vec<crate::db::Value> = Vec::new();
+    let mut condition = match organization {
+        Some(id) => {
+            values.push(id.into());
+            "organization_id = $1".to_owned()
+        }
+        None => "organization_id IS NULL".to_owned(),
+    };
+    if let Some(before) = filter.before {
+        values.push(before.into());
+        condition.push_str(&format!(" AND at < ${}", values.len()));
+    }
+    if let Some(text) = &filter.text {
+        values.push(crate::search::contains(text).into());
+        let number = values.len();
+        condition.push_str(&format!(
+            " AND (LOWER(actor) LIKE ${number} ESCAPE '!' OR LOWER(action) LIKE ${number} ESCAPE '!' \
+             OR LOWER(subject) LIKE ${number} ESCAPE '!' OR LOWER(detail) LIKE ${number} ESCAPE '!')"
+        ));
+    }
+    if !filter.kinds.is_empty() {
+        let kinds: Vec<String> = filter
+            .kinds
+            .iter()
+            .map(|kind| {
+                values.push(format!("{kind}%").into());
+                format!("action LIKE ${}", values.len())
+            })
+            .collect();
+        condition.push_str(&format!(" AND ({})", kinds.join(" OR ")));
+    }
+    values.push(limit.into());
+    let sql = format!(
+        "SELECT id, organization_id, actor, action, subject, detail, at FROM audit_entries WHERE {condition} \
+         ORDER BY at DESC, id LIMIT ${}",
+        values.len()
+    );
+    connection
+        .fetch_all(&sql, values)
+        .await?
+        .iter()
+        .map(read)
+        .collect()
+}

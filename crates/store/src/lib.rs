@@ -21,6 +21,7 @@ pub mod locks;
 pub mod logs;
 pub mod organizations;
 pub mod orphans;
+pub mod overview;
 pub mod page;
 pub mod pools;
 pub mod projects;
@@ -29,6 +30,7 @@ pub mod state_copies;
 pub mod state_versions;
 pub mod users;
 pub mod variables;
+pub mod web_sessions;
 pub mod workspaces;
 
 mod lifecycle;

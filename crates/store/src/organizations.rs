@@ -292,3 +292,23 @@ pub async fn delete(tx: &mut Tx, id: &OrganizationId) -> Result<bool, StoreError
     }
     Ok(changed > 0)
 }
+
+/// Names and roles of an organization's members, by name.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn members(
+    connection: &mut Connection,
+    id: &OrganizationId,
+) -> Result<Vec<(String, String)>, StoreError> {
+    let rows = connection
+        .fetch_all(
+            "SELECT users.username AS username, role FROM organization_members \
+             JOIN users ON users.id = organization_members.user_id WHERE organization_id = $1 ORDER BY username",
+            values![id],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.text("username")?, row.text("role")?)))
+        .collect()
+}

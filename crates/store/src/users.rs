@@ -125,6 +125,49 @@ pub async fn update(tx: &mut Tx, id: &UserId, username: &str, email: &str) -> Re
     Ok(())
 }
 
+/// Sets the password.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn set_password(tx: &mut Tx, id: &UserId, password_hash: &Secret) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE users SET password_hash = $2 WHERE id = $1",
+        values![id, password_hash.expose()],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The user with a name or an e-mail address; by address only when it is one user's.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn by_login(connection: &mut Connection, login: &str) -> Result<Option<UserRecord>, StoreError> {
+    if let Some(user) = by_username(connection, login).await? {
+        return Ok(Some(user));
+    }
+    let sql = format!("SELECT {COLUMNS} FROM users WHERE LOWER(email) = $1 ORDER BY id LIMIT 2");
+    let rows = connection.fetch_all(&sql, values![login.to_lowercase()]).await?;
+    match rows.as_slice() {
+        [row] => Ok(Some(read(row)?)),
+        _ => Ok(None),
+    }
+}
+
+/// All users, by name.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn all(connection: &mut Connection) -> Result<Vec<UserRecord>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM users ORDER BY username");
+    connection
+        .fetch_all(&sql, Vec::new())
+        .await?
+        .iter()
+        .map(read)
+        .collect()
+}
+
 /// How many users there are.
 ///
 /// # Errors

@@ -14,7 +14,9 @@ use crate::app::App;
 use crate::http::error::ApiError;
 use crate::secrets::{self, TokenKind};
 
+pub mod attempts;
 pub mod password;
+pub mod session;
 
 /// Whose token came with a request.
 #[derive(Debug, Clone)]
@@ -94,7 +96,7 @@ pub fn bearer(parts: &Parts) -> Option<&str> {
 pub async fn authenticate(app: &App, token: &str) -> Result<Caller, ApiError> {
     match TokenKind::of(token) {
         Some(TokenKind::User | TokenKind::Organization) => {}
-        Some(TokenKind::Agent | TokenKind::Session | TokenKind::Job) | None => {
+        Some(TokenKind::Agent | TokenKind::Session | TokenKind::Job | TokenKind::Browser) | None => {
             return Err(ApiError::Unauthorized);
         }
     }

@@ -1,51 +1,58 @@
-//! Passwords: kept as PBKDF2 with SHA-256, `pbkdf2-sha256$<iterations>$<salt>$<key>` in base64.
+//! Passwords: kept as Argon2id in the PHC format.
 
-use std::num::NonZeroU32;
-
-use aws_lc_rs::pbkdf2;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::{Argon2, PasswordHash};
 use terrapool_protocol::secret::Secret;
 use terrapool_store::db::Entropy;
+use tokio::sync::Semaphore;
 
-const ALGORITHM: pbkdf2::Algorithm = pbkdf2::PBKDF2_HMAC_SHA256;
-const NAME: &str = "pbkdf2-sha256";
-const ITERATIONS: NonZeroU32 = match NonZeroU32::new(600_000) {
-    Some(number) => number,
-    None => NonZeroU32::MIN,
-};
+/// Fewest characters of a password.
+pub const SHORTEST: usize = 8;
 
-/// What is stored of a password. Takes a tenth of a second, so call it off the async threads.
-pub fn hash(password: &Secret, entropy: &dyn Entropy) -> Secret {
-    let salt = entropy.draw();
-    let mut key = [0; 32];
-    pbkdf2::derive(
-        ALGORITHM,
-        ITERATIONS,
-        &salt,
-        password.expose().as_bytes(),
-        &mut key,
-    );
-    Secret::new(format!(
-        "{NAME}${ITERATIONS}${}${}",
-        BASE64.encode(salt),
-        BASE64.encode(key)
-    ))
+/// Checks that run at once; each takes 19 MiB.
+static CHECKS: Semaphore = Semaphore::const_new(2);
+
+/// A password that could not be hashed.
+#[derive(Debug, thiserror::Error)]
+#[error("the password can't be hashed: {0}")]
+pub struct HashError(String);
+
+/// What is stored of a password. Takes a good part of a second, so call it off the async threads.
+///
+/// # Errors
+/// [`HashError`] when the password is longer than the algorithm takes.
+pub fn hash(password: &Secret, entropy: &dyn Entropy) -> Result<Secret, HashError> {
+    Argon2::default()
+        .hash_password_with_salt(password.expose().as_bytes(), &entropy.draw())
+        .map(|hash| Secret::new(hash.to_string()))
+        .map_err(|error| HashError(error.to_string()))
 }
 
 /// Whether a password is the one that was stored.
 pub fn verify(password: &Secret, stored: &Secret) -> bool {
-    let mut parts = stored.expose().split('$');
-    let (Some(NAME), Some(iterations), Some(salt), Some(key)) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    PasswordHash::new(stored.expose()).is_ok_and(|stored| {
+        Argon2::default()
+            .verify_password(password.expose().as_bytes(), &stored)
+            .is_ok()
+    })
+}
+
+/// The same off the async threads. Without a stored password it takes as long, and the answer is no.
+pub async fn check(password: Secret, stored: Option<Secret>) -> bool {
+    // Of the empty password, which nobody can have.
+    const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    let Ok(_permit) = CHECKS.acquire().await else {
         return false;
     };
-    let (Ok(iterations), Ok(salt), Ok(key)) = (iterations.parse(), BASE64.decode(salt), BASE64.decode(key))
-    else {
-        return false;
+    let check = move || match stored {
+        Some(stored) => verify(&password, &stored),
+        None => {
+            verify(&password, &Secret::new(NOBODY));
+            false
+        }
     };
-    pbkdf2::verify(ALGORITHM, iterations, &salt, password.expose().as_bytes(), &key).is_ok()
+    tokio::task::spawn_blocking(check).await.unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -54,9 +61,15 @@ mod tests {
 
     #[test]
     fn only_the_same_password_is_accepted() {
-        let stored = hash(&Secret::new("correct horse"), &terrapool_store::db::SystemEntropy);
+        let stored = hash(&Secret::new("correct horse"), &terrapool_store::db::SystemEntropy).unwrap();
+        assert!(stored.expose().starts_with("$argon2id$"));
         assert!(verify(&Secret::new("correct horse"), &stored));
         assert!(!verify(&Secret::new("correct horsf"), &stored));
         assert!(!verify(&Secret::new(""), &Secret::new("")));
+    }
+
+    #[tokio::test]
+    async fn somebody_without_a_password_cannot_sign_in() {
+        assert!(!check(Secret::new(""), None).await);
     }
 }

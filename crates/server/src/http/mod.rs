@@ -21,11 +21,16 @@ pub mod ops;
 pub mod rate_limit;
 pub mod tfe;
 pub mod uploads;
+pub mod web;
 
 use error::ApiError;
 
 /// The header that names a request in answers and logs.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The name of a request in answers and logs.
+#[derive(Debug, Clone)]
+pub struct RequestName(pub String);
 
 /// Everything that is served.
 pub fn router(app: &App) -> Router {
@@ -35,17 +40,19 @@ pub fn router(app: &App) -> Router {
         .merge(uploads::router())
         .merge(logs::router())
         .merge(agent::router())
-        .fallback(|| async { ApiError::NotFound })
+        .merge(web::router(app))
+        .fallback(web::fallback)
         .layer(middleware::from_fn_with_state(app.clone(), trace))
         .with_state(app.clone())
 }
 
 /// Gives each request an id, logs it, and turns a panic into an answer.
-async fn trace(State(app): State<App>, request: Request, next: Next) -> Response {
+async fn trace(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id: String = app.db.entropy().draw()[..8]
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
+    request.extensions_mut().insert(RequestName(id.clone()));
     // The path only: queries of signed URLs are credentials.
     let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
     let answer = async move {

@@ -38,7 +38,7 @@ impl From<PoolError> for ApiError {
 }
 
 /// The pool with an id and its organization, if the caller may do this. The shared pool is nobody's.
-pub(super) async fn find(
+pub(in crate::http) async fn find(
     connection: &mut Connection,
     caller: &Caller,
     id: &str,
@@ -190,7 +190,7 @@ async fn requested(
 }
 
 /// `GET organizations/:org/agent-pools`
-pub(super) async fn list(
+pub(in crate::http) async fn list(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -240,7 +240,7 @@ pub(super) async fn list(
 }
 
 /// `POST organizations/:org/agent-pools`
-pub(super) async fn create(
+pub(in crate::http) async fn create(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -283,7 +283,7 @@ pub(super) async fn create(
 }
 
 /// `GET agent-pools/:id`
-pub(super) async fn show(
+pub(in crate::http) async fn show(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -304,7 +304,7 @@ pub(super) async fn show(
 }
 
 /// `PATCH agent-pools/:id`: what is absent stays, a list that is sent replaces.
-pub(super) async fn update(
+pub(in crate::http) async fn update(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -341,7 +341,7 @@ pub(super) async fn update(
 }
 
 /// `DELETE agent-pools/:id`
-pub(super) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let (pool, organization) = find(&mut connection, &caller, &id, Permission::ManageAgentPools).await?;
     drop(connection);

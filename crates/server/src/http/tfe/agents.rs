@@ -58,7 +58,7 @@ fn resource(record: &AgentRecord, now: Timestamp, times: &Times) -> Resource {
 }
 
 /// `GET agent-pools/:id/agents`
-pub(super) async fn list(
+pub(in crate::http) async fn list(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -84,7 +84,7 @@ pub(super) async fn list(
 }
 
 /// `GET agents/:id`
-pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let id = id.parse().map_err(|_| ApiError::NotFound)?;
     let agent = agents::get(&mut connection, &id)
@@ -138,7 +138,7 @@ async fn want_drain(app: &App, caller: &Caller, id: &str, drain: bool) -> Result
 }
 
 /// `DELETE agents/:id`: only one that is not alive.
-pub(super) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let id = id.parse().map_err(|_| ApiError::NotFound)?;
     let agent = agents::get(&mut connection, &id)

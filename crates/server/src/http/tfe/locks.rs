@@ -89,7 +89,7 @@ fn unprocessable(error: ApiError) -> ApiError {
 }
 
 /// `POST workspaces/:id/actions/lock`
-pub(super) async fn lock(
+pub(in crate::http) async fn lock(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -123,7 +123,7 @@ pub(super) async fn lock(
 }
 
 /// `POST workspaces/:id/actions/unlock`
-pub(super) async fn unlock(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn unlock(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let workspace = auth::workspace(&mut connection, &caller, &id, Permission::LockWorkspace).await?;
     drop(connection);
@@ -147,7 +147,7 @@ pub(super) async fn unlock(State(app): AppState, caller: Caller, Path(id): Path<
 }
 
 /// `POST workspaces/:id/actions/force-unlock`. What is announced and has not arrived is given up with the lock.
-pub(super) async fn force_unlock(
+pub(in crate::http) async fn force_unlock(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,

@@ -12,29 +12,29 @@ use super::error::{ApiError, JSON_API};
 use super::rate_limit;
 use crate::app::App;
 
-mod agent_pools;
-mod agents;
+pub(super) mod agent_pools;
+pub(super) mod agents;
 mod configuration_versions;
 mod engine_versions;
 mod execution;
-mod kept_apart;
-mod lease_times;
-mod locks;
-mod organizations;
-mod plans;
-mod projects;
-mod run_actions;
-mod runs;
+pub(super) mod kept_apart;
+pub(super) mod lease_times;
+pub(super) mod locks;
+pub(super) mod organizations;
+pub(super) mod plans;
+pub(super) mod projects;
+pub(super) mod run_actions;
+pub(super) mod runs;
 pub(crate) mod state_outputs;
 pub(crate) mod state_versions;
 mod tags;
-mod tokens;
-mod users;
-mod variables;
-mod whereabouts;
-mod workspace_deletion;
+pub(super) mod tokens;
+pub(super) mod users;
+pub(super) mod variables;
+pub(super) mod whereabouts;
+pub(super) mod workspace_deletion;
 mod workspace_settings;
-mod workspaces;
+pub(super) mod workspaces;
 
 /// Where the API is. Clients that are given nothing but an address look for it exactly here.
 pub(super) const PREFIX: &str = "/api/v2";
@@ -306,9 +306,14 @@ pub(super) fn is_cloud_block(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes() == b"cloud")
 }
 
+/// Marks what the web UI does by the API's handlers.
+pub(super) const WEB_UI: HeaderName = HeaderName::from_static("terrapool-web-ui");
+
 /// What `source` says of a request's client.
 pub(super) fn source(headers: &HeaderMap) -> &'static str {
-    if is_cloud_block(headers) {
+    if headers.contains_key(WEB_UI) {
+        "tfe-ui"
+    } else if is_cloud_block(headers) {
         "terraform+cloud"
     } else if headers.contains_key("terraform-version") {
         "terraform"

@@ -80,7 +80,10 @@ fn check_email(email: &str) -> Result<()> {
 }
 
 /// An organization with its default project.
-pub(super) async fn resource(connection: &mut Connection, record: &OrganizationRecord) -> Result<Resource> {
+pub(in crate::http) async fn resource(
+    connection: &mut Connection,
+    record: &OrganizationRecord,
+) -> Result<Resource> {
     let project = projects::default_of(connection, &record.id).await?;
     let mut settings = default_settings();
     settings.extend(record.settings.clone());
@@ -112,7 +115,7 @@ pub(super) async fn resource(connection: &mut Connection, record: &OrganizationR
 }
 
 /// `GET organizations`
-pub(super) async fn list(State(app): AppState, caller: Caller, params: Params) -> Result {
+pub(in crate::http) async fn list(State(app): AppState, caller: Caller, params: Params) -> Result {
     let mut connection = app.db.read().await?;
     let page = params.page();
     let (records, total) = organizations::list(
@@ -131,7 +134,7 @@ pub(super) async fn list(State(app): AppState, caller: Caller, params: Params) -
 }
 
 /// `POST organizations`: any user may, and becomes its owner.
-pub(super) async fn create(State(app): AppState, caller: Caller, ApiBody(body): ApiBody) -> Result {
+pub(in crate::http) async fn create(State(app): AppState, caller: Caller, ApiBody(body): ApiBody) -> Result {
     let user = caller.user().ok_or(ApiError::NotFound)?.clone();
     let name = body.required("name")?;
     let email = body
@@ -182,7 +185,7 @@ pub(super) async fn create(State(app): AppState, caller: Caller, ApiBody(body): 
 }
 
 /// `GET organizations/:org`
-pub(super) async fn show(
+pub(in crate::http) async fn show(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -199,7 +202,7 @@ pub(super) async fn show(
 }
 
 /// `PATCH organizations/:org`
-pub(super) async fn update(
+pub(in crate::http) async fn update(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -286,7 +289,7 @@ fn new_defaults(
 }
 
 /// A default pool has to be of the organization.
-pub(super) async fn check_pool(
+pub(in crate::http) async fn check_pool(
     connection: &mut Connection,
     organization: &OrganizationRecord,
     pool: &AgentPoolId,
@@ -302,7 +305,11 @@ pub(super) async fn check_pool(
 }
 
 /// `DELETE organizations/:org`
-pub(super) async fn delete(State(app): AppState, caller: Caller, Path(name): Path<String>) -> Result {
+pub(in crate::http) async fn delete(
+    State(app): AppState,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result {
     let mut connection = app.db.read().await?;
     let record = auth::organization(&mut connection, &caller, &name, Permission::ManageOrganization).await?;
     drop(connection);
@@ -327,7 +334,11 @@ pub(super) async fn delete(State(app): AppState, caller: Caller, Path(name): Pat
 }
 
 /// `GET organizations/:org/entitlement-set`
-pub(super) async fn entitlements(State(app): AppState, caller: Caller, Path(name): Path<String>) -> Result {
+pub(in crate::http) async fn entitlements(
+    State(app): AppState,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result {
     let mut connection = app.db.read().await?;
     let record = auth::organization(&mut connection, &caller, &name, Permission::Read).await?;
     let set = Resource::new(
@@ -339,7 +350,11 @@ pub(super) async fn entitlements(State(app): AppState, caller: Caller, Path(name
 }
 
 /// `GET organizations/:org/capacity`
-pub(super) async fn capacity(State(app): AppState, caller: Caller, Path(name): Path<String>) -> Result {
+pub(in crate::http) async fn capacity(
+    State(app): AppState,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result {
     let mut connection = app.db.read().await?;
     let record = auth::organization(&mut connection, &caller, &name, Permission::Read).await?;
     let (pending, running) = organizations::run_counts(&mut connection, &record.id).await?;

@@ -151,21 +151,25 @@ async fn run_of_plan(
 }
 
 /// `GET plans/:id`
-pub(super) async fn plan(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn plan(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let run = run_of_plan(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
     Ok(Answer::ok(Document::one(plan_resource(&app, &run))))
 }
 
 /// `GET runs/:id/plan`
-pub(super) async fn plan_of_run(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn plan_of_run(
+    State(app): AppState,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result {
     let mut connection = app.db.read().await?;
     let (run, _) = super::runs::find(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
     Ok(Answer::ok(Document::one(plan_resource(&app, &run))))
 }
 
 /// `GET applies/:id`
-pub(super) async fn apply(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn apply(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let id: ApplyId = id.parse().map_err(|_| ApiError::NotFound)?;
     let run = runs::by_apply(&mut connection, &id)
@@ -177,7 +181,11 @@ pub(super) async fn apply(State(app): AppState, caller: Caller, Path(id): Path<S
 }
 
 /// `GET runs/:id/apply`
-pub(super) async fn apply_of_run(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn apply_of_run(
+    State(app): AppState,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result {
     let mut connection = app.db.read().await?;
     let (run, _) = super::runs::find(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
     Ok(Answer::ok(Document::one(apply_resource(&app, &run))))
@@ -214,7 +222,7 @@ async fn artifact(
 }
 
 /// `GET plans/:id/json-output`: `terraform show -json`, with sensitive values in clear.
-pub(super) async fn json_output(
+pub(in crate::http) async fn json_output(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -223,7 +231,7 @@ pub(super) async fn json_output(
 }
 
 /// `GET plans/:id/json-output-redacted`: what the CLI renders.
-pub(super) async fn json_output_redacted(
+pub(in crate::http) async fn json_output_redacted(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,

@@ -85,7 +85,7 @@ async fn find(
 }
 
 /// `GET organizations/:org/projects`
-pub(super) async fn list(
+pub(in crate::http) async fn list(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -114,7 +114,7 @@ pub(super) async fn list(
 }
 
 /// `POST organizations/:org/projects`
-pub(super) async fn create(
+pub(in crate::http) async fn create(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -169,14 +169,14 @@ pub(super) async fn create(
 }
 
 /// `GET projects/:id`
-pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let (record, organization) = find(&mut connection, &caller, &id, Permission::Read).await?;
     Ok(Answer::ok(Document::one(resource(&record, &organization))))
 }
 
 /// `PATCH projects/:id`
-pub(super) async fn update(
+pub(in crate::http) async fn update(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -217,7 +217,7 @@ pub(super) async fn update(
 }
 
 /// `DELETE projects/:id`
-pub(super) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let (record, _) = find(&mut connection, &caller, &id, Permission::ManageProjects).await?;
     if record.is_default {

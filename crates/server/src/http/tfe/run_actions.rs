@@ -69,7 +69,7 @@ async fn act(app: &App, caller: &Caller, id: &str, action: Action, comment: Opti
 }
 
 /// `POST runs/:id/actions/apply`
-pub(super) async fn apply(
+pub(in crate::http) async fn apply(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -79,7 +79,7 @@ pub(super) async fn apply(
 }
 
 /// `POST runs/:id/actions/discard`
-pub(super) async fn discard(
+pub(in crate::http) async fn discard(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -89,7 +89,7 @@ pub(super) async fn discard(
 }
 
 /// `POST runs/:id/actions/cancel`
-pub(super) async fn cancel(
+pub(in crate::http) async fn cancel(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -99,7 +99,7 @@ pub(super) async fn cancel(
 }
 
 /// `POST runs/:id/actions/force-cancel`
-pub(super) async fn force_cancel(
+pub(in crate::http) async fn force_cancel(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,

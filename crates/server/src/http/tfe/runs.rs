@@ -38,7 +38,11 @@ pub(super) fn timestamps(times: &BTreeMap<String, Timestamp>) -> BTreeMap<String
 }
 
 /// A run as clients see it. `plan` and `apply` are there from the start, whatever becomes of them.
-pub(super) async fn resource(connection: &mut Connection, run: &RunRecord, app: &App) -> Result<Resource> {
+pub(in crate::http) async fn resource(
+    connection: &mut Connection,
+    run: &RunRecord,
+    app: &App,
+) -> Result<Resource> {
     let actions = run.actions(app.now());
     let position = runs::queue_position(connection, run).await?;
     let variables = match &run.variables {
@@ -129,7 +133,7 @@ fn created_event(run: &RunId) -> String {
 }
 
 /// The run with an id and its workspace, if the caller may do this.
-pub(super) async fn find(
+pub(in crate::http) async fn find(
     connection: &mut Connection,
     caller: &Caller,
     id: &str,
@@ -182,7 +186,7 @@ async fn included(
 }
 
 /// `GET runs/:id`
-pub(super) async fn show(
+pub(in crate::http) async fn show(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -205,7 +209,7 @@ fn page(params: &Params) -> Page {
 }
 
 /// `GET workspaces/:id/runs`, newest first
-pub(super) async fn of_workspace(
+pub(in crate::http) async fn of_workspace(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -223,7 +227,7 @@ pub(super) async fn of_workspace(
 }
 
 /// `GET organizations/:org/runs/queue`: what waits or runs
-pub(super) async fn queue(
+pub(in crate::http) async fn queue(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -240,7 +244,7 @@ pub(super) async fn queue(
 }
 
 /// `GET runs/:id/run-events`
-pub(super) async fn events(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn events(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let (run, _) = find(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
     let attributes = json!({
@@ -376,7 +380,7 @@ fn variables(app: &App, id: &RunId, item: &Item) -> Result<Option<Vec<u8>>> {
 }
 
 /// `POST runs`
-pub(super) async fn create(
+pub(in crate::http) async fn create(
     State(app): AppState,
     caller: Caller,
     headers: HeaderMap,
@@ -462,6 +466,7 @@ pub(super) async fn create(
 fn message(headers: &HeaderMap) -> &'static str {
     match source(headers) {
         "tfe-api" => "Queued manually via the API",
+        "tfe-ui" => "Started in the web UI",
         _ if super::is_tofu(headers) => "Queued manually using OpenTofu",
         _ => "Queued manually using Terraform",
     }

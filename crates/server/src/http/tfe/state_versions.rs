@@ -494,7 +494,7 @@ pub(crate) async fn receive_json(app: &App, id: &StateVersionId, bytes: Bytes) -
 }
 
 /// `GET state-versions/:id/download`: the bytes that were uploaded.
-pub(super) async fn download(
+pub(in crate::http) async fn download(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,

@@ -159,7 +159,7 @@ fn permitted_user(caller: &Caller, id: &str) -> Result<UserId> {
 }
 
 /// `GET users/:id/authentication-tokens`
-pub(super) async fn of_user(
+pub(in crate::http) async fn of_user(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -174,7 +174,7 @@ pub(super) async fn of_user(
 }
 
 /// `POST users/:id/authentication-tokens`
-pub(super) async fn create_for_user(
+pub(in crate::http) async fn create_for_user(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -190,7 +190,7 @@ async fn organization_owner(connection: &mut Connection, caller: &Caller, name: 
 }
 
 /// `GET organizations/:org/authentication-token`
-pub(super) async fn of_organization(
+pub(in crate::http) async fn of_organization(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -203,7 +203,7 @@ pub(super) async fn of_organization(
 }
 
 /// `POST organizations/:org/authentication-token`
-pub(super) async fn create_for_organization(
+pub(in crate::http) async fn create_for_organization(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -216,7 +216,7 @@ pub(super) async fn create_for_organization(
 }
 
 /// `DELETE organizations/:org/authentication-token`
-pub(super) async fn delete_of_organization(
+pub(in crate::http) async fn delete_of_organization(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -275,7 +275,7 @@ async fn find(connection: &mut Connection, caller: &Caller, id: &str) -> Result<
 }
 
 /// `GET authentication-tokens/:id`
-pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let resource = match find(&mut connection, &caller, &id).await? {
         Found::Api(record) => api_resource(&record, None),
@@ -286,7 +286,7 @@ pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<St
 
 /// `DELETE authentication-tokens/:id`. Agents that registered with a pool's token finish what they hold; with
 /// `cut-off=true` their attempts are told to stop now.
-pub(super) async fn delete(
+pub(in crate::http) async fn delete(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -342,7 +342,7 @@ pub(super) async fn delete(
 }
 
 /// `GET agent-pools/:id/authentication-tokens`
-pub(super) async fn of_pool(
+pub(in crate::http) async fn of_pool(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -366,7 +366,7 @@ pub(super) async fn of_pool(
 }
 
 /// `POST agent-pools/:id/authentication-tokens`
-pub(super) async fn create_for_pool(
+pub(in crate::http) async fn create_for_pool(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,

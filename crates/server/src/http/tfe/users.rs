@@ -41,7 +41,7 @@ pub(super) fn resource(record: &UserRecord, own: bool) -> Resource {
 }
 
 /// `GET account/details`
-pub(super) async fn details(caller: Caller) -> Result {
+pub(in crate::http) async fn details(caller: Caller) -> Result {
     match &caller.principal {
         Principal::User(user) => Ok(Answer::ok(Document::one(resource(user, true)))),
         // A token that belongs to an organization shows up as a service account.
@@ -68,7 +68,7 @@ pub(super) async fn details(caller: Caller) -> Result {
 }
 
 /// `PATCH account/update`
-pub(super) async fn update(State(app): AppState, caller: Caller, ApiBody(body): ApiBody) -> Result {
+pub(in crate::http) async fn update(State(app): AppState, caller: Caller, ApiBody(body): ApiBody) -> Result {
     let mut user = caller.user().ok_or(ApiError::NotFound)?.clone();
     if let Some(name) = body.text("username")? {
         if !super::organizations::is_plain_name(&name, 60) {
@@ -100,7 +100,7 @@ pub(super) async fn update(State(app): AppState, caller: Caller, ApiBody(body): 
 }
 
 /// `GET users/:id`: oneself, or somebody who shares an organization.
-pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let id = id.parse().map_err(|_| ApiError::NotFound)?;
     let mut connection = app.db.read().await?;
     let own = caller.user_id() == Some(&id);

@@ -131,7 +131,7 @@ fn listed(records: &[VariableRecord]) -> Answer {
 }
 
 /// `GET workspaces/:id/vars`
-pub(super) async fn list(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn list(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ReadVariables).await?;
     Ok(listed(
@@ -140,7 +140,7 @@ pub(super) async fn list(State(app): AppState, caller: Caller, Path(id): Path<St
 }
 
 /// `GET vars?filter[organization][name]&filter[workspace][name]`
-pub(super) async fn list_by_name(State(app): AppState, caller: Caller, params: Params) -> Result {
+pub(in crate::http) async fn list_by_name(State(app): AppState, caller: Caller, params: Params) -> Result {
     let mut connection = app.db.read().await?;
     let organization = params
         .get("filter[organization][name]")
@@ -202,7 +202,7 @@ async fn created(app: &App, caller: &Caller, workspace: WorkspaceRecord, item: &
 }
 
 /// `POST workspaces/:id/vars`
-pub(super) async fn create(
+pub(in crate::http) async fn create(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -215,7 +215,7 @@ pub(super) async fn create(
 }
 
 /// `POST vars`, the workspace being a relationship
-pub(super) async fn create_by_relationship(
+pub(in crate::http) async fn create_by_relationship(
     State(app): AppState,
     caller: Caller,
     ApiBody(body): ApiBody,
@@ -248,7 +248,7 @@ async fn find(
 }
 
 /// `GET workspaces/:id/vars/:variable`
-pub(super) async fn show(
+pub(in crate::http) async fn show(
     State(app): AppState,
     caller: Caller,
     Path((workspace, id)): Path<(String, String)>,
@@ -266,7 +266,7 @@ pub(super) async fn show(
 }
 
 /// `PATCH workspaces/:id/vars/:variable`
-pub(super) async fn update(
+pub(in crate::http) async fn update(
     State(app): AppState,
     caller: Caller,
     Path((workspace, id)): Path<(String, String)>,
@@ -276,7 +276,7 @@ pub(super) async fn update(
 }
 
 /// `PATCH vars/:variable`
-pub(super) async fn update_by_id(
+pub(in crate::http) async fn update_by_id(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -319,7 +319,7 @@ async fn updated(app: &App, caller: &Caller, workspace: Option<&str>, id: &str, 
 }
 
 /// `DELETE workspaces/:id/vars/:variable`
-pub(super) async fn delete(
+pub(in crate::http) async fn delete(
     State(app): AppState,
     caller: Caller,
     Path((workspace, id)): Path<(String, String)>,
@@ -328,7 +328,11 @@ pub(super) async fn delete(
 }
 
 /// `DELETE vars/:variable`
-pub(super) async fn delete_by_id(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn delete_by_id(
+    State(app): AppState,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result {
     deleted(&app, &caller, None, &id).await
 }
 

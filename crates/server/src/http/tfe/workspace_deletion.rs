@@ -98,7 +98,7 @@ async fn deleted(app: &App, caller: &Caller, record: WorkspaceRecord, deletion: 
 }
 
 /// `DELETE workspaces/:id`
-pub(super) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let record = auth::workspace(&mut connection, &caller, &id, Permission::ManageWorkspaces).await?;
     drop(connection);
@@ -118,7 +118,7 @@ pub(super) async fn delete_by_name(
 }
 
 /// `POST workspaces/:id/actions/safe-delete`
-pub(super) async fn safe_delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn safe_delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let record = auth::workspace(&mut connection, &caller, &id, Permission::ManageWorkspaces).await?;
     drop(connection);

@@ -31,7 +31,10 @@ use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
 
 /// A workspace as clients see it.
-pub(super) async fn resource(connection: &mut Connection, record: &WorkspaceRecord) -> Result<Resource> {
+pub(in crate::http) async fn resource(
+    connection: &mut Connection,
+    record: &WorkspaceRecord,
+) -> Result<Resource> {
     let tags = workspaces::tags(connection, &record.id).await?;
     let variables = variables::of_workspace(connection, &record.id).await?;
     let own = record.execution_mode.is_some();
@@ -139,7 +142,7 @@ async fn included(
 }
 
 /// `GET organizations/:org/workspaces`
-pub(super) async fn list(
+pub(in crate::http) async fn list(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -273,7 +276,7 @@ async fn check_pool(
 }
 
 /// `POST organizations/:org/workspaces`
-pub(super) async fn create(
+pub(in crate::http) async fn create(
     State(app): AppState,
     caller: Caller,
     Path(name): Path<String>,
@@ -354,7 +357,7 @@ pub(super) async fn by_name(
 }
 
 /// `GET workspaces/:id`
-pub(super) async fn show(
+pub(in crate::http) async fn show(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -366,7 +369,7 @@ pub(super) async fn show(
 }
 
 /// `GET organizations/:org/workspaces/:name`
-pub(super) async fn show_by_name(
+pub(in crate::http) async fn show_by_name(
     State(app): AppState,
     caller: Caller,
     Path(names): Path<(String, String)>,
@@ -385,7 +388,7 @@ async fn shown(app: &App, connection: &mut Connection, record: &WorkspaceRecord,
 }
 
 /// `PATCH workspaces/:id`
-pub(super) async fn update(
+pub(in crate::http) async fn update(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -397,7 +400,7 @@ pub(super) async fn update(
 }
 
 /// `PATCH organizations/:org/workspaces/:name`
-pub(super) async fn update_by_name(
+pub(in crate::http) async fn update_by_name(
     State(app): AppState,
     caller: Caller,
     Path(names): Path<(String, String)>,
@@ -477,7 +480,7 @@ async fn updated(
 }
 
 /// `GET workspaces/:id/relationships/remote-state-consumers`: none but by `global-remote-state`.
-pub(super) async fn remote_state_consumers(
+pub(in crate::http) async fn remote_state_consumers(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,

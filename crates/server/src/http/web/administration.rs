@@ -1,0 +1,186 @@
+//! The installation itself: for site administrators.
+
+use askama::Template;
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, post};
+use serde_json::json;
+use terrapool_store::organizations::{self, Visible};
+use terrapool_store::{audit, gauges, installation, pools, users};
+
+use super::error::WebError;
+use super::form::SignedForm;
+use super::organizations::audit::{Asked, page as audit_page};
+use super::page::{Page, Section, Shell, html};
+use super::parts::status::{self as statuses, Status};
+use super::parts::time::Ago;
+use super::parts::words::megabytes;
+use super::parts::{Code, Icon};
+use super::pools::status;
+use super::visitor::Visitor;
+use crate::app::App;
+use crate::http::answer::Params;
+use crate::http::error::ApiError;
+use crate::{shared_agent, waiting};
+
+/// The routes.
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/app/admin", get(show))
+        .route("/app/admin/shared-token", post(create_shared_token))
+        .route("/app/admin/audit", get(show_audit))
+}
+
+#[derive(Template)]
+#[template(path = "admin/admin.html")]
+struct AdminPage {
+    shell: Shell,
+    new: Option<Code>,
+    shared: Option<Shared>,
+    organizations: Vec<(String, String)>,
+    users: Vec<(String, String, bool, bool)>,
+    facts: Vec<(&'static str, String)>,
+}
+
+struct Shared {
+    status: Status,
+    reason: String,
+    agents: Vec<(String, Status, String, String, String, Ago)>,
+    waiting: Vec<(Status, String, String)>,
+}
+
+/// Others are told that there is nothing.
+fn require_administrator(visitor: &Visitor) -> Result<(), WebError> {
+    if visitor.user.site_admin {
+        Ok(())
+    } else {
+        Err(WebError::not_found())
+    }
+}
+
+async fn page(app: &App, visitor: &Visitor, new: Option<Code>) -> Page {
+    let mut connection = app.db.read().await?;
+    let now = app.now();
+    let shared = match pools::find_shared(&mut connection).await? {
+        None => None,
+        Some(pool) => {
+            let needs = pool.settings.default_limits.memory_mb;
+            let state = waiting::of_pool(&mut connection, pool, now).await?;
+            let (status, reason) = status::of(&state, now);
+            Some(Shared {
+                status,
+                reason,
+                agents: state
+                    .agents
+                    .iter()
+                    .map(|agent| {
+                        let capacity = &agent.capacity;
+                        (
+                            agent.name.clone(),
+                            statuses::of_agent(agent, now, needs, &state.pool.settings.times),
+                            format!("{} of {} free", capacity.free_slots, capacity.slots),
+                            format!(
+                                "{} of {}",
+                                megabytes(capacity.free_memory_mb),
+                                megabytes(capacity.memory_mb)
+                            ),
+                            agent.version.clone(),
+                            Ago::new(agent.last_ping_at, now),
+                        )
+                    })
+                    .collect(),
+                waiting: state
+                    .queue
+                    .iter()
+                    .map(|(waiting, reason)| {
+                        (
+                            statuses::of_wait(reason),
+                            format!("{}/{}", waiting.job.organization, waiting.job.workspace),
+                            waiting::words(reason),
+                        )
+                    })
+                    .collect(),
+            })
+        }
+    };
+    let (found, _) = organizations::list(&mut connection, &Visible::All, None, 500, 0).await?;
+    let counted = gauges::read(&mut connection).await?;
+    let installation = installation::get(&mut connection).await?;
+    let mut facts = vec![
+        ("Version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("Address", app.config.public_url.clone()),
+        (
+            "Database",
+            if app.db.is_postgres() {
+                "PostgreSQL"
+            } else {
+                "SQLite"
+            }
+            .to_owned(),
+        ),
+        ("Workspaces", counted.workspaces.to_string()),
+        ("Locked", counted.workspaces_locked.to_string()),
+        ("Agents", counted.agents.to_string()),
+    ];
+    if let Some(installation) = installation {
+        facts.push(("Incarnation", installation.incarnation.to_string()));
+        facts.push(("Installation", installation.id.to_string()));
+    }
+    let page = AdminPage {
+        shell: Shell::new(visitor, Section::Admin, "Administration"),
+        new,
+        shared,
+        organizations: found
+            .into_iter()
+            .map(|organization| (organization.name, organization.email))
+            .collect(),
+        users: users::all(&mut connection)
+            .await?
+            .into_iter()
+            .map(|user| {
+                (
+                    user.username,
+                    user.email,
+                    user.site_admin,
+                    user.password_hash.is_some(),
+                )
+            })
+            .collect(),
+        facts,
+    };
+    html(&page)
+}
+
+/// `GET /app/admin`
+async fn show(State(app): State<App>, visitor: Visitor) -> Page {
+    require_administrator(&visitor)?;
+    page(&app, &visitor, None).await
+}
+
+/// `POST /app/admin/shared-token`
+async fn create_shared_token(State(app): State<App>, form: SignedForm) -> Page {
+    let visitor = form.visitor;
+    require_administrator(&visitor)?;
+    let secret = shared_agent::create_token(&app, "made in the web UI").await?;
+    let actor = visitor.caller.audit_name();
+    app.db
+        .write(move |tx| {
+            let actor = actor.clone();
+            Box::pin(async move {
+                audit::record(tx, None, &actor, "agent-token.create", "shared", &json!({})).await?;
+                Ok::<_, ApiError>(())
+            })
+        })
+        .await?;
+    page(&app, &visitor, Some(Code::new("shared-token", secret.expose()))).await
+}
+
+/// `GET /app/admin/audit`
+async fn show_audit(State(app): State<App>, visitor: Visitor, params: Params) -> Page {
+    require_administrator(&visitor)?;
+    let mut connection = app.db.read().await?;
+    let shell = Shell::new(&visitor, Section::Admin, "Audit log").behind("Administration", "/app/admin");
+    let path = "/app/admin/audit".to_owned();
+    let page = audit_page(&mut connection, shell, path, None, Asked::of(&params), app.now()).await?;
+    html(&page)
+}

@@ -1,0 +1,39 @@
+//! Server-sent events: what changes on a page while somebody looks.
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::get;
+use terrapool_store::overview;
+
+use super::error::WebError;
+use super::page::Page;
+use super::runs;
+use super::visitor::Visitor;
+use super::watch;
+use crate::app::App;
+use crate::http::answer::Params;
+
+/// The routes.
+pub(super) fn routes() -> Router<App> {
+    Router::new().route("/app/{org}/events", get(stream))
+}
+
+/// `GET /app/:org/events?run=` or `?page=`
+async fn stream(
+    State(app): State<App>,
+    visitor: Visitor,
+    Path(organization): Path<String>,
+    params: Params,
+) -> Page {
+    if let Some(run) = params.get("run") {
+        let mut connection = app.db.read().await?;
+        let found = overview::organization_of_subject(&mut connection, run).await?;
+        drop(connection);
+        let (_, workspace) = found.ok_or_else(WebError::not_found)?;
+        let number = |name: &str| params.get(name).and_then(|lines| lines.parse().ok()).unwrap_or(0);
+        let names = (organization, workspace, run.to_owned());
+        return runs::stream(app.clone(), visitor, names, (number("plan"), number("apply"))).await;
+    }
+    let page = params.get("page").ok_or_else(WebError::not_found)?;
+    watch::stream(app.clone(), visitor, &organization, page).await
+}

@@ -1,0 +1,148 @@
+//! How far an apply has come with each resource, read from its log.
+
+use super::ansi;
+
+/// Where a resource of an apply stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It is being worked on.
+    Working,
+    /// It is done.
+    Done,
+    /// It failed.
+    Failed,
+}
+
+/// A resource that an apply has begun with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Its address.
+    pub address: String,
+    /// Where it stands.
+    pub stage: Stage,
+    /// How long it took, or takes so far, as the engine says it ("3s", "1m10s").
+    pub took: String,
+}
+
+/// What a line says of a resource.
+enum Said<'a> {
+    Begun,
+    Going(&'a str),
+    Ended(&'a str),
+    Failed,
+}
+
+/// The address in front of a message, and what the message says.
+fn said(line: &str) -> Option<(&str, Said<'_>)> {
+    // Addresses may hold colons in their keys: the message begins behind the last ": " that fits.
+    for (at, _) in line.rmatch_indices(": ") {
+        let (address, message) = (&line[..at], &line[at + 2..]);
+        let said = if ["Creating...", "Modifying...", "Destroying..."]
+            .iter()
+            .any(|word| message.starts_with(word))
+        {
+            Said::Begun
+        } else if message.starts_with("Still ") {
+            Said::Going(elapsed(message))
+        } else if let Some((_, rest)) = message.split_once(" complete after ") {
+            Said::Ended(rest.split([' ', '[']).next().unwrap_or_default())
+        } else if message.contains(" errored after ") {
+            Said::Failed
+        } else {
+            continue;
+        };
+        return Some((address, said));
+    }
+    None
+}
+
+/// "Still creating... [id=x, 10s elapsed]" or "[00m10s elapsed]" → "10s".
+fn elapsed(message: &str) -> &str {
+    message
+        .rsplit(['[', ' ', ','])
+        .find(|part| part.ends_with('s') && part.starts_with(|first: char| first.is_ascii_digit()))
+        .unwrap_or_default()
+}
+
+/// The resources that an apply has begun with, in that order.
+pub fn read(lines: &[String]) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for line in lines {
+        if !line.contains("...") && !line.contains(" after ") {
+            continue;
+        }
+        let plain = ansi::plain(line);
+        let Some((address, said)) = said(&plain) else {
+            continue;
+        };
+        let (stage, took) = match said {
+            Said::Begun => (Stage::Working, ""),
+            Said::Going(took) => (Stage::Working, took),
+            Said::Ended(took) => (Stage::Done, took),
+            Said::Failed => (Stage::Failed, ""),
+        };
+        match steps.iter_mut().rev().find(|step| step.address == address) {
+            // A replaced resource is destroyed, and then begun with again.
+            Some(step) if step.stage == Stage::Done && matches!(said, Said::Begun) => {
+                step.stage = Stage::Working;
+            }
+            Some(step) => {
+                step.stage = stage;
+                if !took.is_empty() {
+                    took.clone_into(&mut step.took);
+                }
+            }
+            None => steps.push(Step {
+                address: address.to_owned(),
+                stage,
+                took: took.to_owned(),
+            }),
+        }
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resources_are_followed_from_their_begin_to_their_end() {
+        let log: Vec<String> = [
+            "aws_x.a: Creating...",
+            "\u{1b}[1maws_x.b[\"k: v\"]: Modifying... [id=1]\u{1b}[0m",
+            "aws_x.a: Still creating... [10s elapsed]",
+            "aws_x.a: Creation complete after 12s [id=a]",
+            "aws_x.c: Destroying... [id=c]",
+            "aws_x.c: Still destroying... [id=c, 20s elapsed]",
+            "Apply complete! Resources: 1 added",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        let steps = read(&log);
+        let found: Vec<(&str, Stage, &str)> = steps
+            .iter()
+            .map(|step| (step.address.as_str(), step.stage, step.took.as_str()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("aws_x.a", Stage::Done, "12s"),
+                ("aws_x.b[\"k: v\"]", Stage::Working, ""),
+                ("aws_x.c", Stage::Working, "20s"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_replaced_resource_is_done_when_the_new_one_is() {
+        let log: Vec<String> = [
+            "a.b: Destroying... [id=1]",
+            "a.b: Destruction complete after 1s",
+            "a.b: Creating...",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        assert_eq!(read(&log)[0].stage, Stage::Working);
+    }
+}

@@ -1,0 +1,271 @@
+//! The audit log.
+
+use std::collections::BTreeMap;
+
+use askama::Template;
+use axum::extract::{Path, State};
+use serde_json::Value;
+use terrapool_model::id::UserId;
+use terrapool_model::time::Timestamp;
+use terrapool_store::audit::{self, AuditFilter, AuditRecord};
+use terrapool_store::db::Connection;
+use terrapool_store::overview;
+
+use crate::app::App;
+use crate::auth::Permission;
+use crate::http::answer::Params;
+use crate::http::web::error::WebError;
+use crate::http::web::page::{Page, Section, Shell, html};
+use crate::http::web::paging::with_query;
+use crate::http::web::parts::time::{Clock, Day};
+use crate::http::web::parts::{Icon, NamedIcon, Tone};
+use crate::http::web::visitor::Visitor;
+
+/// Entries of a page.
+const ROWS: u32 = 100;
+
+/// Kinds: value in the address, word, what their actions begin with.
+const KINDS: [(&str, &str, &[&str]); 6] = [
+    ("", "Everything", &[]),
+    ("runs", "Runs", &["run."]),
+    (
+        "workspaces",
+        "Workspaces, variables and states",
+        &["workspace.", "variable.", "state"],
+    ),
+    ("agents", "Pools, agents and tokens", &["agent", "token."]),
+    (
+        "organization",
+        "Organization and projects",
+        &["organization.", "project."],
+    ),
+    ("people", "Sign-in", &["sign", "user."]),
+];
+
+#[derive(Template)]
+#[template(path = "organization/audit.html")]
+pub(in crate::http::web) struct AuditPage {
+    shell: Shell,
+    path: String,
+    query: String,
+    filtered: bool,
+    kinds: Vec<(&'static str, &'static str, bool)>,
+    rows: Vec<Row>,
+    older: Option<String>,
+}
+
+struct Row {
+    day: Day,
+    clock: Clock,
+    icon: &'static str,
+    kind: &'static str,
+    actor: String,
+    tone: Tone,
+    action: String,
+    times: u32,
+    subject: String,
+    address: Option<String>,
+    detail: String,
+}
+
+/// What a request asks of the log.
+pub(in crate::http::web) struct Asked {
+    query: String,
+    kind: String,
+    filter: AuditFilter,
+}
+
+impl Asked {
+    pub(in crate::http::web) fn of(params: &Params) -> Self {
+        let query = params.get("q").unwrap_or_default().to_owned();
+        let kind = params.get("kind").unwrap_or_default().to_owned();
+        let begins = KINDS
+            .iter()
+            .find(|(value, _, _)| *value == kind)
+            .map_or(&[][..], |(_, _, begins)| begins);
+        Self {
+            filter: AuditFilter {
+                text: Some(query.clone()).filter(|query| !query.is_empty()),
+                kinds: begins.to_vec(),
+                before: params.get("before").and_then(|at| at.parse().ok()).map(Timestamp),
+            },
+            query,
+            kind,
+        }
+    }
+}
+
+/// The page of a log: an organization's, or the installation's own.
+pub(in crate::http::web) async fn page(
+    connection: &mut Connection,
+    shell: Shell,
+    path: String,
+    organization: Option<(&terrapool_model::id::OrganizationId, &str)>,
+    asked: Asked,
+    now: Timestamp,
+) -> Result<AuditPage, WebError> {
+    let id = organization.map(|(id, _)| id);
+    let records = audit::list(connection, id, &asked.filter, ROWS).await?;
+    let actors = records
+        .iter()
+        .filter_map(|record| record.actor.parse::<UserId>().ok());
+    let subjects = records
+        .iter()
+        .filter_map(|record| record.subject.parse::<UserId>().ok());
+    let names = overview::user_names(connection, actors.chain(subjects)).await?;
+    let older = (records.len() == ROWS as usize)
+        .then(|| records.last())
+        .flatten()
+        .map(|last| {
+            let before = last.at.0.to_string();
+            with_query(
+                &path,
+                &[("q", &asked.query), ("kind", &asked.kind), ("before", &before)],
+            )
+        });
+    let mut rows: Vec<(AuditRecord, Row)> = Vec::new();
+    for record in records {
+        match rows.last_mut() {
+            Some((last, row)) if is_repeated(last, &record) => row.times += 1,
+            _ => {
+                let row = row(&record, &names, organization.map(|(_, name)| name), now);
+                rows.push((record, row));
+            }
+        }
+    }
+    Ok(AuditPage {
+        shell,
+        filtered: asked.filter.text.is_some() || !asked.kind.is_empty() || asked.filter.before.is_some(),
+        query: asked.query,
+        kinds: KINDS
+            .iter()
+            .map(|(value, word, _)| (*value, *word, *value == asked.kind))
+            .collect(),
+        rows: rows.into_iter().map(|(_, row)| row).collect(),
+        older,
+        path,
+    })
+}
+
+fn is_repeated(one: &AuditRecord, other: &AuditRecord) -> bool {
+    (&one.actor, &one.action, &one.subject, &one.detail)
+        == (&other.actor, &other.action, &other.subject, &other.detail)
+}
+
+fn row(
+    record: &AuditRecord,
+    names: &BTreeMap<UserId, String>,
+    organization: Option<&str>,
+    now: Timestamp,
+) -> Row {
+    let user = |text: &str| text.parse::<UserId>().ok().and_then(|id| names.get(&id).cloned());
+    let (icon, kind) = if record.actor.starts_with("user-") {
+        ("user", "user")
+    } else if record.actor.starts_with("at-") {
+        ("key", "token")
+    } else if record.actor.starts_with("agent-") {
+        ("agent", "agent")
+    } else {
+        ("gear", "system")
+    };
+    let subject = user(&record.subject).unwrap_or_else(|| record.subject.clone());
+    let place = |path: String| organization.map(|name| format!("/app/{name}{path}"));
+    let address = match record.subject.split_once('-') {
+        Some(("run" | "ws" | "apool" | "agent" | "prj", _)) => place(format!("/search?q={}", record.subject)),
+        _ => None,
+    };
+    Row {
+        day: Day::new(record.at, now),
+        clock: Clock(record.at),
+        icon,
+        kind,
+        actor: user(&record.actor).unwrap_or_else(|| record.actor.clone()),
+        tone: tone(&record.action),
+        action: record.action.clone(),
+        times: 1,
+        subject,
+        address,
+        detail: detail(&record.detail),
+    }
+}
+
+fn tone(action: &str) -> Tone {
+    let has = |parts: &[&str]| parts.iter().any(|part| action.contains(part));
+    if has(&["refused", "override", "lost"]) {
+        Tone::Bad
+    } else if has(&[
+        "delete", "revoke", "force", "cut-off", "download", "settings", "token",
+    ]) {
+        Tone::Warn
+    } else {
+        Tone::Mute
+    }
+}
+
+/// The members of a detail in words.
+fn detail(detail: &Value) -> String {
+    let Some(members) = detail.as_object() else {
+        return String::new();
+    };
+    members
+        .iter()
+        .map(|(name, value)| match value {
+            Value::String(text) => format!("{name} {text}"),
+            Value::Array(items) => {
+                let items: Vec<String> = items
+                    .iter()
+                    .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+                    .collect();
+                format!("{name} {}", items.join(", "))
+            }
+            value => {
+                let text: String = value.to_string().chars().take(120).collect();
+                format!("{name} {text}")
+            }
+        })
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// `GET /app/:org/audit`
+pub(super) async fn show(
+    State(app): State<App>,
+    visitor: Visitor,
+    Path(name): Path<String>,
+    params: Params,
+) -> Page {
+    let mut connection = app.db.read().await?;
+    let place = visitor
+        .organization(&app, &mut connection, &name, Permission::ManageOrganization)
+        .await?;
+    let (shell, path) = (place.shell(Section::Audit, "Audit log"), place.address("/audit"));
+    let organization = Some((&place.organization.id, place.organization.name.as_str()));
+    let page = page(
+        &mut connection,
+        shell,
+        path,
+        organization,
+        Asked::of(&params),
+        app.now(),
+    )
+    .await?;
+    html(&page)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn details_are_words_and_dangerous_actions_stand_out() {
+        assert_eq!(
+            detail(&json!({"name": "a", "attributes": ["b", "c"]})),
+            "attributes b, c; name a"
+        );
+        assert_eq!(tone("sign-in.refused"), Tone::Bad);
+        assert_eq!(tone("workspace.delete"), Tone::Warn);
+        assert_eq!(tone("run.create"), Tone::Mute);
+    }
+}

@@ -1,0 +1,133 @@
+//! The choice of an organization.
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde_json::json;
+use terrapool_store::organizations;
+use terrapool_store::overview;
+use terrapool_store::workspaces;
+
+use crate::app::App;
+use crate::auth::{self, Permission};
+use crate::http::answer::Params;
+use crate::http::tfe;
+use crate::http::web::encoded;
+use crate::http::web::error::WebError;
+use crate::http::web::form::{SignedForm, request};
+use crate::http::web::page::{Page, Section, Shell, html_with, see, see_with};
+use crate::http::web::parts::Icon;
+use crate::http::web::visitor::Visitor;
+
+/// Names that pages have taken.
+const RESERVED: [&str; 4] = ["settings", "admin", "new", "organizations"];
+
+#[derive(Template)]
+#[template(path = "organization/choice.html")]
+struct ChoicePage {
+    shell: Shell,
+    rows: Vec<(String, String)>,
+    name: String,
+    email: String,
+    problem: Option<String>,
+}
+
+/// `GET /app`: the organization, when there is only one.
+pub(super) async fn home(State(app): State<App>, visitor: Visitor) -> Page {
+    let mut connection = app.db.read().await?;
+    let (found, _) = organizations::list(&mut connection, &visitor.caller.visible(), None, 2, 0).await?;
+    match found.as_slice() {
+        [one] => see(&format!("/app/{}/workspaces", one.name)),
+        _ => see("/app/organizations"),
+    }
+}
+
+/// `GET /app/:org`
+pub(super) async fn of_organization(Path(name): Path<String>) -> Page {
+    see(&format!("/app/{}/workspaces", encoded(&name)))
+}
+
+async fn page(
+    app: &App,
+    visitor: &Visitor,
+    status: StatusCode,
+    filled: (String, String),
+    problem: Option<String>,
+) -> Page {
+    let mut connection = app.db.read().await?;
+    let (found, _) = organizations::list(&mut connection, &visitor.caller.visible(), None, 500, 0).await?;
+    let page = ChoicePage {
+        shell: Shell::new(visitor, Section::Organizations, "Organizations"),
+        rows: found
+            .into_iter()
+            .map(|organization| (organization.name, organization.email))
+            .collect(),
+        name: filled.0,
+        email: filled.1,
+        problem,
+    };
+    html_with(status, &page)
+}
+
+/// `GET /app/organizations`
+pub(super) async fn show(State(app): State<App>, visitor: Visitor) -> Page {
+    let filled = (String::new(), visitor.user.email.clone());
+    page(&app, &visitor, StatusCode::OK, filled, None).await
+}
+
+/// `POST /app/organizations`
+pub(super) async fn create(State(app): State<App>, form: SignedForm) -> Page {
+    let (visitor, fields) = (form.visitor, form.fields);
+    let (name, email) = (fields.text("name").to_owned(), fields.text("email").to_owned());
+    let refused = StatusCode::UNPROCESSABLE_ENTITY;
+    if RESERVED.contains(&name.as_str()) {
+        let problem = format!("`{name}` is a name that pages of this server have taken");
+        return page(&app, &visitor, refused, (name, email), Some(problem)).await;
+    }
+    let body = request(json!({"name": name, "email": email}));
+    let made = tfe::organizations::create(State(app.clone()), visitor.caller.clone(), body).await;
+    match made.map_err(WebError::from) {
+        Ok(_) => see_with(
+            &visitor,
+            &format!("/app/{name}/workspaces"),
+            &format!("Organization {name} is there."),
+        ),
+        Err(error) => {
+            let problem = error.problem()?;
+            page(&app, &visitor, refused, (name, email), Some(problem)).await
+        }
+    }
+}
+
+/// `GET /app/:org/search?q=`: an exact id leads straight there.
+pub(super) async fn search(
+    State(app): State<App>,
+    visitor: Visitor,
+    Path(name): Path<String>,
+    params: Params,
+) -> Page {
+    let query = params.get("q").unwrap_or_default().trim().to_owned();
+    let mut connection = app.db.read().await?;
+    let organization =
+        auth::organization(&mut connection, &visitor.caller, &name, Permission::ReadWorkspace).await?;
+    let base = format!("/app/{name}");
+    let found = overview::organization_of_subject(&mut connection, &query).await?;
+    if let Some((id, place)) = found.filter(|(id, _)| *id == organization.id) {
+        debug_assert_eq!(id, organization.id);
+        let kind = query.split('-').next().unwrap_or_default();
+        return see(&match kind {
+            "run" => format!("{base}/workspaces/{place}/runs/{query}"),
+            "ws" => format!("{base}/workspaces/{place}"),
+            "apool" => format!("{base}/agent-pools/{query}"),
+            "agent" => format!("{base}/agent-pools/{place}/agents/{query}"),
+            _ => format!("{base}/projects?edit={query}#edit"),
+        });
+    }
+    if workspaces::by_name(&mut connection, &organization.id, &query)
+        .await?
+        .is_some()
+    {
+        return see(&format!("{base}/workspaces/{query}"));
+    }
+    see(&format!("{base}/workspaces?q={}", encoded(&query)))
+}

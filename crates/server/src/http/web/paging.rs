@@ -1,0 +1,137 @@
+//! Pages of lists, and the filters above them.
+
+use terrapool_store::page::Page;
+
+use super::encoded;
+use super::parts::words::Number;
+use crate::http::answer::Params;
+
+/// Rows of a page.
+pub const ROWS: u32 = 50;
+
+/// Which page of a list is shown, and the addresses of its neighbours.
+#[derive(Debug, Clone)]
+pub struct Paging {
+    /// The page.
+    pub page: Page,
+    /// Rows of the whole list.
+    pub total: u64,
+    /// The order in words.
+    pub order: &'static str,
+    address: String,
+}
+
+impl Paging {
+    /// The page that a request asks for, of a list at `path` with these filters.
+    pub fn new(params: &Params, path: &str, filters: &[(&str, &str)], order: &'static str) -> Self {
+        let number = params
+            .get("page")
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(1)
+            .clamp(1, 1_000_000);
+        Self {
+            page: Page { number, size: ROWS },
+            total: 0,
+            order,
+            address: with_query(path, filters),
+        }
+    }
+
+    /// With the length of the list.
+    #[must_use]
+    pub fn of(self, total: u64) -> Self {
+        Self { total, ..self }
+    }
+
+    /// "51–100 of 214, newest first".
+    pub fn words(&self) -> String {
+        let first = u64::try_from(self.page.offset()).unwrap_or(0) + 1;
+        let last = (first + u64::from(self.page.size) - 1).min(self.total);
+        if first > self.total {
+            return "Nothing here".to_owned();
+        }
+        format!(
+            "{}–{} of {}, {}",
+            Number(first),
+            Number(last),
+            Number(self.total),
+            self.order
+        )
+    }
+
+    /// Whether there is another page.
+    pub fn has_more_pages(&self) -> bool {
+        self.page.number > 1 || self.after().is_some()
+    }
+
+    fn at(&self, number: u32) -> String {
+        let sign = if self.address.contains('?') { '&' } else { '?' };
+        format!("{}{sign}page={number}", self.address)
+    }
+
+    /// The address of the page before.
+    pub fn before(&self) -> Option<String> {
+        (self.page.number > 1).then(|| self.at(self.page.number - 1))
+    }
+
+    /// The address of the page after.
+    pub fn after(&self) -> Option<String> {
+        let shown = u64::from(self.page.number) * u64::from(self.page.size);
+        (shown < self.total).then(|| self.at(self.page.number + 1))
+    }
+}
+
+/// A path with the parameters that have a value.
+pub fn with_query(path: &str, parameters: &[(&str, &str)]) -> String {
+    let query: Vec<String> = parameters
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{name}={}", encoded(value)))
+        .collect();
+    if query.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", query.join("&"))
+    }
+}
+
+/// A filter above a list.
+#[derive(Debug, Clone)]
+pub struct Chip {
+    /// Its word.
+    pub word: &'static str,
+    /// Its picture; none for everything.
+    pub icon: Option<&'static str>,
+    /// How many it lets through, where it is known.
+    pub count: Option<u64>,
+    /// The list with it.
+    pub address: String,
+    /// Whether it is the one that holds.
+    pub current: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_linked_with_their_filters() {
+        let paging = Paging {
+            page: Page { number: 2, size: 50 },
+            total: 214,
+            order: "newest first",
+            address: with_query("/app/acme/runs", &[("status", "ask"), ("q", "a b"), ("who", "")]),
+        };
+        assert_eq!(paging.words(), "51–100 of 214, newest first");
+        assert_eq!(
+            paging.after().as_deref(),
+            Some("/app/acme/runs?status=ask&q=a%20b&page=3")
+        );
+        assert!(paging.before().is_some());
+        let last = Paging {
+            page: Page { number: 5, size: 50 },
+            ..paging
+        };
+        assert_eq!(last.after(), None);
+    }
+}

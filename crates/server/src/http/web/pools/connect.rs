@@ -1,0 +1,229 @@
+//! Connecting the first agent, and watching it arrive.
+
+use askama::Template;
+use axum::extract::{Path, State};
+use terrapool_store::agent_tokens::{self, AgentTokenRecord};
+use terrapool_store::db::Connection;
+use terrapool_store::overview;
+use terrapool_store::page::Page as StorePage;
+
+use super::frame::{self, Names, Seen, Tab};
+use super::install::{Commands, NewToken, commands, own_ca};
+use crate::app::App;
+use crate::http::web::error::WebError;
+use crate::http::web::page::{Page, Section, Shell, html};
+use crate::http::web::parts::status::Status;
+use crate::http::web::parts::time::{Ago, between};
+use crate::http::web::parts::words::megabytes;
+use crate::http::web::parts::{Code, Icon, Tone};
+use crate::http::web::visitor::Visitor;
+use crate::waiting;
+
+#[derive(Template)]
+#[template(path = "pool/connect.html")]
+struct ConnectPage {
+    shell: Shell,
+    base: String,
+    name: String,
+    host: String,
+    needs: String,
+    new: Option<NewToken>,
+    had_token: Option<String>,
+    commands: Commands,
+    arrival: Arrival,
+    waiting: Vec<(String, String)>,
+}
+
+#[derive(Template)]
+#[template(path = "pool/arrival.html")]
+struct ArrivalPart {
+    arrival: Arrival,
+}
+
+/// How far the first agent has come.
+struct Arrival {
+    base: String,
+    heading: Status,
+    detail: String,
+    checks: Vec<Check>,
+    connected: bool,
+}
+
+struct Check {
+    status: Status,
+    text: String,
+    more: String,
+    at: Option<Ago>,
+}
+
+fn done(text: impl Into<String>, more: impl Into<String>, at: Option<Ago>) -> Check {
+    Check {
+        status: Status::new(Tone::Good, "ok", ""),
+        text: text.into(),
+        more: more.into(),
+        at,
+    }
+}
+
+fn now_doing(text: &str, more: &str) -> Check {
+    Check {
+        status: Status::new(Tone::Live, "run", ""),
+        text: text.to_owned(),
+        more: more.to_owned(),
+        at: None,
+    }
+}
+
+fn to_come(text: &str, more: &str) -> Check {
+    Check {
+        status: Status::new(Tone::Mute, "pend", ""),
+        text: text.to_owned(),
+        more: more.to_owned(),
+        at: None,
+    }
+}
+
+async fn newest_token(
+    connection: &mut Connection,
+    seen: &Seen,
+) -> Result<Option<AgentTokenRecord>, WebError> {
+    let listed = agent_tokens::list(connection, &seen.pool().id, &StorePage::first(1)).await?;
+    Ok(listed.items.into_iter().next())
+}
+
+async fn arrival(connection: &mut Connection, seen: &Seen) -> Result<Arrival, WebError> {
+    let (now, pool) = (seen.now, seen.pool());
+    let token = newest_token(connection, seen).await?;
+    let agent = seen.state.connected(now).last();
+    let running = overview::running_on(connection, &pool.id).await?;
+    let base = seen.frame.base.clone();
+    let Some(agent) = agent else {
+        let presented = token.as_ref().and_then(|token| token.last_used_at);
+        let since = token.map_or(seen.now, |token| token.created_at);
+        return Ok(Arrival {
+            base,
+            heading: Status::new(Tone::Live, "run", "Waiting for the first agent"),
+            detail: between(since, now).to_string(),
+            checks: vec![
+                match presented {
+                    Some(at) => done("Token presented", "", Some(Ago::new(at, now))),
+                    None => now_doing(
+                        "Token presented",
+                        "not yet: no agent has registered with this token",
+                    ),
+                },
+                to_come("Registered, clock and version checked", ""),
+                to_come(
+                    "First run taken",
+                    "the first one that waits, or the next one that is started",
+                ),
+            ],
+            connected: false,
+        });
+    };
+    let taken = running
+        .iter()
+        .find(|job| job.agent_id.as_ref() == Some(&agent.id));
+    let capacity = &agent.capacity;
+    Ok(Arrival {
+        base,
+        heading: Status::new(Tone::Good, "ok", format!("{} is connected", agent.name)),
+        detail: format!(
+            "{} slots, {}, {}",
+            capacity.slots,
+            megabytes(capacity.memory_mb),
+            agent.driver
+        ),
+        checks: vec![
+            done(
+                "Token presented",
+                format!("from {}", agent.ip_address),
+                Some(Ago::new(agent.created_at, now)),
+            ),
+            done(
+                "Registered, version checked",
+                format!("{}, {} on {}", agent.version, agent.kernel, agent.hostname),
+                Some(Ago::new(agent.created_at, now)),
+            ),
+            match taken {
+                Some(job) => done(
+                    format!("First run taken: {}, {}", job.workspace, job.phase.as_str()),
+                    format!(
+                        "had waited {}",
+                        between(job.queued_at, job.started_at.unwrap_or(now))
+                    ),
+                    job.started_at.map(|at| Ago::new(at, now)),
+                ),
+                None if seen.state.queue.is_empty() => to_come("First run taken", "nothing waits: start one"),
+                None => now_doing("First run taken", "it is offered now"),
+            },
+        ],
+        connected: true,
+    })
+}
+
+/// The page, with a token that was just made or without.
+pub(super) async fn page(app: &App, seen: Seen, new: Option<NewToken>) -> Page {
+    let ca = own_ca(app).await;
+    let mut connection = app.db.read().await?;
+    let arrival = arrival(&mut connection, &seen).await?;
+    let token = newest_token(&mut connection, &seen).await?;
+    let needs_mb = seen.pool().settings.default_limits.memory_mb;
+    let secret = new.as_ref().map(|token| token.secret.as_str());
+    let events = seen
+        .place
+        .address(&format!("/events?page=connect:{}", seen.frame.id));
+    let mut shell = seen.shell("Connect an agent").live(events);
+    // A page with a token on it must not reload by itself.
+    shell.refreshes = new.is_none();
+    let page = ConnectPage {
+        shell,
+        base: seen.frame.base.clone(),
+        name: seen.frame.name.clone(),
+        host: app.config.public_host().to_owned(),
+        needs: megabytes(needs_mb + 256),
+        commands: commands(&app.config.public_url, ca.as_deref(), secret, needs_mb),
+        had_token: token.map(|token| token.description),
+        new,
+        arrival,
+        waiting: seen
+            .state
+            .queue
+            .iter()
+            .take(8)
+            .map(|(view, reason)| {
+                (
+                    view.job.workspace.clone(),
+                    format!(
+                        "{}, {}. {}",
+                        view.job.phase.as_str(),
+                        between(view.job.queued_at, seen.now),
+                        waiting::words(reason)
+                    ),
+                )
+            })
+            .collect(),
+    };
+    html(&page)
+}
+
+/// `GET /app/:org/agent-pools/:id/connect`
+pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): Path<Names>) -> Page {
+    let mut connection = app.db.read().await?;
+    let seen = frame::see(&app, &mut connection, &visitor, &names, Tab::Install).await?;
+    drop(connection);
+    page(&app, seen, None).await
+}
+
+/// The part of the page that changes.
+pub(super) async fn live_parts(app: &App, visitor: &Visitor, names: &Names) -> Result<Vec<String>, WebError> {
+    let mut connection = app.db.read().await?;
+    let seen = frame::see(app, &mut connection, visitor, names, Tab::Install).await?;
+    let part = ArrivalPart {
+        arrival: arrival(&mut connection, &seen).await?,
+    };
+    Ok(vec![
+        part.render()
+            .map_err(|error| WebError::internal(error.to_string()))?,
+    ])
+}

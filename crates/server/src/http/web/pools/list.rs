@@ -1,0 +1,175 @@
+//! The pools of an organization.
+
+use askama::Template;
+use axum::extract::{Path, State};
+use terrapool_model::time::{Millis, Timestamp};
+use terrapool_store::db::Connection;
+use terrapool_store::{overview, pools};
+
+use super::{figures, frame, status};
+use crate::app::App;
+use crate::auth::Permission;
+use crate::http::web::error::WebError;
+use crate::http::web::page::{Page, Section, Shell, html};
+use crate::http::web::parts::chart::{Pips, Spark};
+use crate::http::web::parts::status::Status;
+use crate::http::web::parts::time::between;
+use crate::http::web::parts::{Icon, Tone, words};
+use crate::http::web::visitor::{Place, Visitor};
+use crate::waiting::{self, PoolState};
+
+/// The period of the small charts.
+pub(super) const DAY: Millis = Millis::from_seconds(24 * 3600);
+
+#[derive(Template)]
+#[template(path = "pools/list.html")]
+struct ListPage {
+    shell: Shell,
+    base: String,
+    stalled: Vec<(String, String, String)>,
+    rows: Vec<Row>,
+    connected: usize,
+    agents: usize,
+    used: u32,
+    slots: u32,
+    waiting: usize,
+}
+
+struct Row {
+    name: String,
+    address: Option<String>,
+    about: String,
+    status: Status,
+    reason: String,
+    connected: usize,
+    agents: usize,
+    pips: Pips,
+    used: u32,
+    slots: u32,
+    memory: String,
+    waiting: usize,
+    oldest: String,
+    spark: Spark,
+    access: String,
+    users: String,
+}
+
+/// `GET /app/:org/agent-pools`
+pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<String>) -> Page {
+    let mut connection = app.db.read().await?;
+    let place = visitor
+        .organization(&app, &mut connection, &name, Permission::Read)
+        .await?;
+    let now = app.now();
+    let states = waiting::of_organization(&mut connection, &place.organization.id, true, now).await?;
+    let mut rows = Vec::new();
+    for state in &states {
+        rows.push(row(&mut connection, &place, state, now).await?);
+    }
+    let stalled = rows
+        .iter()
+        .filter(|row| row.status.tone == Tone::Bad)
+        .map(|row| {
+            (
+                row.name.clone(),
+                format!(
+                    "It has no connected agent. {} for one; {}. They start by themselves as soon as an agent connects.",
+                    words::count(row.waiting as u64, "run waits", "runs wait"),
+                    row.oldest
+                ),
+                format!("{}/connect", row.address.clone().unwrap_or_default()),
+            )
+        })
+        .filter(|(_, _, address)| address.starts_with('/') && address != "/connect")
+        .collect();
+    rows.sort_by(|one, two| {
+        (trouble(one.status.tone), &one.name).cmp(&(trouble(two.status.tone), &two.name))
+    });
+    let page = ListPage {
+        shell: place.shell(Section::Pools, "Agent pools"),
+        base: place.address(""),
+        stalled,
+        connected: rows.iter().map(|row| row.connected).sum(),
+        agents: rows.iter().map(|row| row.agents).sum(),
+        used: rows.iter().map(|row| row.used).sum(),
+        slots: rows.iter().map(|row| row.slots).sum(),
+        waiting: rows.iter().map(|row| row.waiting).sum(),
+        rows,
+    };
+    html(&page)
+}
+
+/// Trouble first.
+fn trouble(tone: Tone) -> u8 {
+    match tone {
+        Tone::Bad => 0,
+        Tone::Warn => 1,
+        Tone::Good | Tone::Live | Tone::Ask | Tone::Mute => 2,
+    }
+}
+
+async fn row(
+    connection: &mut Connection,
+    place: &Place,
+    state: &PoolState,
+    now: Timestamp,
+) -> Result<Row, WebError> {
+    let pool = &state.pool;
+    let shared = pool.organization_id.is_none();
+    let (status, reason) = status::of(state, now);
+    let (used, slots) = status::slots(state, now);
+    let free: u64 = state
+        .connected(now)
+        .map(|agent| agent.capacity.free_memory_mb)
+        .sum();
+    let jobs = overview::finished_since(
+        connection,
+        &pool.id,
+        Timestamp(now.0 - 24 * 3_600_000),
+        figures::MOST,
+    )
+    .await?;
+    let oldest = state.queue.iter().map(|(waiting, _)| waiting.job.queued_at).min();
+    let users = pools::workspaces(connection, &pool.id).await?.len();
+    Ok(Row {
+        name: pool.name.clone(),
+        address: (!shared).then(|| place.address(&format!("/agent-pools/{}", pool.id))),
+        about: if shared {
+            "Kept by the operators of this server".to_owned()
+        } else {
+            String::new()
+        },
+        status,
+        reason,
+        connected: state.connected(now).count(),
+        agents: state.agents.len(),
+        pips: Pips {
+            used,
+            free: slots.saturating_sub(used),
+            gone: 0,
+        },
+        used,
+        slots,
+        memory: if slots > 0 {
+            words::megabytes(free)
+        } else {
+            "—".to_owned()
+        },
+        waiting: state.queue.len(),
+        oldest: oldest.map_or_else(String::new, |at| format!("oldest {}", between(at, now))),
+        spark: figures::count(&jobs, DAY, now).spark(&format!(" in {}", pool.name)),
+        access: if shared {
+            "Everyone".to_owned()
+        } else {
+            frame::access_words(pool, &place.organization.name)
+        },
+        users: if shared {
+            String::new()
+        } else {
+            format!(
+                "{} of their own",
+                words::count(users as u64, "workspace", "workspaces")
+            )
+        },
+    })
+}

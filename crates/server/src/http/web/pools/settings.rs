@@ -1,0 +1,226 @@
+//! Settings of a pool.
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde_json::json;
+use terrapool_model::time::{Millis, Timestamp};
+use terrapool_store::db::Connection;
+use terrapool_store::pools::{self, PoolChange, PoolSettings};
+use terrapool_store::{audit, overview};
+
+use super::figures;
+use super::frame::{self, Frame, Names, Seen, Tab};
+use crate::app::App;
+use crate::auth::Permission;
+use crate::http::error::ApiError;
+use crate::http::tfe;
+use crate::http::web::error::WebError;
+use crate::http::web::form::{Fields, SignedForm, request};
+use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
+use crate::http::web::parts::time::Day;
+use crate::http::web::parts::{Icon, words};
+use crate::http::web::visitor::Visitor;
+use crate::http::web::workspaces::require_name;
+
+/// Least memory of a run, MiB: no engine starts in less.
+const LEAST_MEMORY: u64 = 64;
+/// Least CPU of a run, thousandths.
+const LEAST_CPU: u64 = 50;
+const MINUTE: u64 = 60_000;
+
+#[derive(Template)]
+#[template(path = "pool/settings.html")]
+struct SettingsPage {
+    shell: Shell,
+    frame: Frame,
+    problem: Option<String>,
+    filled: Filled,
+    peaks: String,
+    created: Day,
+    users: Vec<String>,
+}
+
+struct Filled {
+    name: String,
+    memory: String,
+    cpu: String,
+    image: String,
+    grace: String,
+    contact: String,
+}
+
+impl Filled {
+    fn of(fields: &Fields) -> Self {
+        let text = |name: &str| fields.text(name).to_owned();
+        Self {
+            name: text("name"),
+            memory: text("memory"),
+            cpu: text("cpu"),
+            image: text("image"),
+            grace: text("grace"),
+            contact: text("contact"),
+        }
+    }
+
+    fn stored(name: &str, settings: &PoolSettings) -> Self {
+        let limits = &settings.default_limits;
+        let contact = settings.times.contact_limit_apply.unwrap_or(Millis::ZERO);
+        Self {
+            name: name.to_owned(),
+            memory: limits.memory_mb.to_string(),
+            cpu: limits.cpu_millis.to_string(),
+            image: settings.image.clone().unwrap_or_default(),
+            grace: (settings.times.grace_apply.0 / MINUTE).to_string(),
+            contact: (contact.0 / MINUTE).to_string(),
+        }
+    }
+}
+
+/// What a form makes of a pool's settings.
+fn changed(settings: &PoolSettings, fields: &Fields) -> Result<PoolSettings, String> {
+    let number = |name: &str, least: u64, what: &str| {
+        fields
+            .number::<u64>(name)
+            .filter(|number| *number >= least)
+            .ok_or_else(|| format!("{what} has to be a whole number, {least} or more"))
+    };
+    let mut settings = settings.clone();
+    settings.default_limits.memory_mb = number("memory", LEAST_MEMORY, "Memory")?;
+    settings.default_limits.cpu_millis = number("cpu", LEAST_CPU, "CPU")?;
+    settings.image = fields.some("image");
+    settings.times.grace_apply = Millis(number("grace", 1, "Time to stop")? * MINUTE);
+    settings.times.contact_limit_apply =
+        Some(Millis(number("contact", 1, "Time without this server")? * MINUTE));
+    Ok(settings)
+}
+
+async fn peaks(connection: &mut Connection, seen: &Seen) -> Result<String, WebError> {
+    let since = Timestamp(seen.now.0 - 30 * 24 * 3_600_000);
+    let jobs = overview::finished_since(connection, &seen.pool().id, since, figures::MOST).await?;
+    let mut peaks: Vec<u64> = jobs
+        .iter()
+        .filter_map(|job| job.usage?.peak_memory_bytes)
+        .map(|bytes| bytes >> 20)
+        .collect();
+    peaks.sort_unstable();
+    let at = |hundredth: usize| peaks.get((peaks.len() * hundredth).div_ceil(100).saturating_sub(1));
+    Ok(match (at(95), peaks.last()) {
+        (Some(p95), Some(most)) => format!(
+            "Peak of the last 30 days: {} for 95 of 100 jobs, {} at most.",
+            words::megabytes(*p95),
+            words::megabytes(*most)
+        ),
+        _ => String::new(),
+    })
+}
+
+async fn page(app: &App, visitor: &Visitor, names: &Names, refused: Option<(Filled, String)>) -> Page {
+    let mut connection = app.db.read().await?;
+    let seen = frame::see(app, &mut connection, visitor, names, Tab::Settings).await?;
+    let users = pools::workspaces(&mut connection, &seen.pool().id).await?;
+    let peaks = peaks(&mut connection, &seen).await?;
+    let status = if refused.is_some() {
+        StatusCode::UNPROCESSABLE_ENTITY
+    } else {
+        StatusCode::OK
+    };
+    let (filled, problem) = match refused {
+        Some((filled, problem)) => (filled, Some(problem)),
+        None => (Filled::stored(&seen.pool().name, &seen.pool().settings), None),
+    };
+    let page = SettingsPage {
+        shell: seen.shell("Settings"),
+        problem,
+        filled,
+        peaks,
+        created: Day::new(seen.pool().created_at, seen.now),
+        users: users.into_iter().map(|(_, name)| name).collect(),
+        frame: seen.frame,
+    };
+    html_with(status, &page)
+}
+
+/// `GET /app/:org/agent-pools/:id/settings`
+pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): Path<Names>) -> Page {
+    page(&app, &visitor, &names, None).await
+}
+
+/// `POST /app/:org/agent-pools/:id/settings`
+pub(super) async fn save(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
+    let (visitor, fields) = (form.visitor, form.fields);
+    let mut connection = app.db.read().await?;
+    let (place, pool) = frame::pool(
+        &app,
+        &mut connection,
+        &visitor,
+        &names,
+        Permission::ManageAgentPools,
+    )
+    .await?;
+    drop(connection);
+    let settings = match changed(&pool.settings, &fields) {
+        Ok(settings) => settings,
+        Err(problem) => {
+            return page(&app, &visitor, &names, Some((Filled::of(&fields), problem))).await;
+        }
+    };
+    let (caller, id) = (visitor.caller.clone(), Path(pool.id.to_string()));
+    let renamed = request(json!({"name": fields.text("name")}));
+    if fields.text("name") != pool.name
+        && let Err(error) = tfe::agent_pools::update(State(app.clone()), caller, id, renamed).await
+    {
+        let problem = WebError::from(error).problem()?;
+        return page(&app, &visitor, &names, Some((Filled::of(&fields), problem))).await;
+    }
+    let (actor, organization, id) = (
+        visitor.caller.audit_name(),
+        place.organization.id.clone(),
+        pool.id.clone(),
+    );
+    app.db
+        .write(move |tx| {
+            let (actor, organization, id) = (actor.clone(), organization.clone(), id.clone());
+            let change = PoolChange {
+                settings: Some(settings.clone()),
+                ..PoolChange::default()
+            };
+            Box::pin(async move {
+                pools::update(tx, &id, &change).await?;
+                let detail = json!({"settings": change.settings});
+                audit::record(
+                    tx,
+                    Some(&organization),
+                    &actor,
+                    "agent-pool.settings",
+                    id.as_str(),
+                    &detail,
+                )
+                .await?;
+                Ok::<_, ApiError>(())
+            })
+        })
+        .await?;
+    let address = place.address(&format!("/agent-pools/{}/settings", pool.id));
+    see_with(&visitor, &address, "The settings are saved.")
+}
+
+/// `POST /app/:org/agent-pools/:id/delete`
+pub(super) async fn delete(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
+    let (visitor, fields) = (form.visitor, form.fields);
+    let mut connection = app.db.read().await?;
+    let (place, pool) = frame::pool(
+        &app,
+        &mut connection,
+        &visitor,
+        &names,
+        Permission::ManageAgentPools,
+    )
+    .await?;
+    drop(connection);
+    require_name(fields.text("name"), &pool.name)?;
+    let id = Path(pool.id.to_string());
+    tfe::agent_pools::delete(State(app), visitor.caller.clone(), id).await?;
+    let said = format!("Pool {} is deleted.", pool.name);
+    see_with(&visitor, &place.address("/agent-pools"), &said)
+}

@@ -1,0 +1,62 @@
+//! How a pool does, in a word and a sentence.
+
+use terrapool_model::time::Timestamp;
+use terrapool_model::wait::WaitReason;
+
+use crate::http::web::parts::Tone;
+use crate::http::web::parts::status::Status;
+use crate::http::web::parts::words;
+use crate::waiting::PoolState;
+
+/// Slots of connected agents: used, and all.
+pub(in crate::http::web) fn slots(state: &PoolState, now: Timestamp) -> (u32, u32) {
+    state.connected(now).fold((0, 0), |(used, all), agent| {
+        let capacity = &agent.capacity;
+        (
+            used + capacity.slots.saturating_sub(capacity.free_slots),
+            all + capacity.slots,
+        )
+    })
+}
+
+/// The status of a pool, the worst first, and why.
+pub(in crate::http::web) fn of(state: &PoolState, now: Timestamp) -> (Status, String) {
+    let connected = state.connected(now).count();
+    let lost = state.agents.iter().filter(|agent| !agent.exited).count() - connected;
+    let stalled = state.stalled();
+    let (used, all) = slots(state, now);
+    if connected == 0 && !state.queue.is_empty() {
+        return (Status::new(Tone::Bad, "warn", "Stalled"), "No agents".to_owned());
+    }
+    if stalled > 0 {
+        let reason = words::count(stalled as u64, "run cannot start", "runs cannot start");
+        return (Status::new(Tone::Warn, "warn", "Degraded"), reason);
+    }
+    if lost > 0 && connected > 0 {
+        let reason = words::count(
+            lost as u64,
+            "agent is not heard from",
+            "agents are not heard from",
+        );
+        return (Status::new(Tone::Warn, "warn", "Degraded"), reason);
+    }
+    if connected == 0 {
+        return (
+            Status::new(Tone::Mute, "sleep", "No agents"),
+            "Nothing waits for one".to_owned(),
+        );
+    }
+    if state.queue.iter().any(|(_, reason)| reason.is_capacity()) {
+        let reason = match state.queue.first().map(|(_, reason)| reason) {
+            Some(WaitReason::NoMemory { .. }) => "Short of memory".to_owned(),
+            _ => format!("All {all} slots in use"),
+        };
+        return (Status::new(Tone::Warn, "clock", "Full"), reason);
+    }
+    let reason = if used > 0 {
+        format!("{used} of {all} slots in use")
+    } else {
+        String::new()
+    };
+    (Status::new(Tone::Good, "ok", "Healthy"), reason)
+}

@@ -1,0 +1,170 @@
+//! What changes on a run's page while somebody looks: ready elements, and new lines of its log.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+use terrapool_model::job::Phase;
+
+use super::load::{self, Loaded, Names};
+use super::log::{self, Wanted};
+use super::page;
+use super::view::{self, Filter};
+use crate::app::App;
+use crate::http::web::error::WebError;
+use crate::http::web::logs::Line;
+use crate::http::web::visitor::Visitor;
+
+/// How often a page that is looked at is made anew.
+const EACH: Duration = Duration::from_millis(1000);
+/// Lines that are sent at once.
+const MOST_LINES: usize = 200;
+/// The browser connects again after this, and then gets what is new.
+const LONGEST: Duration = Duration::from_secs(10 * 60);
+
+/// What a browser has of a run.
+struct Watched {
+    app: App,
+    visitor: Visitor,
+    names: Names,
+    sent: Vec<String>,
+    logs: Vec<&'static str>,
+    plan: usize,
+    apply: usize,
+    status: String,
+}
+
+/// The events of a run's page. `plan` and `apply` are the lines that the page has.
+pub(in crate::http::web) async fn stream(
+    app: App,
+    visitor: Visitor,
+    names: Names,
+    (plan, apply): (usize, usize),
+) -> Result<Response, WebError> {
+    let mut connection = app.db.read().await?;
+    let (_, loaded) = load::load(&app, &mut connection, &visitor, &names).await?;
+    drop(connection);
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Event, Infallible>>(16);
+    let mut watched = Watched {
+        logs: panels(&loaded),
+        app,
+        visitor,
+        names,
+        sent: Vec::new(),
+        plan,
+        apply,
+        status: String::new(),
+    };
+    tokio::spawn(async move {
+        let begun = tokio::time::Instant::now();
+        while begun.elapsed() < LONGEST && watched.app.presence.holds() {
+            let Ok((events, active)) = watched.look().await else {
+                return;
+            };
+            for event in events {
+                if sender.send(Ok(event)).await.is_err() {
+                    return;
+                }
+            }
+            if !active {
+                let _ = sender.send(Ok(Event::default().event("end").data("over"))).await;
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(EACH) => {}
+                () = sender.closed() => return,
+            }
+        }
+    });
+    let events = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|event| (event, receiver))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+}
+
+fn panels(loaded: &Loaded) -> Vec<&'static str> {
+    log::panels(loaded, &Wanted::default())
+        .iter()
+        .map(|panel| panel.phase)
+        .collect()
+}
+
+impl Watched {
+    /// What is new since the last look, and whether there is more to come.
+    async fn look(&mut self) -> Result<(Vec<Event>, bool), WebError> {
+        let mut connection = self.app.db.read().await?;
+        let (_, loaded) = load::load(&self.app, &mut connection, &self.visitor, &self.names).await?;
+        drop(connection);
+        let mut events = Vec::new();
+        let view = view::view(&loaded, &Filter::default(), Vec::new());
+        let parts = page::parts(&view, &self.visitor.form_token)
+            .map_err(|error| WebError::internal(error.to_string()))?;
+        for (index, part) in parts.iter().enumerate() {
+            if self.sent.get(index) != Some(part) {
+                events.push(swap(part));
+            }
+        }
+        self.sent = parts;
+        self.logs(&loaded, &mut events);
+        let word = view.status.word.to_string();
+        if word != self.status {
+            if !self.status.is_empty() {
+                events.push(
+                    Event::default()
+                        .event("say")
+                        .data(format!("The run is now: {word}")),
+                );
+            }
+            events.push(Event::default().event("title").data(page::title(&loaded, &view)));
+            self.status = word;
+        }
+        Ok((events, view.active))
+    }
+
+    /// New lines; a panel that the page does not have comes whole, with all logs.
+    fn logs(&mut self, loaded: &Loaded, events: &mut Vec<Event>) {
+        let now = panels(loaded);
+        if now != self.logs {
+            let panels: String = log::panels(loaded, &Wanted::default())
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            events.push(swap(&format!(r#"<div class="col" id="logs">{panels}</div>"#)));
+            (self.plan, self.apply) = (loaded.plan_log.len(), loaded.apply_log.len());
+            self.logs = now;
+            return;
+        }
+        for (phase, lines, seen) in [
+            (Phase::Plan, &loaded.plan_log, &mut self.plan),
+            (Phase::Apply, &loaded.apply_log, &mut self.apply),
+        ] {
+            let phase = phase.as_str();
+            let new: Vec<(usize, &String)> = (1..).zip(lines).skip(*seen).collect();
+            *seen = lines.len().max(*seen);
+            for batch in new.chunks(MOST_LINES) {
+                let html: String = batch
+                    .iter()
+                    .map(|(number, text)| {
+                        let line = Line {
+                            phase,
+                            number: *number,
+                            text,
+                            hit: false,
+                        };
+                        line.to_string()
+                    })
+                    .collect();
+                let data = json!({"into": format!("{phase}-lines"), "html": html});
+                events.push(Event::default().event("log").data(data.to_string()));
+            }
+        }
+    }
+}
+
+/// An element that replaces its namesake. Line breaks between elements mean nothing in HTML, and would cut the event
+/// into lines that the browser puts together again.
+pub(in crate::http::web) fn swap(html: &str) -> Event {
+    Event::default().event("swap").data(html.trim())
+}

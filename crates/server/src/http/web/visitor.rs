@@ -1,0 +1,167 @@
+//! Who looks at a page, and what their browser sent along.
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use terrapool_store::db::Connection;
+use terrapool_store::organizations::OrganizationRecord;
+use terrapool_store::overview;
+use terrapool_store::users::UserRecord;
+use terrapool_store::web_sessions::SessionRecord;
+
+use super::error::WebError;
+use super::page::{Flash, RootAttributes, Section, Shell, Theme};
+use super::parts::Tone;
+use crate::app::App;
+use crate::auth::{self, Caller, Permission, session};
+
+/// Somebody who is signed in and looks at a page.
+#[derive(Debug, Clone)]
+pub struct Visitor {
+    /// The user.
+    pub user: UserRecord,
+    /// The session.
+    pub session: SessionRecord,
+    /// The user as the API's handlers know callers.
+    pub caller: Caller,
+    /// The page's address.
+    pub path: String,
+    /// The token of the session's forms.
+    pub form_token: String,
+    /// Theme and keys.
+    pub root: RootAttributes,
+    /// What was just done.
+    pub flash: Option<Flash>,
+    flash_cookie: String,
+    flash_secure: bool,
+}
+
+/// Theme and keys as the browser keeps them.
+pub fn root_attributes(app: &App, headers: &HeaderMap) -> RootAttributes {
+    RootAttributes {
+        theme: session::cookie_value(app, headers, "theme").and_then(Theme::of),
+        keys_off: session::cookie_value(app, headers, "keys") == Some("off"),
+        events: None,
+    }
+}
+
+/// How long a sentence about what was done is kept, in seconds.
+const FLASH_SECONDS: u64 = 10;
+
+fn flash(app: &App, headers: &HeaderMap) -> Option<Flash> {
+    let value = session::cookie_value(app, headers, "said")?;
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(value).ok()?).ok()?;
+    Some(Flash {
+        tone: Tone::Good,
+        icon: "ok",
+        text,
+    })
+}
+
+impl Visitor {
+    /// The cookie that shows a sentence on the next page.
+    pub fn flash_cookie(&self, sentence: &str) -> String {
+        let secure = if self.flash_secure { "; Secure" } else { "" };
+        format!(
+            "{}={}; Path=/; HttpOnly; SameSite=Lax{secure}; Max-Age={FLASH_SECONDS}",
+            self.flash_cookie,
+            URL_SAFE_NO_PAD.encode(sentence)
+        )
+    }
+
+    /// The organization with a name, if the visitor may do this in it, and the frame of a page of it.
+    ///
+    /// # Errors
+    /// [`WebError`] with 404 when there is none, or the visitor may not.
+    pub async fn organization(
+        &self,
+        app: &App,
+        connection: &mut Connection,
+        name: &str,
+        permission: Permission,
+    ) -> Result<Place, WebError> {
+        let organization = auth::organization(connection, &self.caller, name, permission).await?;
+        let counts = overview::counts(connection, &organization.id, app.now()).await?;
+        Ok(Place {
+            visitor: self.clone(),
+            organization,
+            counts,
+        })
+    }
+
+    /// Whether the visitor may do something in an organization: for buttons that others see without effect.
+    ///
+    /// # Errors
+    /// [`WebError`] when the database fails.
+    pub async fn may(
+        &self,
+        connection: &mut Connection,
+        organization: &OrganizationRecord,
+        permission: Permission,
+    ) -> Result<bool, WebError> {
+        match auth::require(connection, &self.caller, &organization.id, permission).await {
+            Ok(()) => Ok(true),
+            Err(crate::http::error::ApiError::NotFound) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// An organization that a visitor looks at.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Who looks.
+    pub visitor: Visitor,
+    /// The organization.
+    pub organization: OrganizationRecord,
+    /// What stands beside the links.
+    pub counts: overview::Counts,
+}
+
+impl Place {
+    /// The frame of a page.
+    pub fn shell(&self, section: Section, title: impl Into<String>) -> Shell {
+        Shell::of(&self.visitor, &self.organization, self.counts, section, title)
+    }
+
+    /// The address of a page of the organization: `path` begins with a slash.
+    pub fn address(&self, path: &str) -> String {
+        format!("/app/{}{path}", self.organization.name)
+    }
+}
+
+/// Finds out who is signed in.
+///
+/// # Errors
+/// [`WebError`] that leads to the sign-in page when nobody is.
+pub async fn find(app: &App, parts: &Parts) -> Result<Visitor, WebError> {
+    let path = parts
+        .uri
+        .path_and_query()
+        .map_or_else(|| "/app".to_owned(), ToString::to_string);
+    let Some(signed_in) = session::find(app, &parts.headers).await? else {
+        return Err(WebError::sign_in(&parts.method, &path));
+    };
+    let caller = signed_in.caller();
+    Ok(Visitor {
+        form_token: session::form_token(app, signed_in.session.id.as_str()),
+        user: signed_in.user,
+        session: signed_in.session,
+        caller,
+        path,
+        root: root_attributes(app, &parts.headers),
+        flash: flash(app, &parts.headers),
+        flash_cookie: session::cookie_name(app, "said"),
+        flash_secure: session::is_secure(app),
+    })
+}
+
+impl FromRequestParts<App> for Visitor {
+    type Rejection = WebError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, WebError> {
+        find(app, parts).await
+    }
+}

@@ -1,0 +1,310 @@
+//! The organization's home: its workspaces, and what needs somebody.
+
+use std::collections::BTreeMap;
+
+use askama::Template;
+use axum::extract::{Path, State};
+use terrapool_model::execution::ExecutionMode;
+use terrapool_model::id::RunId;
+use terrapool_model::lock::Lock;
+use terrapool_model::run::RunStatus;
+use terrapool_model::time::Timestamp;
+use terrapool_model::wait::WaitReason;
+use terrapool_store::db::Connection;
+use terrapool_store::overview::{self, ListedRun};
+use terrapool_store::pools::PoolFilter;
+use terrapool_store::workspaces::{self, WorkspaceFilter, WorkspaceOrder, WorkspaceRecord};
+use terrapool_store::{page::Page as StorePage, pools};
+
+use super::engine_words;
+use crate::app::App;
+use crate::auth::Permission;
+use crate::http::answer::Params;
+use crate::http::web::error::WebError;
+use crate::http::web::page::{Page, Section, Shell, html};
+use crate::http::web::paging::{Chip, Paging, with_query};
+use crate::http::web::parts::status::{self, Status};
+use crate::http::web::parts::time::Ago;
+use crate::http::web::parts::{Code, Icon, Tone, words};
+use crate::http::web::runs::change_words;
+use crate::http::web::visitor::{Place, Visitor};
+use crate::waiting;
+
+/// What does not move by itself is shown up to this many.
+const MOST_NEEDS: u32 = 8;
+
+#[derive(Template)]
+#[template(path = "workspaces/list.html")]
+struct ListPage {
+    shell: Shell,
+    base: String,
+    summary: String,
+    needs: Vec<Need>,
+    everything: u64,
+    has_pool: bool,
+    cloud: Code,
+    query: String,
+    chips: Vec<Chip>,
+    rows: Vec<Row>,
+    paging: Paging,
+}
+
+/// Something that does not move by itself.
+struct Need {
+    tone: Tone,
+    icon: &'static str,
+    address: String,
+    what: String,
+    place: String,
+    detail: String,
+    since: Option<Ago>,
+    action: &'static str,
+}
+
+struct Row {
+    name: String,
+    locked: bool,
+    project: String,
+    run_address: Option<String>,
+    status: Status,
+    why: Option<String>,
+    message: String,
+    who: String,
+    resources: u64,
+    pool: String,
+    engine: String,
+    updated: Ago,
+}
+
+/// The chips: word, picture, value in the address, statuses of the current run.
+const CHIPS: [(&str, Option<&str>, &str, &[&str]); 5] = [
+    ("All", None, "", &[]),
+    ("Needs confirmation", Some("ask"), "ask", &["planned"]),
+    ("Active", Some("run"), "active", &["planning", "applying"]),
+    (
+        "Waiting",
+        Some("clock"),
+        "waiting",
+        &["pending", "plan_queued", "apply_queued"],
+    ),
+    ("Errored", Some("bad"), "errored", &["errored"]),
+];
+
+/// `GET /app/:org/workspaces`
+pub(super) async fn show(
+    State(app): State<App>,
+    visitor: Visitor,
+    Path(name): Path<String>,
+    params: Params,
+) -> Page {
+    let mut connection = app.db.read().await?;
+    let place = visitor
+        .organization(&app, &mut connection, &name, Permission::ReadWorkspace)
+        .await?;
+    let now = app.now();
+    let base = place.address("");
+    let query = params.get("q").unwrap_or_default();
+    let chosen = params.get("status").unwrap_or_default();
+    let path = format!("{base}/workspaces");
+    let paging = Paging::new(
+        &params,
+        &path,
+        &[("q", query), ("status", chosen)],
+        "newest activity first",
+    );
+    let statuses = CHIPS
+        .iter()
+        .find(|(_, _, value, _)| *value == chosen)
+        .map_or(&[][..], |(_, _, _, statuses)| statuses);
+    let filter = WorkspaceFilter {
+        name: Some(query.to_owned()).filter(|query| !query.is_empty()),
+        run_statuses: statuses.iter().map(|status| (*status).to_owned()).collect(),
+        ..WorkspaceFilter::default()
+    };
+    let organization = &place.organization.id;
+    let (records, total) = workspaces::list(
+        &mut connection,
+        organization,
+        &filter,
+        WorkspaceOrder::CurrentRunDescending,
+        paging.page.size,
+        u64::try_from(paging.page.offset()).unwrap_or(0),
+    )
+    .await?;
+    let (counts, _) = overview::current_statuses(&mut connection, organization).await?;
+    let reasons = waiting::of_queued_runs(&mut connection, organization, now).await?;
+    let rows = rows(&mut connection, &place, &records, &reasons, now).await?;
+    let pools = pools::list(
+        &mut connection,
+        organization,
+        &PoolFilter::default(),
+        &StorePage::first(1),
+    )
+    .await?;
+    let counted =
+        |statuses: &[&str]| -> u64 { statuses.iter().filter_map(|status| counts.get(*status)).sum() };
+    let page = ListPage {
+        shell: place.shell(Section::Workspaces, "Workspaces"),
+        summary: format!(
+            "{} in {}",
+            words::count(place.counts.workspaces, "workspace", "workspaces"),
+            words::count(place.counts.projects, "project", "projects")
+        ),
+        needs: needs(&mut connection, &place, now).await?,
+        everything: place.counts.workspaces,
+        has_pool: pools.total > 0,
+        cloud: cloud_block(&app, &place.organization.name, "my-workspace"),
+        query: query.to_owned(),
+        chips: CHIPS
+            .iter()
+            .map(|(word, icon, value, statuses)| Chip {
+                word,
+                icon: *icon,
+                count: Some(if statuses.is_empty() {
+                    place.counts.workspaces
+                } else {
+                    counted(statuses)
+                }),
+                address: with_query(&path, &[("q", query), ("status", value)]),
+                current: *value == chosen,
+            })
+            .collect(),
+        rows,
+        paging: paging.of(total),
+        base,
+    };
+    html(&page)
+}
+
+/// The block that a configuration needs.
+pub(super) fn cloud_block(app: &App, organization: &str, workspace: &str) -> Code {
+    let url = &app.config.public_url;
+    let host = url.split_once("://").map_or(url.as_str(), |(_, host)| host);
+    Code::new(
+        "cloud",
+        format!(
+            "terraform {{\n  cloud {{\n    hostname     = \"{host}\"\n    organization = \"{organization}\"\n    \
+             workspaces {{ name = \"{workspace}\" }}\n  }}\n}}"
+        ),
+    )
+}
+
+async fn rows(
+    connection: &mut Connection,
+    place: &Place,
+    records: &[WorkspaceRecord],
+    reasons: &BTreeMap<RunId, WaitReason>,
+    now: Timestamp,
+) -> Result<Vec<Row>, WebError> {
+    let ids: Vec<RunId> = records
+        .iter()
+        .filter_map(|record| record.current_run_id.clone())
+        .collect();
+    let runs: BTreeMap<RunId, ListedRun> = overview::by_ids(connection, &ids)
+        .await?
+        .into_iter()
+        .map(|listed| (listed.run.id.clone(), listed))
+        .collect();
+    let projects = overview::project_names(connection, &place.organization.id).await?;
+    let pools = overview::pool_names(connection, &place.organization.id).await?;
+    let row = |record: &WorkspaceRecord| {
+        let latest = record.current_run_id.as_ref().and_then(|id| runs.get(id));
+        let reason = latest.and_then(|listed| reasons.get(&listed.run.id));
+        let status = match (latest, reason) {
+            (Some(_), Some(reason)) => status::of_wait(reason),
+            (Some(listed), None) => status::of_run(&listed.run),
+            (None, _) => Status::new(Tone::Mute, "pend", "No runs yet"),
+        };
+        Row {
+            name: record.name.clone(),
+            locked: matches!(record.lock, Lock::User(_) | Lock::Lost { .. }),
+            project: projects.get(&record.project_id).cloned().unwrap_or_default(),
+            run_address: latest
+                .map(|listed| place.address(&format!("/workspaces/{}/runs/{}", record.name, listed.run.id))),
+            status,
+            why: reason.filter(|reason| reason.is_stalled()).map(waiting::words),
+            message: latest.map_or_else(String::new, |listed| listed.run.message.clone()),
+            who: latest.map_or_else(String::new, |listed| listed.who().to_owned()),
+            resources: record.resource_count,
+            pool: match record.effective.execution_mode {
+                ExecutionMode::Local => "caller’s machine".to_owned(),
+                ExecutionMode::Remote => "shared".to_owned(),
+                ExecutionMode::Agent => record
+                    .effective
+                    .agent_pool_id
+                    .as_ref()
+                    .and_then(|id| pools.get(id).cloned())
+                    .unwrap_or_default(),
+            },
+            engine: engine_words(record),
+            updated: Ago::new(
+                latest.map_or(record.updated_at, |listed| listed.run.updated_at),
+                now,
+            ),
+        }
+    };
+    Ok(records.iter().map(row).collect())
+}
+
+/// What does not move by itself, worst first.
+async fn needs(connection: &mut Connection, place: &Place, now: Timestamp) -> Result<Vec<Need>, WebError> {
+    let organization = &place.organization.id;
+    let mut needs = Vec::new();
+    let asking = overview::asking(connection, organization, MOST_NEEDS).await?;
+    for listed in &asking {
+        let (run, workspace) = (&listed.run, &listed.workspace);
+        let address = place.address(&format!("/workspaces/{workspace}/runs/{}", run.id));
+        let message = format!("{}, “{}”", listed.who(), run.message);
+        let since = Some(Ago::new(run.updated_at, now));
+        needs.push(if run.status == RunStatus::Planned {
+            Need {
+                tone: Tone::Ask,
+                icon: "ask",
+                address,
+                what: format!("Confirm: {}", change_words(run)),
+                place: format!("in {workspace}"),
+                detail: message,
+                since,
+                action: "Review",
+            }
+        } else {
+            Need {
+                tone: Tone::Bad,
+                icon: "lost",
+                address,
+                what: "Agent lost during an apply".to_owned(),
+                place: format!("in {workspace}. The workspace is locked; its engine may still run."),
+                detail: message,
+                since,
+                action: "Decide",
+            }
+        });
+    }
+    for state in waiting::of_organization(connection, organization, false, now).await? {
+        let stalled = state.stalled();
+        if stalled == 0 || state.pool.organization_id.is_none() {
+            continue;
+        }
+        let connected = state.connected(now).count();
+        let oldest = state.queue.iter().map(|(waiting, _)| waiting.job.queued_at).min();
+        needs.push(Need {
+            tone: Tone::Bad,
+            icon: "warn",
+            address: place.address(&format!("/agent-pools/{}", state.pool.id)),
+            what: if connected == 0 {
+                format!("Pool {} has no agents", state.pool.name)
+            } else {
+                format!("Pool {} cannot take every run", state.pool.name)
+            },
+            place: format!(
+                "and {} cannot start.",
+                words::count(stalled as u64, "run", "runs")
+            ),
+            detail: "The oldest waits since".to_owned(),
+            since: oldest.map(|at| Ago::new(at, now)),
+            action: "Open pool",
+        });
+    }
+    needs.sort_by_key(|need| std::cmp::Reverse(need.tone));
+    Ok(needs)
+}

@@ -1,0 +1,353 @@
+//! States of a workspace and what differs between them.
+
+use std::collections::BTreeMap;
+
+use askama::Template;
+use axum::extract::{Path, State};
+use serde_json::json;
+use terrapool_model::id::{RunId, UserId};
+use terrapool_objects::ObjectKey;
+use terrapool_store::audit;
+use terrapool_store::db::Connection;
+use terrapool_store::overview::{self, ListedRun};
+use terrapool_store::state_versions::{self, StateStatus, StateVersionRecord};
+
+use super::frame::{self, Frame, LockEnd, Seen, Tab, plain};
+use crate::app::App;
+use crate::auth::Permission;
+use crate::http::answer::Params;
+use crate::http::error::ApiError;
+use crate::http::tfe;
+use crate::http::web::changes::{self, Module, state};
+use crate::http::web::error::WebError;
+use crate::http::web::page::{Page, Section, Shell, html};
+use crate::http::web::paging::Paging;
+use crate::http::web::parts::time::Day;
+use crate::http::web::parts::words::{self, Number};
+use crate::http::web::parts::{Breaking, Icon, Tone};
+use crate::http::web::visitor::Visitor;
+
+/// Largest state that is compared on a page, bytes.
+const LARGEST: u64 = 64 << 20;
+
+/// An output of a state.
+pub(super) struct Output {
+    pub(super) name: String,
+    /// `None` for one that is sensitive.
+    pub(super) value: Option<String>,
+    pub(super) kind: String,
+}
+
+/// A state as it can be read; `None` when it can't.
+pub(super) async fn read(
+    app: &App,
+    version: &StateVersionRecord,
+) -> Result<Option<state::Document>, WebError> {
+    let Some(key) = &version.object_key else {
+        return Ok(None);
+    };
+    if version.size.is_some_and(|size| size > LARGEST) {
+        return Ok(None);
+    }
+    let bytes = app
+        .objects
+        .get(&ObjectKey::new(key.as_str())?, version.id.as_str())
+        .await?;
+    Ok(state::Document::read(&bytes))
+}
+
+/// The outputs of a state as people read them.
+pub(super) fn outputs(document: &state::Document) -> Vec<Output> {
+    let output = |(name, output): (&String, &serde_json::Value)| {
+        let kind = match &output["type"] {
+            serde_json::Value::Array(parts) => parts.first().cloned().unwrap_or_default(),
+            kind => kind.clone(),
+        };
+        let sensitive = output["sensitive"] == true;
+        Output {
+            name: name.clone(),
+            value: (!sensitive).then(|| output["value"].to_string()),
+            kind: kind.as_str().unwrap_or("value").to_owned(),
+        }
+    };
+    document.outputs().iter().map(output).collect()
+}
+
+/// Types of resources that are listed; the rest are counted together.
+const MOST_TYPES: usize = 8;
+
+/// How many resources of each type a state has.
+pub(super) fn types(document: &state::Document) -> Vec<(String, u64)> {
+    let mut types = document.types();
+    if types.len() > MOST_TYPES {
+        let rest = types.split_off(MOST_TYPES);
+        let number = rest.iter().map(|(_, number)| number).sum();
+        types.push((format!("{} more types", rest.len()), number));
+    }
+    types
+}
+
+#[derive(Template)]
+#[template(path = "workspace/states.html")]
+struct StatesPage {
+    shell: Shell,
+    frame: Frame,
+    versions: Vec<Version>,
+    paging: Paging,
+    chosen: Option<Chosen>,
+    may_read: bool,
+    heading: String,
+    unreadable: Option<&'static str>,
+    modules: Vec<Module>,
+    footer: String,
+}
+
+struct Version {
+    id: String,
+    serial: String,
+    tag: Option<(Tone, &'static str)>,
+    by: String,
+    stored: Day,
+    size: String,
+    is_to: bool,
+    is_from: bool,
+}
+
+struct Chosen {
+    id: String,
+    serial: String,
+    facts: Vec<(&'static str, String)>,
+}
+
+fn serial(version: &StateVersionRecord) -> String {
+    version
+        .serial
+        .map_or_else(|| "unknown".to_owned(), |serial| serial.to_string())
+}
+
+/// `GET /app/:org/workspaces/:name/states?to=&from=`
+pub(super) async fn show(
+    State(app): State<App>,
+    visitor: Visitor,
+    Path(names): Path<(String, String)>,
+    params: Params,
+) -> Page {
+    let mut connection = app.db.read().await?;
+    let permission = Permission::ReadWorkspace;
+    let seen = frame::see(&app, &mut connection, &visitor, &names, Tab::States, permission).await?;
+    let path = format!("{}/states", seen.frame.base);
+    let paging = Paging::new(&params, &path, &[], "newest first");
+    let offset = u64::try_from(paging.page.offset()).unwrap_or(0);
+    let (records, total) =
+        state_versions::list(&mut connection, &seen.record.id, paging.page.size, offset).await?;
+    let may_read = visitor
+        .may(&mut connection, &seen.place.organization, Permission::ReadState)
+        .await?;
+    let to = chosen(&mut connection, &seen, params.get("to"), &records).await?;
+    let from = match (params.get("from"), &to) {
+        (Some(id), _) => chosen(&mut connection, &seen, Some(id), &records).await?,
+        (None, Some(to)) => before(&records, to),
+        (None, None) => None,
+    };
+    let makers = makers(&mut connection, &records).await?;
+    let compared = compare(&app, from.as_ref(), to.as_ref(), may_read).await?;
+    let page = StatesPage {
+        shell: seen.shell("States"),
+        versions: records
+            .iter()
+            .map(|record| version(record, &seen, &makers, to.as_ref(), from.as_ref()))
+            .collect(),
+        paging: paging.of(total),
+        chosen: to.as_ref().map(|record| Chosen {
+            id: record.id.to_string(),
+            serial: serial(record),
+            facts: facts(record, &seen),
+        }),
+        may_read,
+        heading: match (&from, &to) {
+            (Some(from), Some(to)) => format!("Serial {} → {}", serial(from), serial(to)),
+            (None, Some(to)) => format!("Everything in serial {}", serial(to)),
+            _ => String::new(),
+        },
+        unreadable: compared.unreadable,
+        footer: compared.footer,
+        modules: compared.modules,
+        frame: seen.frame,
+    };
+    html(&page)
+}
+
+/// The version with an id, of this workspace; without an id the newest one that is current or was.
+async fn chosen(
+    connection: &mut Connection,
+    seen: &Seen,
+    id: Option<&str>,
+    records: &[StateVersionRecord],
+) -> Result<Option<StateVersionRecord>, WebError> {
+    let Some(id) = id else {
+        let current = seen.record.current_state_version_id.as_ref();
+        let found = records.iter().find(|record| Some(&record.id) == current);
+        return Ok(found.or(records.first()).cloned());
+    };
+    let id = id.parse().map_err(|_| WebError::not_found())?;
+    let record = state_versions::get(connection, &id)
+        .await?
+        .filter(|record| record.workspace_id == seen.record.id)
+        .ok_or_else(WebError::not_found)?;
+    Ok(Some(record))
+}
+
+/// The version before another one.
+fn before(records: &[StateVersionRecord], to: &StateVersionRecord) -> Option<StateVersionRecord> {
+    let at = records.iter().position(|record| record.id == to.id)?;
+    records
+        .iter()
+        .skip(at + 1)
+        .find(|record| record.status == StateStatus::Finalized)
+        .cloned()
+}
+
+/// Who made versions.
+struct Makers {
+    runs: BTreeMap<RunId, ListedRun>,
+    users: BTreeMap<UserId, String>,
+}
+
+async fn makers(connection: &mut Connection, records: &[StateVersionRecord]) -> Result<Makers, WebError> {
+    let ids: Vec<RunId> = records
+        .iter()
+        .filter_map(|record| record.run_id.clone())
+        .collect();
+    let runs = overview::by_ids(connection, &ids)
+        .await?
+        .into_iter()
+        .map(|listed| (listed.run.id.clone(), listed))
+        .collect();
+    let users = records.iter().filter_map(|record| record.created_by.clone());
+    Ok(Makers {
+        runs,
+        users: overview::user_names(connection, users).await?,
+    })
+}
+
+fn version(
+    record: &StateVersionRecord,
+    seen: &Seen,
+    makers: &Makers,
+    to: Option<&StateVersionRecord>,
+    from: Option<&StateVersionRecord>,
+) -> Version {
+    let is_current = seen.record.current_state_version_id.as_ref() == Some(&record.id);
+    let run = record.run_id.as_ref().and_then(|id| makers.runs.get(id));
+    let user = record.created_by.as_ref().and_then(|id| makers.users.get(id));
+    Version {
+        id: record.id.to_string(),
+        serial: serial(record),
+        tag: match record.status {
+            _ if is_current => Some((Tone::Good, "current")),
+            StateStatus::Pending => Some((Tone::Warn, "announced")),
+            StateStatus::Intermediate => Some((Tone::Mute, "during apply")),
+            StateStatus::KeptApart => Some((Tone::Warn, "kept apart")),
+            StateStatus::Finalized | StateStatus::Discarded => None,
+        },
+        by: match (run, user) {
+            (Some(listed), _) => format!("{}, {}", listed.run.message, listed.who()),
+            (None, Some(user)) => format!("from the command line, {user}"),
+            (None, None) => "uploaded".to_owned(),
+        },
+        stored: Day::new(record.created_at, seen.now),
+        size: record.size.map(words::bytes).unwrap_or_default(),
+        is_to: to.is_some_and(|to| to.id == record.id),
+        is_from: from.is_some_and(|from| from.id == record.id),
+    }
+}
+
+fn facts(record: &StateVersionRecord, seen: &Seen) -> Vec<(&'static str, String)> {
+    let mut facts = vec![("Stored", plain(Day::new(record.created_at, seen.now)))];
+    if let Some(size) = record.size {
+        facts.push(("Size", format!("{}, encrypted", words::bytes(size))));
+    }
+    if let Some(number) = record.resource_count {
+        facts.push(("Resources", Number(number).to_string()));
+    }
+    if let Some(version) = &record.engine_version {
+        facts.push(("Written by", version.clone()));
+    }
+    if let Some(lineage) = &record.lineage {
+        facts.push(("Lineage", lineage.clone()));
+    }
+    facts.push(("Id", record.id.to_string()));
+    facts
+}
+
+/// What differs, or why that can't be told.
+#[derive(Default)]
+struct Compared {
+    modules: Vec<Module>,
+    unreadable: Option<&'static str>,
+    footer: String,
+}
+
+async fn compare(
+    app: &App,
+    from: Option<&StateVersionRecord>,
+    to: Option<&StateVersionRecord>,
+    may_read: bool,
+) -> Result<Compared, WebError> {
+    let refused = |reason| Compared {
+        unreadable: Some(reason),
+        ..Compared::default()
+    };
+    let Some(to) = to else {
+        return Ok(Compared::default());
+    };
+    if !may_read {
+        return Ok(refused("Your account may not read states."));
+    }
+    let old = match from {
+        Some(from) => read(app, from).await?,
+        None => Some(state::Document::default()),
+    };
+    let (Some(old), Some(new)) = (old, read(app, to).await?) else {
+        return Ok(refused(
+            "The state can’t be read here: its engine encrypted it, or it has not arrived. A download gives it as it is.",
+        ));
+    };
+    let (changes, unchanged) = state::difference(&old, &new);
+    Ok(Compared {
+        modules: changes::by_module(changes),
+        unreadable: None,
+        footer: format!(
+            "{} unchanged. Sensitive values are never shown.",
+            words::count(unchanged as u64, "resource", "resources")
+        ),
+    })
+}
+
+/// `GET /app/:org/workspaces/:name/states/:id/download`
+pub(super) async fn download(
+    State(app): State<App>,
+    visitor: Visitor,
+    Path((organization, name, id)): Path<(String, String, String)>,
+) -> Page {
+    let mut connection = app.db.read().await?;
+    let names = (organization, name);
+    let (place, record) =
+        frame::workspace(&app, &mut connection, &visitor, &names, Permission::ReadState).await?;
+    drop(connection);
+    let answer =
+        tfe::state_versions::download(State(app.clone()), visitor.caller.clone(), Path(id.clone())).await?;
+    let (organization, actor) = (place.organization.id, visitor.caller.audit_name());
+    app.db
+        .write(move |tx| {
+            let (organization, actor, id, record) =
+                (organization.clone(), actor.clone(), id.clone(), record.id.clone());
+            Box::pin(async move {
+                let detail = json!({"workspace": record.as_str()});
+                audit::record(tx, Some(&organization), &actor, "state.download", &id, &detail).await?;
+                Ok::<_, ApiError>(())
+            })
+        })
+        .await?;
+    Ok(answer)
+}

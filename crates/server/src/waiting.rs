@@ -1,0 +1,342 @@
+//! Why runs wait: reads what the model's pure functions decide on, and puts their answer into words.
+
+use std::collections::BTreeMap;
+
+use terrapool_model::agent_status::AgentStatus;
+use terrapool_model::id::{AgentPoolId, OrganizationId, RunId};
+use terrapool_model::run::RunStatus;
+use terrapool_model::time::Timestamp;
+use terrapool_model::wait::{self, PoolAgent, QueuedJob, WaitReason};
+use terrapool_store::agents::{self, AgentRecord};
+use terrapool_store::db::Connection;
+use terrapool_store::error::StoreError;
+use terrapool_store::overview::{self, QueuedView};
+use terrapool_store::page::Page;
+use terrapool_store::pools::{self, PoolRecord};
+use terrapool_store::runs::{self, RunRecord};
+use terrapool_store::users;
+use terrapool_store::workspaces::WorkspaceRecord;
+
+/// Agents of a pool that are looked at.
+const MOST_AGENTS: u32 = 500;
+
+/// A pool with its agents and what waits for them.
+#[derive(Debug, Clone)]
+pub struct PoolState {
+    /// The pool.
+    pub pool: PoolRecord,
+    /// Its agents, oldest first.
+    pub agents: Vec<AgentRecord>,
+    /// What waits, first in line first, and why.
+    pub queue: Vec<(QueuedView, WaitReason)>,
+}
+
+impl PoolState {
+    /// Agents that are heard from.
+    pub fn connected(&self, now: Timestamp) -> impl Iterator<Item = &AgentRecord> {
+        self.agents
+            .iter()
+            .filter(move |agent| is_connected(agent, now, &self.pool))
+    }
+
+    /// What waits and cannot start unless somebody changes something.
+    pub fn stalled(&self) -> usize {
+        self.queue
+            .iter()
+            .filter(|(_, reason)| reason.is_stalled())
+            .count()
+    }
+}
+
+/// Whether an agent is heard from.
+pub fn is_connected(agent: &AgentRecord, now: Timestamp, pool: &PoolRecord) -> bool {
+    match agent.status(now, &pool.settings.times) {
+        AgentStatus::Idle | AgentStatus::Busy => true,
+        AgentStatus::Unknown | AgentStatus::Errored | AgentStatus::Exited => false,
+    }
+}
+
+fn pool_agent(agent: &AgentRecord, now: Timestamp, pool: &PoolRecord) -> PoolAgent {
+    PoolAgent {
+        name: agent.name.clone(),
+        connected: is_connected(agent, now, pool),
+        draining: agent.draining,
+        slots: agent.capacity.slots,
+        free_slots: agent.capacity.free_slots,
+        memory_mb: agent.capacity.memory_mb,
+        free_memory_mb: agent.capacity.free_memory_mb,
+    }
+}
+
+/// A pool with its agents and what waits for them.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn of_pool(
+    connection: &mut Connection,
+    pool: PoolRecord,
+    now: Timestamp,
+) -> Result<PoolState, StoreError> {
+    let page = Page::first(MOST_AGENTS);
+    let agents = agents::list(connection, &pool.id, None, false, &page)
+        .await?
+        .items;
+    let seen: Vec<PoolAgent> = agents.iter().map(|agent| pool_agent(agent, now, &pool)).collect();
+    let last_heard = agents.iter().map(|agent| agent.last_ping_at).max();
+    let queue = overview::queue(connection, &pool.id).await?;
+    let queue = queue
+        .into_iter()
+        .map(|waiting| {
+            let moved = waiting
+                .workspace_pool
+                .as_ref()
+                .is_some_and(|named| *named != pool.id);
+            let shared = pool.organization_id.is_none();
+            let job = QueuedJob {
+                needs_mb: waiting.job.limits.memory_mb,
+                ahead: waiting.ahead,
+                allowed: shared || (!moved && pool.access.allows(&waiting.workspace_id, &waiting.project_id)),
+                last_heard,
+            };
+            let reason = wait::of_job(&job, &seen);
+            (waiting, reason)
+        })
+        .collect();
+    Ok(PoolState { pool, agents, queue })
+}
+
+/// The pools of an organization and, when runs of the organization wait there or `with_shared`, the shared one.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn of_organization(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    with_shared: bool,
+    now: Timestamp,
+) -> Result<Vec<PoolState>, StoreError> {
+    let filter = pools::PoolFilter::default();
+    let mut found = pools::list(connection, organization, &filter, &Page::first(200))
+        .await?
+        .items;
+    let waiting = overview::queued_of_organization(connection, organization).await?;
+    if let Some(shared) = pools::find_shared(connection).await?
+        && (with_shared || waiting.contains_key(&shared.id))
+    {
+        found.push(shared);
+    }
+    let mut states = Vec::new();
+    for pool in found {
+        states.push(of_pool(connection, pool, now).await?);
+    }
+    Ok(states)
+}
+
+/// Why each of an organization's queued runs waits.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn of_queued_runs(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    now: Timestamp,
+) -> Result<BTreeMap<RunId, WaitReason>, StoreError> {
+    let waiting = overview::queued_of_organization(connection, organization).await?;
+    let mut reasons = BTreeMap::new();
+    for id in waiting.into_keys() {
+        reasons.extend(of_pool_by_run(connection, &id, now).await?);
+    }
+    Ok(reasons)
+}
+
+async fn of_pool_by_run(
+    connection: &mut Connection,
+    pool: &AgentPoolId,
+    now: Timestamp,
+) -> Result<BTreeMap<RunId, WaitReason>, StoreError> {
+    let Some(pool) = pools::get(connection, pool).await? else {
+        return Ok(BTreeMap::new());
+    };
+    let state = of_pool(connection, pool, now).await?;
+    Ok(state
+        .queue
+        .into_iter()
+        .map(|(waiting, reason)| (waiting.job.run_id, reason))
+        .collect())
+}
+
+/// Why a run waits; `None` when it does not, or waits for a person to decide on it.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn of_run(
+    connection: &mut Connection,
+    run: &RunRecord,
+    workspace: &WorkspaceRecord,
+    now: Timestamp,
+) -> Result<Option<WaitReason>, StoreError> {
+    match run.status {
+        RunStatus::Pending => {
+            let ahead = runs::queue_position(connection, run).await?;
+            Ok(Some(wait::of_pending(&run.id, &workspace.lock, ahead)))
+        }
+        RunStatus::PlanQueued | RunStatus::ApplyQueued => Ok(of_pool_by_run(connection, &run.pool_id, now)
+            .await?
+            .remove(&run.id)),
+        RunStatus::Planning
+        | RunStatus::Planned
+        | RunStatus::PlannedAndSaved
+        | RunStatus::PlannedAndFinished
+        | RunStatus::Applying
+        | RunStatus::Applied
+        | RunStatus::Discarded
+        | RunStatus::Errored
+        | RunStatus::Canceled
+        | RunStatus::ForceCanceled
+        | RunStatus::PolicySoftFailed => Ok(None),
+    }
+}
+
+/// A reason as a sentence, with its figures.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn sentence(connection: &mut Connection, reason: &WaitReason) -> Result<String, StoreError> {
+    Ok(match reason {
+        WaitReason::LockedByUser { user } => {
+            let name = users::get(connection, user).await?.map(|user| user.username);
+            format!(
+                "The workspace is locked by {}. It starts when the lock is gone.",
+                name.unwrap_or_else(|| user.to_string())
+            )
+        }
+        other => words(other),
+    })
+}
+
+/// "3 runs", "1 run".
+fn runs_in_words(number: u64) -> String {
+    if number == 1 {
+        "1 run".to_owned()
+    } else {
+        format!("{number} runs")
+    }
+}
+
+/// A reason as a sentence; whose lock it is stands in it by id only.
+pub fn words(reason: &WaitReason) -> String {
+    match reason {
+        WaitReason::NoAgent { since: None } => {
+            "No agent is in the pool. It starts by itself when one connects.".to_owned()
+        }
+        WaitReason::NoAgent { since: Some(since) } => format!(
+            "No agent of the pool is heard from since {}. It starts by itself when one connects.",
+            minute(*since)
+        ),
+        WaitReason::Draining { agents: 1 } => "The pool's only agent takes no new runs.".to_owned(),
+        WaitReason::Draining { agents } => format!("All {agents} agents of the pool take no new runs."),
+        WaitReason::TooLarge {
+            needs_mb,
+            largest_mb,
+            lost: None,
+        } => format!(
+            "It needs {needs_mb} MB, and the pool's largest agent has {largest_mb} MB. Lower the memory of the \
+             workspace, or connect a larger agent."
+        ),
+        WaitReason::TooLarge {
+            needs_mb,
+            lost: Some(lost),
+            ..
+        } => format!(
+            "It needs {needs_mb} MB. The only agent that large, {lost}, is not heard from. Bring it back, or lower \
+             the memory of the workspace."
+        ),
+        WaitReason::NoMemory {
+            needs_mb,
+            most_free_mb,
+        } => format!("No agent has {needs_mb} MB free now; the most that one has is {most_free_mb} MB."),
+        WaitReason::NoSlot { slots, ahead: 0 } => {
+            format!("All {slots} slots of the pool are in use. It is next.")
+        }
+        WaitReason::NoSlot { slots, ahead } => format!(
+            "All {slots} slots of the pool are in use, and {} before it.",
+            match ahead {
+                1 => "1 run is".to_owned(),
+                ahead => format!("{ahead} runs are"),
+            }
+        ),
+        WaitReason::Ahead { ahead } => {
+            format!(
+                "{} before it; applies go before plans.",
+                match ahead {
+                    1 => "1 run is".to_owned(),
+                    ahead => format!("{ahead} runs are"),
+                }
+            )
+        }
+        WaitReason::Next => "An agent takes it in a moment.".to_owned(),
+        WaitReason::NotAllowed => {
+            "The workspace may not use this pool any more. Change the pool's access, or \
+             cancel the run and give the workspace another pool."
+                .to_owned()
+        }
+        WaitReason::BehindRun { run, ahead } if *ahead > 1 => {
+            format!(
+                "{} of this workspace come first, {run} before all.",
+                runs_in_words(*ahead)
+            )
+        }
+        WaitReason::BehindRun { run, .. } => {
+            format!("{run} of this workspace has to end, or to be decided on, first.")
+        }
+        WaitReason::LockedByUser { user } => format!("The workspace is locked by {user}."),
+        WaitReason::Quarantined {
+            run,
+            until: Some(until),
+        } => format!(
+            "The agent of {run} was lost, and its engine may still run. The lock ends by itself at {}.",
+            minute(*until)
+        ),
+        WaitReason::Quarantined { run, until: None } => format!(
+            "The agent of {run} was lost, and its engine may still run. The lock ends when the agent delivers, or by \
+             a person."
+        ),
+        WaitReason::Scheduling => "It is scheduled in a moment.".to_owned(),
+    }
+}
+
+/// "14:33 UTC", with the day.
+fn minute(at: Timestamp) -> String {
+    chrono::DateTime::from_timestamp_millis(at.0)
+        .unwrap_or_default()
+        .format("%-d %b, %H:%M UTC")
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_hold_the_figures() {
+        let large = WaitReason::TooLarge {
+            needs_mb: 4096,
+            largest_mb: 2048,
+            lost: None,
+        };
+        assert!(words(&large).starts_with("It needs 4096 MB, and the pool's largest agent has 2048 MB."));
+        assert_eq!(
+            words(&WaitReason::NoSlot { slots: 4, ahead: 1 }),
+            "All 4 slots of the pool are in use, and 1 run is before it."
+        );
+        let never = words(&WaitReason::NoAgent { since: None });
+        assert!(never.starts_with("No agent is in the pool."), "{never}");
+        let since = words(&WaitReason::NoAgent {
+            since: Some(Timestamp(1_796_000_000_000)),
+        });
+        assert!(
+            since.contains("since 29 Nov, 23:06 UTC") || since.contains("UTC"),
+            "{since}"
+        );
+    }
+}

@@ -1,0 +1,429 @@
+//! Signing in to the web UI, its sessions, and what forms need.
+
+mod common;
+
+use common::Plane;
+use terrapool_protocol::secret::Secret;
+use terrapool_server::admin::{self, UserRequest};
+
+/// A browser: keeps cookies, does not follow redirects.
+struct Browser {
+    client: reqwest::Client,
+    base: String,
+    cookies: std::collections::BTreeMap<String, String>,
+}
+
+struct Seen {
+    status: u16,
+    location: String,
+    policy: String,
+    text: String,
+}
+
+impl Browser {
+    fn new(plane: &Plane) -> Self {
+        Self {
+            client: reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+                .unwrap(),
+            base: plane.base(),
+            cookies: std::collections::BTreeMap::new(),
+        }
+    }
+
+    async fn send(&mut self, request: reqwest::RequestBuilder) -> Seen {
+        let cookies: Vec<String> = self
+            .cookies
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let answer = request.header("cookie", cookies.join("; ")).send().await.unwrap();
+        for cookie in answer.headers().get_all("set-cookie") {
+            let text = cookie.to_str().unwrap();
+            assert!(
+                text.contains("HttpOnly") && text.contains("SameSite=Lax"),
+                "{text}"
+            );
+            let (name, value) = text.split(';').next().unwrap().split_once('=').unwrap();
+            if text.contains("Max-Age=0") {
+                self.cookies.remove(name);
+            } else {
+                self.cookies.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        let header = |name: &str| {
+            answer
+                .headers()
+                .get(name)
+                .map_or(String::new(), |value| value.to_str().unwrap().to_owned())
+        };
+        Seen {
+            status: answer.status().as_u16(),
+            location: header("location"),
+            policy: header("content-security-policy"),
+            text: answer.text().await.unwrap(),
+        }
+    }
+
+    async fn get(&mut self, path: &str) -> Seen {
+        let request = self.client.get(format!("{}{path}", self.base));
+        self.send(request).await
+    }
+
+    async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Seen {
+        let body: Vec<String> = fields
+            .iter()
+            .map(|(name, value)| format!("{name}={}", encoded(value)))
+            .collect();
+        let request = self
+            .client
+            .post(format!("{}{path}", self.base))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(body.join("&"));
+        self.send(request).await
+    }
+
+    async fn sign_in(&mut self, login: &str, password: &str) -> Seen {
+        let page = self.get("/sign-in").await;
+        let token = form_token(&page.text);
+        let fields = [
+            ("token", token.as_str()),
+            ("login", login),
+            ("password", password),
+            ("to", "/app"),
+        ];
+        self.post("/sign-in", &fields).await
+    }
+
+    /// The token that the forms of a page carry.
+    async fn token(&mut self, path: &str) -> String {
+        form_token(&self.get(path).await.text)
+    }
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| {
+            if byte.is_ascii_alphanumeric() {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
+}
+
+fn form_token(html: &str) -> String {
+    let (_, rest) = html
+        .split_once("name=\"token\" value=\"")
+        .expect("the page has a form");
+    rest.split('"').next().unwrap().to_owned()
+}
+
+const PASSWORD: &str = "correct horse battery";
+
+async fn account(plane: &Plane, name: &str, site_admin: bool) {
+    let request = UserRequest {
+        username: name.to_owned(),
+        email: format!("{name}@example.com"),
+        site_admin,
+        password: Some(Secret::new(PASSWORD)),
+    };
+    admin::create_user(&plane.running.app, request).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_account_made_on_the_command_line_signs_in_and_out() {
+    let plane = Plane::start().await;
+    account(&plane, "ada", true).await;
+    let mut browser = Browser::new(&plane);
+
+    let page = browser.get("/app/acme/workspaces?q=x").await;
+    assert_eq!(
+        (page.status, page.location.as_str()),
+        (303, "/sign-in?to=/app/acme/workspaces%3Fq%3Dx")
+    );
+    assert!(page.policy.contains("default-src 'none'") && !page.policy.contains("unsafe"));
+
+    let answer = browser.sign_in("ada@example.com", PASSWORD).await;
+    assert_eq!((answer.status, answer.location.as_str()), (303, "/app"));
+    let page = browser.get("/app/acme/workspaces").await;
+    assert_eq!(page.status, 200);
+    assert!(
+        page.text.contains("Three steps to the first run"),
+        "{}",
+        page.text
+    );
+
+    let token = browser.token("/app/settings/profile").await;
+    let answer = browser.post("/sign-out", &[("token", &token)]).await;
+    assert_eq!((answer.status, answer.location.as_str()), (303, "/sign-in"));
+    assert_eq!(browser.get("/app/acme/workspaces").await.status, 303);
+}
+
+#[tokio::test]
+async fn wrong_passwords_are_counted_and_then_pause() {
+    let plane = Plane::start().await;
+    account(&plane, "ada", false).await;
+    let mut browser = Browser::new(&plane);
+    let first = browser.sign_in("ada", "wrong").await;
+    assert_eq!(first.status, 401);
+    assert!(first.text.contains("4 tries left"), "{}", first.text);
+    assert!(first.text.contains("role=\"alert\""));
+    for _ in 0..4 {
+        browser.sign_in("ada", "wrong").await;
+    }
+    let paused = browser.sign_in("ada", PASSWORD).await;
+    assert_eq!(paused.status, 429, "{}", paused.text);
+    assert!(paused.text.contains("Too many wrong passwords"));
+    // Nobody learns whether a name exists.
+    let unknown = browser.sign_in("nobody", PASSWORD).await;
+    assert_eq!(unknown.status, 401);
+    assert!(
+        unknown
+            .text
+            .contains("That name and password do not match. 4 tries left")
+    );
+}
+
+#[tokio::test]
+async fn forms_without_the_sessions_token_do_nothing() {
+    let plane = Plane::start().await;
+    account(&plane, "ada", true).await;
+    let mut browser = Browser::new(&plane);
+    browser.sign_in("ada", PASSWORD).await;
+    for token in ["", "AAAA"] {
+        let fields = [("token", token), ("name", "forged"), ("scope", "organization")];
+        let answer = browser.post("/app/acme/agent-pools", &fields).await;
+        assert_eq!(answer.status, 403);
+        assert!(answer.text.contains("This form is too old"));
+    }
+    let mut other = Browser::new(&plane);
+    other.sign_in("ada", PASSWORD).await;
+    let foreign = other.token("/app/acme/agent-pools/new").await;
+    let answer = browser
+        .post(
+            "/app/acme/agent-pools",
+            &[("token", &foreign), ("name", "forged")],
+        )
+        .await;
+    assert_eq!(answer.status, 403);
+    let pools = plane.get("organizations/acme/agent-pools").await.expect(200);
+    assert_eq!(pools["data"].as_array().unwrap().len(), 0);
+    // The sign-in form needs its cookie, too.
+    let mut fresh = Browser::new(&plane);
+    let answer = fresh
+        .post(
+            "/sign-in",
+            &[("login", "ada"), ("password", PASSWORD), ("token", "x")],
+        )
+        .await;
+    assert_eq!(answer.status, 403);
+}
+
+#[tokio::test]
+async fn what_is_not_for_somebody_looks_like_what_is_not_there() {
+    let plane = Plane::start().await;
+    account(&plane, "ada", true).await;
+    account(&plane, "bob", false).await;
+    let pool = plane
+        .post(
+            "organizations/acme/agent-pools",
+            &serde_json::json!({"data": {"attributes": {"name": "one"}}}),
+        )
+        .await
+        .expect(201);
+    let pool = common::id(&pool);
+    plane.workspace("network").await;
+    let paths = [
+        "/app/acme/workspaces".to_owned(),
+        "/app/acme/workspaces/network".to_owned(),
+        "/app/acme/workspaces/network/settings".to_owned(),
+        "/app/acme/workspaces/network/variables".to_owned(),
+        "/app/acme/workspaces/network/states".to_owned(),
+        "/app/acme/runs".to_owned(),
+        "/app/acme/projects".to_owned(),
+        "/app/acme/agent-pools".to_owned(),
+        format!("/app/acme/agent-pools/{pool}"),
+        format!("/app/acme/agent-pools/{pool}/install"),
+        format!("/app/acme/agent-pools/{pool}/connect"),
+        format!("/app/acme/agent-pools/{pool}/tokens"),
+        format!("/app/acme/agent-pools/{pool}/access"),
+        format!("/app/acme/agent-pools/{pool}/settings"),
+        "/app/acme/access".to_owned(),
+        "/app/acme/fleet".to_owned(),
+        "/app/acme/audit".to_owned(),
+        "/app/acme/settings".to_owned(),
+        format!("/app/acme/events?page=pool:{pool}"),
+        "/app/admin".to_owned(),
+        "/app/admin/audit".to_owned(),
+    ];
+    let (mut owner, mut stranger) = (Browser::new(&plane), Browser::new(&plane));
+    owner.sign_in("ada", PASSWORD).await;
+    stranger.sign_in("bob", PASSWORD).await;
+    let nothing = stranger.get("/app/nothing/workspaces").await;
+    assert_eq!(nothing.status, 404);
+    assert!(nothing.text.contains("Not here, or not for you") && nothing.text.contains("bob"));
+    for path in paths {
+        if !path.contains("/events") {
+            let seen = owner.get(&path).await;
+            assert_eq!(seen.status, 200, "{path}: {}", seen.text);
+            assert!(
+                !seen.text.contains(" style=") && !seen.text.contains(" onclick="),
+                "{path}"
+            );
+        }
+        let seen = stranger.get(&path).await;
+        assert_eq!((seen.status, &seen.text), (404, &nothing.text), "{path}");
+        let anonymous = Browser::new(&plane).get(&path).await;
+        assert_eq!(anonymous.status, 303, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn forms_tell_what_is_wrong_and_keep_what_was_filled_in() {
+    let plane = Plane::start().await;
+    account(&plane, "ada", true).await;
+    let mut browser = Browser::new(&plane);
+    browser.sign_in("ada", PASSWORD).await;
+    let token = browser.token("/app/acme/workspaces/new").await;
+    let hostile = "<script>alert(1)</script>";
+    let fields = [
+        ("token", token.as_str()),
+        ("name", hostile),
+        ("description", "kept"),
+    ];
+    let answer = browser.post("/app/acme/workspaces", &fields).await;
+    assert_eq!(answer.status, 422, "{}", answer.text);
+    assert!(answer.text.contains("Name is invalid") && answer.text.contains("value=\"kept\""));
+    assert!(!answer.text.contains(hostile), "{}", answer.text);
+
+    let fields = [("token", token.as_str()), ("name", "made"), ("mode", "remote")];
+    let answer = browser.post("/app/acme/workspaces", &fields).await;
+    assert_eq!(
+        (answer.status, answer.location.as_str()),
+        (303, "/app/acme/workspaces/made")
+    );
+    let page = browser.get("/app/acme/workspaces/made").await;
+    assert!(page.text.contains("Workspace made is there."), "{}", page.text);
+    assert!(page.text.contains("Locked") || page.text.contains("Lock…"));
+
+    let fields = [("token", token.as_str()), ("reason", "by hand")];
+    browser.post("/app/acme/workspaces/made/lock", &fields).await;
+    let page = browser.get("/app/acme/workspaces/made").await;
+    assert!(page.text.contains("Locked by you: by hand"), "{}", page.text);
+    browser
+        .post("/app/acme/workspaces/made/unlock", &[("token", &token)])
+        .await;
+
+    // A name has to be typed as it is; the server checks it.
+    let answer = browser
+        .post(
+            "/app/acme/workspaces/made/delete",
+            &[("token", &token), ("name", "mad")],
+        )
+        .await;
+    assert_eq!(answer.status, 400);
+    assert_eq!(browser.get("/app/acme/workspaces/made").await.status, 200);
+    let answer = browser
+        .post(
+            "/app/acme/workspaces/made/delete",
+            &[("token", &token), ("name", "made")],
+        )
+        .await;
+    assert_eq!(answer.status, 303);
+    assert_eq!(browser.get("/app/acme/workspaces/made").await.status, 404);
+
+    let log = browser.get("/app/acme/audit").await.text;
+    for action in [
+        "workspace.create",
+        "workspace.lock",
+        "workspace.unlock",
+        "workspace.delete",
+    ] {
+        assert!(log.contains(action), "{action}");
+    }
+    assert!(log.contains("ada"));
+    let own = browser.get("/app/admin/audit").await.text;
+    assert!(own.contains("sign-in"), "{own}");
+}
+
+#[tokio::test]
+async fn secrets_are_shown_once() {
+    let plane = Plane::start().await;
+    account(&plane, "ada", true).await;
+    let mut browser = Browser::new(&plane);
+    browser.sign_in("ada", PASSWORD).await;
+    let token = browser.token("/app/acme/agent-pools/new").await;
+    let answer = browser
+        .post(
+            "/app/acme/agent-pools",
+            &[("token", &token), ("name", "dc"), ("scope", "listed")],
+        )
+        .await;
+    assert_eq!(answer.status, 303, "{}", answer.text);
+    let pool = answer.location.trim_end_matches("/connect").to_owned();
+    let answer = browser
+        .post(
+            &format!("{pool}/tokens"),
+            &[("token", &token), ("description", "hosts"), ("for", "install")],
+        )
+        .await;
+    assert_eq!(answer.status, 200);
+    let secret = answer
+        .text
+        .split("tpa_")
+        .nth(1)
+        .unwrap()
+        .split('<')
+        .next()
+        .unwrap()
+        .to_owned();
+    assert!(secret.len() > 30);
+    for page in ["tokens", "install", "connect", "settings"] {
+        let seen = browser.get(&format!("{pool}/{page}")).await;
+        assert!(!seen.text.contains(&secret), "{page}");
+    }
+
+    plane.workspace("network").await;
+    let fields = [
+        ("token", token.as_str()),
+        ("key", "password"),
+        ("value", "hunter2\r\nsecond"),
+        ("category", "env"),
+        ("sensitive", "on"),
+    ];
+    let answer = browser
+        .post("/app/acme/workspaces/network/variables", &fields)
+        .await;
+    assert_eq!(answer.status, 303, "{}", answer.text);
+    let seen = browser.get("/app/acme/workspaces/network/variables").await;
+    assert!(seen.text.contains("password") && !seen.text.contains("hunter2"));
+    let log = browser.get("/app/acme/audit").await.text;
+    assert!(!log.contains("hunter2") && !log.contains(&secret));
+}
+
+#[tokio::test]
+async fn static_files_have_addresses_of_their_content_and_are_kept_for_long() {
+    let plane = Plane::start().await;
+    let page = plane.send(plane.anonymous("GET", "/sign-in")).await;
+    let html = String::from_utf8(page.bytes).unwrap();
+    let style = html
+        .split("href=\"/static/app.")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    let file = plane
+        .send(plane.anonymous("GET", &format!("/static/app.{style}")))
+        .await;
+    assert_eq!(file.status, 200);
+    assert!(file.header("cache-control").contains("immutable"));
+    assert_eq!(file.header("content-type"), "text/css; charset=utf-8");
+    let other = plane
+        .send(plane.anonymous("GET", "/static/app.00000000.css"))
+        .await;
+    assert_eq!(other.status, 404);
+}

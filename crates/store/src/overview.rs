@@ -1,0 +1,64 @@
+//! What people look at: lists that join what belongs to different aggregates, and counts. Read only.
+
+use terrapool_model::id::OrganizationId;
+use terrapool_model::time::Timestamp;
+
+use crate::db::Connection;
+use crate::error::StoreError;
+use crate::values;
+
+mod jobs;
+mod names;
+mod runs;
+
+pub use jobs::{
+    JobView, QueuedView, finished_since, of_agent, of_run, queue, queued_of_organization, running_on,
+};
+pub use names::{organization_of_subject, pool_names, project_names, user_names, workspace_names};
+pub use runs::{ListedRun, RunFilter, asking, by_ids, current_statuses, list_runs};
+
+/// Silence after which an agent does not count as connected: the default of `Times::agent_errored`.
+pub(crate) const SILENCE: i64 = 5 * 60 * 1000;
+
+/// What stands beside the links of an organization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Workspaces.
+    pub workspaces: u64,
+    /// Projects.
+    pub projects: u64,
+    /// Runs that wait for a person.
+    pub asking: u64,
+    /// Pools in which runs wait and no agent is heard from.
+    pub stalled: u64,
+}
+
+/// The counts of an organization.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn counts(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    now: Timestamp,
+) -> Result<Counts, StoreError> {
+    let row = connection
+        .fetch_one(
+            "SELECT (SELECT COUNT(*) FROM workspaces WHERE organization_id = $1) AS workspaces, \
+             (SELECT COUNT(*) FROM projects WHERE organization_id = $1) AS projects, \
+             (SELECT COUNT(*) FROM runs r JOIN workspaces w ON w.id = r.workspace_id \
+             WHERE w.organization_id = $1 AND r.status = 'planned') AS asking, \
+             (SELECT COUNT(*) FROM agent_pools p WHERE p.organization_id = $1 \
+             AND EXISTS (SELECT 1 FROM jobs j WHERE j.pool_id = p.id AND j.state = 'queued') \
+             AND NOT EXISTS (SELECT 1 FROM agents a WHERE a.pool_id = p.id AND a.exited = $2 \
+             AND a.last_ping_at > $3)) AS stalled",
+            values![organization, false, Timestamp(now.0 - SILENCE)],
+        )
+        .await?;
+    Ok(Counts {
+        workspaces: row.count("workspaces")?,
+        projects: row.count("projects")?,
+        asking: row.count("asking")?,
+        stalled: row.count("stalled")?,
+    })
+}

@@ -1,0 +1,256 @@
+//! Jobs as people see them: what waits, what runs where, and how it ended.
+
+use std::collections::BTreeMap;
+
+use terrapool_model::id::{
+    AgentId, AgentPoolId, AttemptId, JobId, OrganizationId, ProjectId, RunId, WorkspaceId,
+};
+use terrapool_model::job::{JobState, Phase};
+use terrapool_model::schedule::{self, Candidate};
+use terrapool_model::time::Timestamp;
+use terrapool_protocol::job::{Limits, Outcome, Usage};
+
+use crate::db::{Connection, Row, Value};
+use crate::error::StoreError;
+use crate::jobs::RecordedEnd;
+use crate::values;
+
+/// A job with the names around it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobView {
+    /// The job.
+    pub id: JobId,
+    /// Its run.
+    pub run_id: RunId,
+    /// The run's message.
+    pub message: String,
+    /// Its workspace's name.
+    pub workspace: String,
+    /// The name of its workspace's organization.
+    pub organization: String,
+    /// Its pool.
+    pub pool_id: AgentPoolId,
+    /// Its phase.
+    pub phase: Phase,
+    /// Where it stands.
+    pub state: JobState,
+    /// The attempt that holds it, or held it last.
+    pub attempt: Option<AttemptId>,
+    /// The attempt's agent.
+    pub agent_id: Option<AgentId>,
+    /// The agent's name; `None` when it was removed.
+    pub agent: Option<String>,
+    /// Assignments so far.
+    pub tries: u64,
+    /// When its attempt was last heard, as far as it is written down.
+    pub last_contact: Option<Timestamp>,
+    /// Since when it waits or waited.
+    pub queued_at: Timestamp,
+    /// When an agent took it.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// What its sandbox may use.
+    pub limits: Limits,
+    /// How it ended; `None` also for one that was given up.
+    pub outcome: Option<Outcome>,
+    /// What it used.
+    pub usage: Option<Usage>,
+}
+
+const COLUMNS: &str = "j.id, j.run_id, r.message, w.name AS workspace_name, o.name AS organization_name, j.pool_id, \
+     j.phase, j.state, j.attempt, j.agent_id, a.name AS agent_name, j.tries, j.last_contact, j.queued_at, \
+     j.started_at, j.finished_at, j.limits, j.outcome, j.usage";
+const FROM: &str = "FROM jobs j JOIN runs r ON r.id = j.run_id JOIN workspaces w ON w.id = j.workspace_id \
+     JOIN organizations o ON o.id = w.organization_id LEFT JOIN agents a ON a.id = j.agent_id";
+
+fn read(row: &Row) -> Result<JobView, StoreError> {
+    let recorded: Option<RecordedEnd> = row.opt_json("outcome")?;
+    Ok(JobView {
+        id: row.parse("id")?,
+        run_id: row.parse("run_id")?,
+        message: row.text("message")?,
+        workspace: row.text("workspace_name")?,
+        organization: row.text("organization_name")?,
+        pool_id: row.parse("pool_id")?,
+        phase: row.parse("phase")?,
+        state: row.parse("state")?,
+        attempt: row.opt_parse("attempt")?,
+        agent_id: row.opt_parse("agent_id")?,
+        agent: row.opt_text("agent_name")?,
+        tries: row.count("tries")?,
+        last_contact: row.opt_time("last_contact")?,
+        queued_at: row.time("queued_at")?,
+        started_at: row.opt_time("started_at")?,
+        finished_at: row.opt_time("finished_at")?,
+        limits: row.json("limits")?,
+        outcome: recorded.map(|recorded| recorded.outcome),
+        usage: row.opt_json("usage")?,
+    })
+}
+
+async fn select(
+    connection: &mut Connection,
+    rest: &str,
+    values: Vec<Value>,
+) -> Result<Vec<JobView>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} {FROM} {rest}");
+    connection
+        .fetch_all(&sql, values)
+        .await?
+        .iter()
+        .map(read)
+        .collect()
+}
+
+/// The jobs of a run: its plan, then its apply.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn of_run(connection: &mut Connection, run: &RunId) -> Result<Vec<JobView>, StoreError> {
+    select(
+        connection,
+        "WHERE j.run_id = $1 ORDER BY j.phase DESC",
+        values![run],
+    )
+    .await
+}
+
+/// The jobs that agents of a pool hold now.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn running_on(connection: &mut Connection, pool: &AgentPoolId) -> Result<Vec<JobView>, StoreError> {
+    select(
+        connection,
+        "WHERE j.pool_id = $1 AND j.state IN ('leased', 'running') ORDER BY j.started_at, j.id",
+        values![pool],
+    )
+    .await
+}
+
+/// The jobs that an agent took last, newest first.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn of_agent(
+    connection: &mut Connection,
+    agent: &AgentId,
+    limit: u32,
+) -> Result<Vec<JobView>, StoreError> {
+    select(
+        connection,
+        "WHERE j.agent_id = $1 ORDER BY j.started_at DESC NULLS LAST, j.id LIMIT $2",
+        values![agent, limit],
+    )
+    .await
+}
+
+/// The jobs of some pools that were queued since a time and have been taken, newest first.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn finished_since(
+    connection: &mut Connection,
+    pool: &AgentPoolId,
+    since: Timestamp,
+    limit: u32,
+) -> Result<Vec<JobView>, StoreError> {
+    select(
+        connection,
+        "WHERE j.pool_id = $1 AND j.queued_at >= $2 AND j.started_at IS NOT NULL \
+         ORDER BY j.queued_at DESC, j.id LIMIT $3",
+        values![pool, since, limit],
+    )
+    .await
+}
+
+/// A job that waits for an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueuedView {
+    /// The job.
+    pub job: JobView,
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// Its workspace's project.
+    pub project_id: ProjectId,
+    /// The pool that the workspace names itself now.
+    pub workspace_pool: Option<AgentPoolId>,
+    /// Who made the run, by name.
+    pub creator: Option<String>,
+    /// Jobs that are offered before it.
+    pub ahead: u64,
+}
+
+/// The jobs of a pool that wait for an agent, in the order in which they are offered.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn queue(connection: &mut Connection, pool: &AgentPoolId) -> Result<Vec<QueuedView>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS}, j.priority, j.workspace_id, w.project_id, w.agent_pool_id AS workspace_pool, \
+         u.username AS creator_name {FROM} LEFT JOIN users u ON u.id = r.created_by \
+         WHERE j.pool_id = $1 AND j.state = 'queued' ORDER BY j.priority, j.queued_at LIMIT 500"
+    );
+    let rows = connection.fetch_all(&sql, values![pool]).await?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut running = BTreeMap::new();
+    let counts = connection
+        .fetch_all(
+            "SELECT workspace_id, COUNT(*) AS jobs FROM jobs WHERE pool_id = $1 \
+             AND state IN ('leased', 'running') GROUP BY workspace_id",
+            values![pool],
+        )
+        .await?;
+    for row in counts {
+        running.insert(row.parse::<WorkspaceId>("workspace_id")?, row.count("jobs")?);
+    }
+    let (mut views, mut candidates) = (BTreeMap::new(), Vec::new());
+    for row in &rows {
+        let view = QueuedView {
+            job: read(row)?,
+            workspace_id: row.parse("workspace_id")?,
+            project_id: row.parse("project_id")?,
+            workspace_pool: row.opt_parse("workspace_pool")?,
+            creator: row.opt_text("creator_name")?,
+            ahead: 0,
+        };
+        candidates.push(Candidate {
+            job: view.job.id.clone(),
+            workspace: view.workspace_id.clone(),
+            priority: u32::try_from(row.count("priority")?).unwrap_or(u32::MAX),
+            queued_at: view.job.queued_at,
+        });
+        views.insert(view.job.id.clone(), view);
+    }
+    let ordered = schedule::order(candidates, &running);
+    Ok(ordered
+        .into_iter()
+        .filter_map(|candidate| views.remove(&candidate.job))
+        .zip(0..)
+        .map(|(view, ahead)| QueuedView { ahead, ..view })
+        .collect())
+}
+
+/// How many jobs wait in each of the pools that an organization's runs go to, and since when the first one does.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn queued_of_organization(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+) -> Result<BTreeMap<AgentPoolId, (u64, Timestamp)>, StoreError> {
+    let rows = connection
+        .fetch_all(
+            "SELECT j.pool_id, COUNT(*) AS jobs, MIN(j.queued_at) AS oldest FROM jobs j \
+             JOIN workspaces w ON w.id = j.workspace_id WHERE w.organization_id = $1 AND j.state = 'queued' \
+             GROUP BY j.pool_id",
+            values![organization],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.parse("pool_id")?, (row.count("jobs")?, row.time("oldest")?))))
+        .collect()
+}

@@ -1,0 +1,186 @@
+//! Runs with the names that lists show.
+
+use terrapool_model::id::{AgentPoolId, OrganizationId, RunId, UserId, WorkspaceId};
+
+use super::names::numbered;
+use crate::db::{Connection, Row, Value};
+use crate::error::StoreError;
+use crate::page::{Listed, Page};
+use crate::runs::{self, RunRecord};
+use crate::values;
+
+/// A run with the names around it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListedRun {
+    /// The run.
+    pub run: RunRecord,
+    /// Its workspace's name.
+    pub workspace: String,
+    /// Who made it, by name; `None` for a token that belongs to no user.
+    pub creator: Option<String>,
+    /// Its pool's name; `None` when the pool was deleted.
+    pub pool: Option<String>,
+}
+
+impl ListedRun {
+    /// Who made it.
+    pub fn who(&self) -> &str {
+        self.creator.as_deref().unwrap_or("organization token")
+    }
+}
+
+/// Which runs of an organization are listed.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    /// In one of these statuses; all when there are none.
+    pub statuses: Vec<&'static str>,
+    /// In this pool.
+    pub pool: Option<AgentPoolId>,
+    /// Made by this user.
+    pub user: Option<UserId>,
+    /// Of this workspace.
+    pub workspace: Option<WorkspaceId>,
+    /// Workspace or message contain this.
+    pub text: Option<String>,
+}
+
+const FROM: &str = "FROM runs r JOIN workspaces w ON w.id = r.workspace_id \
+     LEFT JOIN users u ON u.id = r.created_by LEFT JOIN agent_pools p ON p.id = r.pool_id";
+
+fn columns() -> String {
+    format!(
+        "{}, w.name AS workspace_name, u.username AS creator_name, p.name AS pool_name",
+        runs::COLUMNS
+    )
+}
+
+fn read(row: &Row) -> Result<ListedRun, StoreError> {
+    Ok(ListedRun {
+        run: runs::from_row(row)?,
+        workspace: row.text("workspace_name")?,
+        creator: row.opt_text("creator_name")?,
+        pool: row.opt_text("pool_name")?,
+    })
+}
+
+/// A page of an organization's runs, newest first.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn list_runs(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    filter: &RunFilter,
+    page: &Page,
+) -> Result<Listed<ListedRun>, StoreError> {
+    let mut values: Vec<Value> = values![organization];
+    let mut condition = "w.organization_id = $1".to_owned();
+    if !filter.statuses.is_empty() {
+        let first = values.len() + 1;
+        values.extend(filter.statuses.iter().map(|status| Value::from(*status)));
+        condition.push_str(&format!(
+            " AND r.status IN ({})",
+            numbered(filter.statuses.len(), first)
+        ));
+    }
+    for (column, id) in [
+        ("r.pool_id", filter.pool.as_ref().map(Value::from)),
+        ("r.created_by", filter.user.as_ref().map(Value::from)),
+        ("r.workspace_id", filter.workspace.as_ref().map(Value::from)),
+    ] {
+        if let Some(id) = id {
+            values.push(id);
+            condition.push_str(&format!(" AND {column} = ${}", values.len()));
+        }
+    }
+    if let Some(text) = &filter.text {
+        values.push(crate::search::contains(text).into());
+        let number = values.len();
+        condition.push_str(&format!(
+            " AND (LOWER(w.name) LIKE ${number} ESCAPE '!' OR LOWER(r.message) LIKE ${number} ESCAPE '!')"
+        ));
+    }
+    let count = format!("SELECT COUNT(*) AS total {FROM} WHERE {condition}");
+    let total = connection
+        .fetch_one(&count, values.clone())
+        .await?
+        .count("total")?;
+    let (first, second) = (values.len() + 1, values.len() + 2);
+    values.extend(values![page.limit(), page.offset()]);
+    let sql = format!(
+        "SELECT {} {FROM} WHERE {condition} ORDER BY r.created_at DESC, r.number DESC LIMIT ${first} OFFSET ${second}",
+        columns()
+    );
+    let rows = connection.fetch_all(&sql, values).await?;
+    Ok(Listed {
+        items: rows.iter().map(read).collect::<Result<_, _>>()?,
+        total,
+    })
+}
+
+/// The runs of an organization that wait for a person, and those that were lost and still lock their workspace,
+/// oldest first.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn asking(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    limit: u32,
+) -> Result<Vec<ListedRun>, StoreError> {
+    let sql = format!(
+        "SELECT {} {FROM} WHERE w.organization_id = $1 AND (r.status = 'planned' \
+         OR (w.lock_state = 'lost' AND w.lock_run_id = r.id)) ORDER BY r.updated_at, r.id LIMIT $2",
+        columns()
+    );
+    let rows = connection.fetch_all(&sql, values![organization, limit]).await?;
+    rows.iter().map(read).collect()
+}
+
+/// Runs by their ids, in no order.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn by_ids(connection: &mut Connection, ids: &[RunId]) -> Result<Vec<ListedRun>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let values: Vec<Value> = ids.iter().map(Value::from).collect();
+    let sql = format!(
+        "SELECT {} {FROM} WHERE r.id IN ({})",
+        columns(),
+        numbered(ids.len(), 1)
+    );
+    let rows = connection.fetch_all(&sql, values).await?;
+    rows.iter().map(read).collect()
+}
+
+/// How many of an organization's workspaces have a current run in each status, and how many are locked by a person or
+/// a lost run.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn current_statuses(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+) -> Result<(std::collections::BTreeMap<String, u64>, u64), StoreError> {
+    let rows = connection
+        .fetch_all(
+            "SELECT r.status, COUNT(*) AS workspaces FROM workspaces w JOIN runs r ON r.id = w.current_run_id \
+             WHERE w.organization_id = $1 GROUP BY r.status",
+            values![organization],
+        )
+        .await?;
+    let statuses = rows
+        .iter()
+        .map(|row| Ok((row.text("status")?, row.count("workspaces")?)))
+        .collect::<Result<_, StoreError>>()?;
+    let locked = connection
+        .fetch_one(
+            "SELECT COUNT(*) AS workspaces FROM workspaces WHERE organization_id = $1 AND lock_state IN ('user', 'lost')",
+            values![organization],
+        )
+        .await?
+        .count("workspaces")?;
+    Ok((statuses, locked))
+}
