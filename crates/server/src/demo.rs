@@ -17,12 +17,14 @@ use serde_json::{Value, json};
 use terrapool_model::id::WorkspaceId;
 use terrapool_model::job::Phase;
 use terrapool_model::times::Times;
+use terrapool_protocol::secret::Secret;
 use terrapool_store::page::Page;
 use terrapool_store::{agents, jobs, organizations, pools, runs};
 use tokio::process::{Child, Command};
 
 use crate::admin::{self, UserRequest};
 use crate::config::Config;
+use crate::secrets::{self, TokenKind};
 use crate::server::{self, Running};
 use crate::shared_agent;
 use api::Api;
@@ -60,11 +62,20 @@ pub async fn run(arguments: DemoArgs) -> anyhow::Result<u8> {
 }
 
 async fn present(running: &Running, folder: &Path, arguments: DemoArgs) -> anyhow::Result<u8> {
+    // Drawn anew each time: the server listens on this machine only, but others may use the machine.
+    let password = Secret::new(
+        secrets::new_token(TokenKind::Browser, running.app.db.entropy().as_ref())
+            .expose()
+            .chars()
+            .skip(TokenKind::Browser.prefix().len())
+            .take(16)
+            .collect::<String>(),
+    );
     let user = UserRequest {
         username: "demo".to_owned(),
         email: "demo@example.com".to_owned(),
         site_admin: true,
-        password: None,
+        password: Some(password.clone()),
     };
     let token = admin::create_user(&running.app, user).await?.expose().to_owned();
     let api = Api::new(&running.app, token.clone());
@@ -86,7 +97,7 @@ async fn present(running: &Running, folder: &Path, arguments: DemoArgs) -> anyho
         }
     }
     if !arguments.once && code == 0 {
-        explain(running, &token, folder);
+        explain(running, &token, &password, folder);
         tokio::signal::ctrl_c()
             .await
             .context("the signal handler could not be set up")?;
@@ -157,16 +168,18 @@ async fn show_places(running: &Running, workspace: &WorkspaceId) -> anyhow::Resu
     Ok(())
 }
 
-fn explain(running: &Running, token: &str, folder: &Path) {
+fn explain(running: &Running, token: &str, password: &Secret, folder: &Path) {
     let url = &running.app.config.public_url;
     let host = url.strip_prefix("https://").unwrap_or(url);
     say("The installation stays up until Ctrl-C");
     println!(
-        "API        {url}/api/v2\ntoken      {token}\nCA         {ca}\n\nTry it with a configuration of your own:\n\n  \
+        "Web UI     {url}\nsign in    as demo with the password {password}\n           (the browser warns of the demo's own CA)\n\nAPI        \
+         {url}/api/v2\ntoken      {token}\nCA         {ca}\n\nTry it with a configuration of your own:\n\n  \
          terraform {{\n    cloud {{\n      hostname     = \"{host}\"\n      organization = \"{ORGANIZATION}\"\n      \
          workspaces {{ name = \"mine\" }}\n    }}\n  }}\n\n  export SSL_CERT_FILE={ca}\n  terraform login {host}     # \
          paste the token\n  terraform init && terraform apply\n",
-        ca = folder.join("data/ca.pem").display()
+        ca = folder.join("data/ca.pem").display(),
+        password = password.expose()
     );
 }
 

@@ -1,5 +1,7 @@
 //! Signing in to the web UI, its sessions, and what forms need.
 
+#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
+
 mod common;
 
 use common::Plane;

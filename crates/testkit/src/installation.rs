@@ -224,6 +224,27 @@ impl Installation {
             .to_owned()
     }
 
+    /// Makes a user who can sign in to the web UI.
+    pub async fn create_account(&self, name: &str, password: &str) {
+        use tokio::io::AsyncWriteExt as _;
+        let mut child = self
+            .command("terrapool")
+            .args(["admin", "create-user", name, "--site-admin", "--password-stdin"])
+            .args(["--email", &format!("{name}@example.com")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("admin runs");
+        let mut input = child.stdin.take().expect("the input is a pipe");
+        input
+            .write_all(password.as_bytes())
+            .await
+            .expect("admin reads the password");
+        drop(input);
+        let status = child.wait().await.expect("admin ends");
+        assert!(status.success(), "create-user {name}: {status}");
+    }
+
     /// Host and port, as a `cloud` block names them.
     pub fn host(&self) -> String {
         format!("localhost:{}", self.port)

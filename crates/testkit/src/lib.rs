@@ -6,6 +6,7 @@
 )]
 
 pub mod agent;
+pub mod browser;
 pub mod cli;
 pub mod database;
 pub mod file_server;

@@ -78,6 +78,16 @@ impl Installation {
         workspace
     }
 
+    /// A workspace that somebody else made; it has no configuration yet.
+    pub async fn find_workspace(&self, name: &str) -> Workspace {
+        let found = self.get(&format!("/organizations/acme/workspaces/{name}")).await;
+        Workspace {
+            id: text(&found["data"]["id"]),
+            name: name.to_owned(),
+            configuration: String::new(),
+        }
+    }
+
     /// Uploads a new configuration, which later runs use.
     pub async fn configure(&self, workspace: &mut Workspace, main_tf: &str) {
         let body =
