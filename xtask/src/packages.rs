@@ -36,13 +36,10 @@ pub(crate) const GO: &[Need] = &[need("go", "golang-go")];
 pub(crate) const TEST: &[Need] = &[
     need("python3", "python3"),
     need("pip3", "python3-pip"),
-<<<<<<< HEAD
     need("ip", "iproute2"),
-=======
     need("chromium", "chromium"),
     need("chromedriver", "chromium-driver"),
     need("/usr/share/fonts/truetype/dejavu", "fonts-dejavu-core"),
->>>>>>> 4901657 (Web UI in a real browser, from sign-in to the deletion of the pool; documentation)
 ];
 
 fn is_there(sign: &str) -> bool {

@@ -97,6 +97,15 @@ fn without_page(uri: &axum::http::Uri) -> String {
 }
 
 impl Params {
+    /// Parameters that no request sent: pages do their work by the API's handlers.
+    pub fn of(pairs: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Self {
+            pairs: pairs.iter().map(owned).collect(),
+            path: String::new(),
+        }
+    }
+
     /// The first value of a parameter, unless it is empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.pairs

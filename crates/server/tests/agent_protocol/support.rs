@@ -77,6 +77,7 @@ pub(crate) async fn plane_on(database: TestDatabase) -> Plane {
         logs: LogStore::open(&folder.path().join("logs")).unwrap(),
         presence: Presence::default(),
         rate_limiter: RateLimiter::default(),
+        sign_in_attempts: terrapool_server::auth::attempts::Attempts::default(),
         config: Arc::new(config),
     };
     let token = secrets::new_token(TokenKind::Agent, app.db.entropy().as_ref());

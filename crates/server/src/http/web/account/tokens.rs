@@ -88,6 +88,6 @@ pub(super) async fn create(State(app): State<App>, form: SignedForm) -> Page {
 pub(super) async fn revoke(State(app): State<App>, form: SignedForm) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
     let id = Path(fields.text("id").to_owned());
-    tfe::tokens::delete(State(app), visitor.caller.clone(), id).await?;
+    tfe::tokens::delete(State(app), visitor.caller.clone(), id, Params::default()).await?;
     see_with(&visitor, "/app/settings/tokens", "The token is revoked.")
 }

@@ -4,18 +4,18 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::json;
-use terrapool_model::id::{AgentId, TokenId};
+use terrapool_model::id::TokenId;
 use terrapool_model::time::Timestamp;
 use terrapool_store::agent_tokens::{self, AgentTokenRecord};
 use terrapool_store::page::Page as StorePage;
-use terrapool_store::{agents, audit, overview};
+use terrapool_store::{agents, overview};
 
 use super::frame::{self, Frame, Names, Tab};
 use super::install::NewToken;
 use super::{connect, install};
 use crate::app::App;
 use crate::auth::Permission;
-use crate::http::error::ApiError;
+use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::form::{SignedForm, made, request};
@@ -161,48 +161,23 @@ pub(super) async fn revoke(State(app): State<App>, Path(names): Path<Names>, for
     let listed = agents::list(&mut connection, &pool.id, None, false, &StorePage::first(500)).await?;
     drop(connection);
     let now: Timestamp = app.now();
-    let using: Vec<AgentId> = listed
+    let using = listed
         .items
         .iter()
         .filter(|agent| agent.token_id.as_ref() == Some(&id))
         .filter(|agent| waiting::is_connected(agent, now, &pool))
-        .map(|agent| agent.id.clone())
-        .collect();
-    if !using.is_empty() && fields.text("name") != token.description {
+        .count();
+    if using > 0 && fields.text("name") != token.description {
         return Err(WebError::bad_request(format!(
             "{} connected with this token: type its name `{}` to revoke it anyway. Nothing was done. Go back and try \
              again",
-            words::count(using.len() as u64, "agent is", "agents are"),
+            words::count(using as u64, "agent is", "agents are"),
             token.description
         )));
     }
-    tfe::tokens::delete(State(app.clone()), visitor.caller.clone(), Path(id.to_string())).await?;
     let cut_off = fields.ticked("cut");
-    if cut_off {
-        let (actor, organization) = (visitor.caller.audit_name(), place.organization.id.clone());
-        app.db
-            .write(move |tx| {
-                let (using, actor) = (using.clone(), actor.clone());
-                let (organization, id) = (organization.clone(), id.clone());
-                Box::pin(async move {
-                    for agent in &using {
-                        agents::cut_off(tx, agent).await?;
-                    }
-                    let detail = json!({"agents": using.len()});
-                    audit::record(
-                        tx,
-                        Some(&organization),
-                        &actor,
-                        "token.cut-off",
-                        id.as_str(),
-                        &detail,
-                    )
-                    .await?;
-                    Ok::<_, ApiError>(())
-                })
-            })
-            .await?;
-    }
+    let params = Params::of(&[("cut-off", if cut_off { "true" } else { "false" })]);
+    tfe::tokens::delete(State(app), visitor.caller.clone(), Path(id.to_string()), params).await?;
     let address = place.address(&format!("/agent-pools/{}/tokens", pool.id));
     let said = if cut_off {
         "The token is revoked, and its agents stop now."
