@@ -118,7 +118,11 @@ pub(super) async fn delete_by_name(
 }
 
 /// `POST workspaces/:id/actions/safe-delete`
-pub(in crate::http) async fn safe_delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn safe_delete(
+    State(app): AppState,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result {
     let mut connection = app.db.read().await?;
     let record = auth::workspace(&mut connection, &caller, &id, Permission::ManageWorkspaces).await?;
     drop(connection);
