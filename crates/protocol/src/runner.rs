@@ -79,6 +79,8 @@ pub enum ToRunner {
         /// SHA-256, lower-case hex.
         sha256: String,
     },
+    /// Send the newest state again, although it was taken: whoever took it does not have it any more.
+    StateAgain,
     /// Send an artifact, as [`FromRunner::ArtifactData`].
     Fetch {
         /// Which one.

@@ -222,6 +222,11 @@ impl Connection {
                 }
                 status.state_taken = Some(sha256);
             }),
+            ToRunner::StateAgain => shared.change(|status| {
+                status.state_in_flight = None;
+                status.state_sent = None;
+                status.state_taken = None;
+            }),
             ToRunner::Fetch { name } => shared.change(|status| status.fetches.push_back(name)),
             ToRunner::Stop { kind, reason } => {
                 shared.request_stop(kind, reason);
@@ -290,7 +295,10 @@ fn start(shared: &Arc<Shared>, work: Work, state: StateFile, failure: Option<Fai
 }
 
 fn finish(shared: &Shared, message: FromRunner) {
-    remains::keep_end(&shared.paths, &message);
+    // What was released is being removed: its end is nobody's any more.
+    if !shared.status().released {
+        remains::keep_end(&shared.paths, &message);
+    }
     shared.change(|status| {
         status.stage = RunnerStage::Finished;
         status.finished = Some(Arc::new(message));

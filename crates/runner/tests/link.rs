@@ -197,6 +197,18 @@ fn one_state_is_under_way_at_a_time_and_an_untaken_one_is_sent_again() {
 }
 
 #[test]
+fn a_state_that_was_taken_is_sent_again_when_it_is_asked_for() {
+    let (mut sandbox, job) = scripted("echo '{\"serial\":5,\"lineage\":\"l\"}' > $F; exit 0\n");
+    let (mut agent, _) = planned(&mut sandbox, &job, Some(OLD));
+    agent.send(&ToRunner::Go);
+    let ended = agent.finish();
+    let taken = agent.states.len();
+    agent.send(&ToRunner::StateAgain);
+    assert!(agent.until(|agent| agent.states.len() > taken));
+    assert_eq!(ended.state.as_ref(), Some(&agent.states.last().unwrap().0));
+}
+
+#[test]
 fn a_removed_state_file_is_still_delivered() {
     let (_sandbox, agent, ended) = applied(
         "exec 3>$F; rm $F; echo '{\"serial\":9,\"lineage\":\"l\"}' >&3; exit 0\n",

@@ -277,8 +277,8 @@ pub async fn finish(tx: &mut Tx, id: &JobId, finish: &Finish) -> Result<Ended, F
         Outcome::EngineLost { message } => (ended(phase, finish, End::EngineLost), Some(message.clone())),
     };
     let mine = job.row.is_of(finish.generation, &finish.attempt);
-    if mine && !matches!(finish.outcome, Outcome::NeverStarted { .. }) {
-        require_delivered(tx, &job, finish).await?;
+    if !matches!(finish.outcome, Outcome::NeverStarted { .. }) {
+        require_delivered(tx, &job, finish, mine).await?;
     }
     let accepted = !loaded.run.status.is_terminal();
     let recorded = RecordedEnd {
@@ -323,7 +323,13 @@ fn ended(phase: Phase, finish: &Finish, end: End) -> Event {
     }
 }
 
-async fn require_delivered(tx: &mut Tx, job: &JobRecord, finish: &Finish) -> Result<(), FinishError> {
+/// A superseded attempt's artifacts are nobody's; its state is wanted as any other, since no one else has it.
+async fn require_delivered(
+    tx: &mut Tx,
+    job: &JobRecord,
+    finish: &Finish,
+    mine: bool,
+) -> Result<(), FinishError> {
     let state_missing = match &finish.state {
         Some(mark) if job.row.phase == Phase::Apply => {
             !state_copies::is_stored(tx, &job.id, &mark.sha256).await?
@@ -332,7 +338,7 @@ async fn require_delivered(tx: &mut Tx, job: &JobRecord, finish: &Finish) -> Res
     };
     let mut artifacts_missing = Vec::new();
     for artifact in &finish.artifacts {
-        if artifact.name == ArtifactName::ProviderSchemas {
+        if !mine || artifact.name == ArtifactName::ProviderSchemas {
             continue;
         }
         let stored = artifacts::get(tx, &job.id, artifact.name).await?;

@@ -143,6 +143,12 @@ async fn report_until_complete(
                         offset: missing.log.received,
                     })
                     .await;
+                if missing.state_missing {
+                    // It was taken, but by a control plane that was replaced by its backup since.
+                    progress.state.mark_unchanged();
+                    let _ = runner.send(&ToRunner::StateAgain).await;
+                    let _ = tokio::time::timeout(LOOK_AGAIN, progress.state.changed()).await;
+                }
                 let arrived = progress.log.wait_for(|received| *received >= body.log_size);
                 let _ = tokio::time::timeout(LOOK_AGAIN, arrived).await;
                 tokio::time::sleep(std::time::Duration::from_millis(200)).await;

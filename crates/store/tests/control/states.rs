@@ -1,11 +1,13 @@
 //! States that attempts upload.
 
 use terrapool_model::job::Phase;
+use terrapool_model::run::RunStatus;
 use terrapool_model::state_copy::Fate;
+use terrapool_store::jobs::{Ended, FinishError};
 use terrapool_store::state_copies;
 
 use crate::on_both;
-use crate::support::{Held, World, succeeded};
+use crate::support::{Held, World, mark, succeeded};
 
 async fn copies_replace_each_other_and_the_last_one_becomes_current(world: &World) {
     let agent = world.agent("one").await;
@@ -55,7 +57,28 @@ async fn a_superseded_attempts_state_is_kept_apart_and_a_plans_is_refused(world:
     assert_eq!(world.upload(&of_plan, 50, "of a plan").await, Fate::Forbidden);
 }
 
+async fn a_superseded_attempt_ends_once_its_state_is_here(world: &World) {
+    let agent = world.agent("one").await;
+    let (run, apply) = world.applying(&agent).await;
+    let other = Held {
+        attempt: world.attempt(),
+        ..apply.clone()
+    };
+    let end = || world.finish_with(&other, succeeded(false), Some(mark(10, "of the other")));
+    assert!(matches!(
+        end().await,
+        Err(FinishError::Incomplete {
+            state_missing: true,
+            ..
+        })
+    ));
+    assert_eq!(world.upload(&other, 10, "of the other").await, Fate::KeptApart);
+    assert_eq!(end().await.unwrap(), Ended::Superseded);
+    assert_eq!(world.run(&run.id).await.status, RunStatus::Applying);
+}
+
 on_both!(
+    a_superseded_attempt_ends_once_its_state_is_here,
     copies_replace_each_other_and_the_last_one_becomes_current,
     a_copy_that_does_not_follow_the_current_state_is_kept_apart,
     a_superseded_attempts_state_is_kept_apart_and_a_plans_is_refused,
