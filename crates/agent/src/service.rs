@@ -86,6 +86,8 @@ struct Service {
     trouble: Option<String>,
     /// Nothing is sent before this.
     pause: Option<tokio::time::Instant>,
+    /// Whether the container engine answers.
+    engine_answers: watch::Receiver<bool>,
 }
 
 /// What an agent goes by until its control plane has told it.
@@ -199,6 +201,7 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
             attempt::resume(Arc::clone(&shared), record),
         );
     }
+    let engine_answers = shared.driver.answers();
     let mut service = Service {
         config,
         shared,
@@ -215,6 +218,7 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
         contact: None,
         trouble: None,
         pause: None,
+        engine_answers,
     };
     let ended = service.serve(&mut signals, &mut questions).await;
     service.shared.warm.close().await;
@@ -270,12 +274,22 @@ impl Service {
 
     fn capacity(&self) -> Capacity {
         let reserve_mb = reserve(host::read(&self.config).total_mb);
-        capacity(
+        let capacity = capacity(
             &self.config,
             self.held(),
             self.settings.default_limits.memory_mb,
             reserve_mb,
-        )
+        );
+        if *self.engine_answers.borrow() {
+            capacity
+        } else {
+            // Whatever was taken now would only be given back.
+            Capacity {
+                free_slots: 0,
+                free_memory_mb: 0,
+                ..capacity
+            }
+        }
     }
 
     /// Why no new jobs are taken; `None` when they are.
@@ -356,7 +370,10 @@ impl Service {
             }
             let shared = Arc::clone(&self.shared);
             let paused = self.pause.is_some();
+            let mut engine_answers = self.engine_answers.clone();
             let heard = tokio::select! {
+                // What it can take has changed.
+                Ok(()) = engine_answers.changed(), if !paused => Heard::Changed,
                 heard = self.exchange() => heard,
                 () = shared.changed.notified(), if !paused => Heard::Changed,
                 () = signals.next() => Heard::Told,
@@ -368,7 +385,9 @@ impl Service {
                 Heard::Registered(Err(error)) => self.not_registered(error)?,
                 Heard::Synced(sent, Err(error)) => self.not_synced(boottime().since(sent), &error),
                 Heard::Rested => self.pause = None,
-                Heard::Changed => {}
+                Heard::Changed => {
+                    self.engine_answers.mark_unchanged();
+                }
                 Heard::Told => {
                     if !self.told_to_end().await {
                         return Ok(());
@@ -553,7 +572,7 @@ impl Service {
             let Some(incarnation) = self.registered.as_ref().map(|registered| registered.incarnation) else {
                 continue;
             };
-            if self.draining().is_some() || !fits || known {
+            if self.draining().is_some() || !*self.engine_answers.borrow() || !fits || known {
                 continue;
             }
             let id = AttemptId::from_random(random());

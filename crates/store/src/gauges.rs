@@ -25,20 +25,6 @@ pub async fn ping(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Whether the database acknowledges commits that a power cut takes back, which no transaction can change.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn loses_commits_in_a_power_cut(connection: &mut Connection) -> Result<bool, StoreError> {
-    if !connection.is_postgres() {
-        return Ok(false);
-    }
-    let row = connection
-        .fetch_one("SELECT current_setting('fsync') AS setting", Vec::new())
-        .await?;
-    Ok(row.text("setting")? == "off")
-}
-
 /// Reads the numbers.
 ///
 /// # Errors

@@ -18,6 +18,16 @@ use crate::values;
 /// Name of the pool that the operator of the control plane maintains.
 pub const SHARED_POOL: &str = "shared";
 
+/// What a workspace may ask for at most; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MaximumLimits {
+    /// Memory in MiB.
+    pub memory_mb: Option<u64>,
+    /// CPU in thousandths of a core.
+    pub cpu_millis: Option<u64>,
+}
+
 /// What a pool sets for its jobs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -26,6 +36,8 @@ pub struct PoolSettings {
     pub times: Times,
     /// Limits of a sandbox whose workspace says nothing else.
     pub default_limits: Limits,
+    /// What a workspace may ask for at most.
+    pub maximum_limits: MaximumLimits,
     /// Image of sandboxes; `None` is the agent's own.
     pub image: Option<String>,
     /// What sandboxes reach.

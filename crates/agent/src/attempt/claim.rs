@@ -16,7 +16,9 @@ const AGAIN: Duration = Duration::from_millis(200);
 impl Shell {
     /// Claims what was offered, and works on it.
     pub(super) async fn run_offer(mut self, offer: Offer, hold: Millis, inbox: Inbox) {
-        if self.journal().await.is_err() {
+        // A job that is claimed without an engine to run it would only lose one of its tries.
+        let can_run = self.shared.warm.is_ready().await || self.shared.driver.check().await;
+        if !can_run || self.journal().await.is_err() {
             self.drop_unclaimed();
             return;
         }

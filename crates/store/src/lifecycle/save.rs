@@ -262,6 +262,10 @@ fn limits(loaded: &Loaded) -> Limits {
     if let Some(cpu) = number("cpu-millis") {
         limits.cpu_millis = cpu;
     }
+    // The pool belongs to somebody else than the workspace.
+    let maximum = loaded.settings.maximum_limits;
+    limits.memory_mb = limits.memory_mb.min(maximum.memory_mb.unwrap_or(u64::MAX));
+    limits.cpu_millis = limits.cpu_millis.min(maximum.cpu_millis.unwrap_or(u64::MAX));
     limits
 }
 

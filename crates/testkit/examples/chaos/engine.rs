@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use terrapool_testkit::wait::until;
 use tokio::process::{Child, Command};
 
 const NAMESPACE: &str = "terrapool-chaos";
@@ -62,7 +61,7 @@ impl ContainerEngine {
             .tempdir()
             .expect("a temporary folder");
         let daemon = Self::spawn(&folder);
-        let engine = Self { folder, daemon };
+        let mut engine = Self { folder, daemon };
         engine.ready().await;
         engine
     }
@@ -104,14 +103,21 @@ impl ContainerEngine {
         output("docker", &[&["-H", &host], arguments].concat()).await
     }
 
-    async fn ready(&self) {
-        let up = until(Duration::from_secs(120), async || {
-            self.docker(&["version"]).await.0.then_some(())
-        })
-        .await;
+    async fn ready(&mut self) {
+        let mut up = false;
+        let deadline = std::time::Instant::now() + Duration::from_secs(240);
+        while !up && std::time::Instant::now() < deadline {
+            // It gives up when what it was killed with holds on for too long; a service manager starts it again.
+            if !matches!(self.daemon.try_wait(), Ok(None)) {
+                let _ = std::fs::remove_file(self.folder.path().join("dockerd.pid"));
+                self.daemon = Self::spawn(&self.folder);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            up = self.docker(&["version"]).await.0;
+        }
         let log: PathBuf = self.folder.path().join("dockerd.log");
         assert!(
-            up.is_some(),
+            up,
             "dockerd does not answer:\n{}",
             std::fs::read_to_string(log).unwrap_or_default()
         );

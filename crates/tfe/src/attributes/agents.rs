@@ -18,6 +18,8 @@ pub struct AgentPool {
     pub agent_count: u64,
     /// Times of leases, stops and locks, in seconds; null is never. An addition of this product.
     pub lease_times: BTreeMap<&'static str, Option<u64>>,
+    /// What the sandboxes of its jobs may use and reach. An addition of this product.
+    pub sandbox: serde_json::Value,
 }
 
 /// Of `agents`.

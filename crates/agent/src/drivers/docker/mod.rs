@@ -16,7 +16,7 @@ use bollard::Docker;
 use bollard::models::VolumeCreateRequest;
 use bollard::query_parameters::{RemoveContainerOptions, RemoveVolumeOptions};
 use terrapool_protocol::job::{Limits, SandboxNetwork};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::config::{Config, SandboxUser};
 
@@ -115,7 +115,12 @@ pub struct DockerDriver {
     image: String,
     user: SandboxUser,
     bin: BinVolume,
+    /// Whether the engine answers, as far as is known.
+    answers: watch::Sender<bool>,
 }
+
+/// How often an engine that is away is looked for.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl DockerDriver {
     /// Connects, and prepares image, network and the volume with engines and runner.
@@ -138,7 +143,33 @@ impl DockerDriver {
             image,
             user: config.user,
             bin,
+            answers: watch::Sender::new(true),
         }))
+    }
+
+    /// Whether the engine answers, as far as is known. While it does not, no job should be taken.
+    pub fn answers(&self) -> watch::Receiver<bool> {
+        self.answers.subscribe()
+    }
+
+    /// Asks whether the engine answers; one that does not counts as away until it does again.
+    pub async fn check(self: &Arc<Self>) -> bool {
+        if self.docker.ping().await.is_ok() {
+            return true;
+        }
+        if !self.answers.send_replace(false) {
+            return false;
+        }
+        tracing::warn!("the container engine does not answer; no jobs are taken until it does");
+        let driver = Arc::clone(self);
+        tokio::spawn(async move {
+            while driver.docker.ping().await.is_err() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            tracing::info!("the container engine answers again");
+            driver.answers.send_replace(true);
+        });
+        false
     }
 
     /// The volume with engines.

@@ -124,6 +124,7 @@ impl WarmSandboxes {
                             error = &error as &dyn std::error::Error,
                             "no warm sandbox could be made"
                         );
+                        warm.driver.check().await;
                         return;
                     }
                 }
@@ -132,6 +133,12 @@ impl WarmSandboxes {
                 warm.remove_ready().await;
             }
         });
+    }
+
+    /// Whether a sandbox waits whose container lives.
+    pub async fn is_ready(&self) -> bool {
+        let ready = self.ready.lock().await;
+        ready.iter().any(|sandbox| !sandbox.link.receiver.has_ended())
     }
 
     async fn next(&self) -> Option<Sandbox> {
@@ -168,7 +175,11 @@ impl WarmSandboxes {
                 }
             }
         }
-        self.driver.create_sandbox(wanted).await
+        let made = self.driver.create_sandbox(wanted).await;
+        if made.is_err() {
+            self.driver.check().await;
+        }
+        made
     }
 
     /// Ends and removes a used sandbox in the background, once it disturbs least. `runner` is told first.

@@ -36,7 +36,7 @@ pub(super) async fn sync(
 ) -> Result<Json<Synced>, AgentApiError> {
     let mut session = match credentials::session(&app, &headers).await {
         Err(AgentApiError::OtherHistory) if !request.attempts.is_empty() => {
-            return Ok(Json(surrendered(&app, request).await));
+            return Ok(Json(surrendered(&app, request)));
         }
         other => other?,
     };
@@ -83,8 +83,8 @@ pub(super) async fn sync(
 
 /// The answer to a process that registered in another history: what it holds is surrendered, and once it holds nothing
 /// it has to register again.
-async fn surrendered(app: &App, request: Sync) -> Synced {
-    let answers: Vec<AttemptAnswer> = request
+fn surrendered(app: &App, request: Sync) -> Synced {
+    let answers = request
         .attempts
         .into_iter()
         .map(|report| {
@@ -101,20 +101,6 @@ async fn surrendered(app: &App, request: Sync) -> Synced {
             }
         })
         .collect();
-    let is_news = answers
-        .iter()
-        .any(|answer| app.presence.is_news(&answer.key, answer.verdict, app.monotonic()));
-    if !is_news {
-        // An apply of another history may go on for hours; its agent is not to ask in a loop.
-        tokio::select! {
-            () = tokio::time::sleep(request.hold.min(PoolSettings::default().times.hold).to_std()) => {}
-            () = app.presence.stopped_holding() => {}
-        }
-    }
-    app.presence.tell(
-        answers.iter().map(|answer| (answer.key.clone(), answer.verdict)),
-        app.monotonic(),
-    );
     Synced {
         answers,
         offers: Vec::new(),

@@ -21,7 +21,7 @@ use terrapool_tfe::request::Item;
 use terrapool_tfe::time::iso8601;
 
 use super::organizations::is_plain_name;
-use super::{AppState, lease_times};
+use super::{AppState, lease_times, sandbox_settings};
 use crate::app::App;
 use crate::auth::{self, Caller, Permission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
@@ -68,6 +68,7 @@ async fn resource(
         organization_scoped: pool.access.organization_scoped,
         agent_count: count,
         lease_times: lease_times::shown(&pool.settings.times),
+        sandbox: sandbox_settings::shown(&pool.settings),
     };
     let workspaces = |ids: &mut dyn Iterator<Item = &WorkspaceId>| -> Vec<Reference> {
         ids.map(|id| (Kind::Workspaces, id.to_string())).collect()
@@ -174,6 +175,13 @@ async fn requested(
     if let Some(name) = &name {
         check_name(name)?;
     }
+    let times = lease_times::requested(item, &settings.times)?;
+    let sandbox = sandbox_settings::requested(item, settings)?;
+    let changed = times.is_some() || sandbox.is_some();
+    let next = PoolSettings {
+        times: times.unwrap_or(settings.times),
+        ..sandbox.unwrap_or_else(|| settings.clone())
+    };
     Ok(PoolChange {
         name,
         organization_scoped: item.flag("organization-scoped")?,
@@ -182,10 +190,7 @@ async fn requested(
         allowed_projects: requested_projects(connection, organization, item).await?,
         excluded_workspaces: requested_workspaces(connection, organization, item, "excluded-workspaces")
             .await?,
-        settings: lease_times::requested(item, &settings.times)?.map(|times| PoolSettings {
-            times,
-            ..settings.clone()
-        }),
+        settings: changed.then_some(next),
     })
 }
 

@@ -25,6 +25,7 @@ pub(super) mod plans;
 pub(super) mod projects;
 pub(super) mod run_actions;
 pub(super) mod runs;
+mod sandbox_settings;
 pub(crate) mod state_outputs;
 pub(crate) mod state_versions;
 mod tags;
