@@ -147,7 +147,11 @@ async fn report_until_complete(
                     // It was taken, but by a control plane that was replaced by its backup since.
                     progress.state.mark_unchanged();
                     let _ = runner.send(&ToRunner::StateAgain).await;
-                    let _ = tokio::time::timeout(LOOK_AGAIN, progress.state.changed()).await;
+                    let taken = tokio::time::timeout(LOOK_AGAIN, progress.state.changed()).await;
+                    if matches!(taken, Ok(Err(_))) {
+                        // Its delivery has given up: asking at once again would change nothing.
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                    }
                 }
                 let arrived = progress.log.wait_for(|received| *received >= body.log_size);
                 let _ = tokio::time::timeout(LOOK_AGAIN, arrived).await;
