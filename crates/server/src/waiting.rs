@@ -60,7 +60,7 @@ fn pool_agent(agent: &AgentRecord, now: Timestamp, pool: &PoolRecord) -> PoolAge
     PoolAgent {
         name: agent.name.clone(),
         connected: is_connected(agent, now, pool),
-        draining: agent.draining,
+        draining: agent.draining || agent.drain_wanted,
         slots: agent.capacity.slots,
         free_slots: agent.capacity.free_slots,
         memory_mb: agent.capacity.memory_mb,

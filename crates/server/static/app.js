@@ -81,7 +81,7 @@ async function fill(chunk) {
   const part = new DOMParser().parseFromString(await answer.text(), "text/html").body;
   chunk.replaceChildren(...part.childNodes);
 }
-$(".phases [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+for (const current of $$(".phases [aria-current], .tabs [aria-current]")) current.scrollIntoView({ block: "nearest", inline: "center" });
 bindOpen(document);
 function bindOpen(root) {
   for (const button of $$("[data-open]", root))

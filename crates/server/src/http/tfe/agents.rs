@@ -99,12 +99,12 @@ pub(in crate::http) async fn show(State(app): AppState, caller: Caller, Path(id)
 }
 
 /// `POST agents/:id/actions/drain`: it takes nothing new, finishes what it holds, and stays connected.
-pub(super) async fn drain(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn drain(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     want_drain(&app, &caller, &id, true).await
 }
 
 /// `POST agents/:id/actions/resume`: it takes work again.
-pub(super) async fn resume(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn resume(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     want_drain(&app, &caller, &id, false).await
 }
 

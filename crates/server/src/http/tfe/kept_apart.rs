@@ -101,7 +101,7 @@ async fn shown(app: &App, id: &StateVersionId) -> Result {
 
 /// `POST kept-apart-states/:id/actions/promote`: it becomes the current state. The lock has to be free, or the
 /// caller's.
-pub(super) async fn promote(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn promote(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let (id, user) = found(&app, &caller, &id).await?;
     let version = id.clone();
     app.db
@@ -114,7 +114,7 @@ pub(super) async fn promote(State(app): AppState, caller: Caller, Path(id): Path
 }
 
 /// `POST kept-apart-states/:id/actions/dismiss`: it is removed.
-pub(super) async fn dismiss(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn dismiss(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let (id, user) = found(&app, &caller, &id).await?;
     app.db
         .write::<_, TransitionError, _>(move |tx| {
@@ -127,7 +127,7 @@ pub(super) async fn dismiss(State(app): AppState, caller: Caller, Path(id): Path
 
 /// `PATCH workspaces/:id/state-versions`: a copy of an earlier state version, named by the relationship
 /// `rollback-state-version`, becomes the current one. The caller holds the lock.
-pub(super) async fn roll_back(
+pub(in crate::http) async fn roll_back(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,

@@ -193,7 +193,9 @@ pub fn of_agent(
 ) -> Status {
     let status = agent.status(now, times);
     let (tone, icon, word) = match status {
-        AgentStatus::Idle | AgentStatus::Busy if agent.draining => (Tone::Warn, "drain", "Draining"),
+        AgentStatus::Idle | AgentStatus::Busy if agent.draining || agent.drain_wanted => {
+            (Tone::Warn, "drain", "Draining")
+        }
         AgentStatus::Idle if agent.capacity.free_memory_mb < needs_mb => {
             (Tone::Warn, "mem", "No memory free")
         }

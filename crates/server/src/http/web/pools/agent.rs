@@ -38,6 +38,9 @@ struct AgentPage {
     pool_address: String,
     status: Status,
     deletable: bool,
+    can_drain: bool,
+    can_resume: bool,
+    held: u64,
     trouble: Option<Trouble>,
     running: Vec<Running>,
     idle: &'static str,
@@ -141,6 +144,9 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): 
         pool: seen.frame.name.clone(),
         pool_address: seen.frame.base.clone(),
         deletable: agent.status(now, &pool.settings.times).is_deletable(),
+        can_drain: waiting::is_connected(&agent, now, pool) && !agent.drain_wanted,
+        can_resume: agent.drain_wanted,
+        held: held.len() as u64,
         trouble: trouble(&seen, &agent, held.len()),
         status,
         running: held
@@ -275,5 +281,33 @@ pub(super) async fn delete(State(app): State<App>, Path(names): Path<Names>, for
         &visitor,
         &seen.frame.base,
         &format!("{} is removed from the pool.", agent.name),
+    )
+}
+
+/// `POST /app/:org/agent-pools/:pool/agents/:id/drain`
+pub(super) async fn drain(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
+    let visitor = form.visitor;
+    let (seen, agent, _) = found(&app, &visitor, &names).await?;
+    let id = Path(agent.id.to_string());
+    tfe::agents::drain(State(app), visitor.caller.clone(), id).await?;
+    let said = format!("{} takes no new run, and finishes what it holds.", agent.name);
+    see_with(
+        &visitor,
+        &format!("{}/agents/{}", seen.frame.base, agent.id),
+        &said,
+    )
+}
+
+/// `POST /app/:org/agent-pools/:pool/agents/:id/resume`
+pub(super) async fn resume(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
+    let visitor = form.visitor;
+    let (seen, agent, _) = found(&app, &visitor, &names).await?;
+    let id = Path(agent.id.to_string());
+    tfe::agents::resume(State(app), visitor.caller.clone(), id).await?;
+    let said = format!("{} takes runs again.", agent.name);
+    see_with(
+        &visitor,
+        &format!("{}/agents/{}", seen.frame.base, agent.id),
+        &said,
     )
 }

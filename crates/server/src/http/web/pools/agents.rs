@@ -232,7 +232,8 @@ fn agent_row(agent: &AgentRecord, seen: &Seen, running: &[JobView]) -> AgentRow 
     } else {
         0
     };
-    let offered = if connected && !agent.draining {
+    let draining = agent.draining || agent.drain_wanted;
+    let offered = if connected && !draining {
         u32::try_from(capacity.free_memory_mb / needs.max(1))
             .unwrap_or(u32::MAX)
             .min(capacity.free_slots)
@@ -262,7 +263,7 @@ fn agent_row(agent: &AgentRecord, seen: &Seen, running: &[JobView]) -> AgentRow 
         } else {
             format!("Not heard from for {}.", between(agent.last_ping_at, now))
         })
-    } else if agent.draining {
+    } else if draining {
         Some("Takes no new run.".to_owned())
     } else if capacity.free_slots > 0 && offered == 0 {
         Some(format!(

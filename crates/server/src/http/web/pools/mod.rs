@@ -39,6 +39,8 @@ pub(super) fn routes() -> Router<App> {
         .route(&format!("{POOL}/delete"), post(settings::delete))
         .route(&format!("{POOL}/agents/{{agent}}"), get(agent::show))
         .route(&format!("{POOL}/agents/{{agent}}/delete"), post(agent::delete))
+        .route(&format!("{POOL}/agents/{{agent}}/drain"), post(agent::drain))
+        .route(&format!("{POOL}/agents/{{agent}}/resume"), post(agent::resume))
 }
 
 /// The parts of a pool's page that change while somebody looks.

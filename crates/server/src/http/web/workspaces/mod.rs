@@ -37,6 +37,10 @@ pub(super) fn routes() -> Router<App> {
         .route("/app/{org}/workspaces/{name}/delete", post(actions::delete))
         .route("/app/{org}/workspaces/{name}/states", get(states::show))
         .route(
+            "/app/{org}/workspaces/{name}/states/{id}/{action}",
+            post(states::act),
+        )
+        .route(
             "/app/{org}/workspaces/{name}/states/{id}/download",
             get(states::download),
         )

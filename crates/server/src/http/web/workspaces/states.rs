@@ -6,12 +6,15 @@ use askama::Template;
 use axum::extract::{Path, State};
 use serde_json::json;
 use terrapool_model::id::{RunId, UserId};
+use terrapool_model::lock::Lock;
 use terrapool_objects::ObjectKey;
 use terrapool_store::audit;
 use terrapool_store::db::Connection;
 use terrapool_store::overview::{self, ListedRun};
 use terrapool_store::state_versions::{self, StateStatus, StateVersionRecord};
+use terrapool_store::workspaces::WorkspaceRecord;
 
+use super::actions::require_name;
 use super::frame::{self, Frame, LockEnd, Seen, Tab, plain};
 use crate::app::App;
 use crate::auth::Permission;
@@ -20,7 +23,8 @@ use crate::http::error::ApiError;
 use crate::http::tfe;
 use crate::http::web::changes::{self, Module, state};
 use crate::http::web::error::WebError;
-use crate::http::web::page::{Page, Section, Shell, html};
+use crate::http::web::form::{SignedForm, request, request_with};
+use crate::http::web::page::{Page, Section, Shell, html, see_with};
 use crate::http::web::paging::Paging;
 use crate::http::web::parts::time::Day;
 use crate::http::web::parts::words::{self, Number};
@@ -96,6 +100,8 @@ struct StatesPage {
     paging: Paging,
     chosen: Option<Chosen>,
     may_read: bool,
+    may_write: bool,
+    current: String,
     heading: String,
     unreadable: Option<&'static str>,
     modules: Vec<Module>,
@@ -117,6 +123,8 @@ struct Chosen {
     id: String,
     serial: String,
     facts: Vec<(&'static str, String)>,
+    kept_apart: bool,
+    earlier: bool,
 }
 
 fn serial(version: &StateVersionRecord) -> String {
@@ -143,6 +151,9 @@ pub(super) async fn show(
     let may_read = visitor
         .may(&mut connection, &seen.place.organization, Permission::ReadState)
         .await?;
+    let may_write = visitor
+        .may(&mut connection, &seen.place.organization, Permission::WriteState)
+        .await?;
     let to = chosen(&mut connection, &seen, params.get("to"), &records).await?;
     let from = match (params.get("from"), &to) {
         (Some(id), _) => chosen(&mut connection, &seen, Some(id), &records).await?,
@@ -162,7 +173,15 @@ pub(super) async fn show(
             id: record.id.to_string(),
             serial: serial(record),
             facts: facts(record, &seen),
+            kept_apart: record.status == StateStatus::KeptApart,
+            earlier: record.status == StateStatus::Finalized
+                && seen.record.current_state_version_id.as_ref() != Some(&record.id),
         }),
+        may_write,
+        current: records
+            .iter()
+            .find(|record| seen.record.current_state_version_id.as_ref() == Some(&record.id))
+            .map_or_else(|| "none".to_owned(), serial),
         may_read,
         heading: match (&from, &to) {
             (Some(from), Some(to)) => format!("Serial {} → {}", serial(from), serial(to)),
@@ -350,4 +369,64 @@ pub(super) async fn download(
         })
         .await?;
     Ok(answer)
+}
+
+/// `POST /app/:org/workspaces/:name/states/:id/{promote,dismiss,roll-back}`
+pub(super) async fn act(
+    State(app): State<App>,
+    Path((organization, name, id, action)): Path<(String, String, String, String)>,
+    form: SignedForm,
+) -> Page {
+    let (visitor, fields) = (form.visitor, form.fields);
+    let mut connection = app.db.read().await?;
+    let names = (organization, name);
+    let (place, record) =
+        frame::workspace(&app, &mut connection, &visitor, &names, Permission::WriteState).await?;
+    let version = id.parse().map_err(|_| WebError::not_found())?;
+    let version = state_versions::get(&mut connection, &version)
+        .await?
+        .filter(|version| version.workspace_id == record.id)
+        .ok_or_else(WebError::not_found)?;
+    drop(connection);
+    require_name(fields.text("name"), &serial(&version))?;
+    let (caller, id) = (visitor.caller.clone(), Path(version.id.to_string()));
+    let said = match action.as_str() {
+        "promote" => {
+            tfe::kept_apart::promote(State(app), caller, id).await?;
+            "The state is the current one now."
+        }
+        "dismiss" => {
+            tfe::kept_apart::dismiss(State(app), caller, id).await?;
+            "The state is removed."
+        }
+        "roll-back" => {
+            roll_back(&app, &visitor, &record, &version).await?;
+            "The earlier state is the current one again. Plan to see what follows."
+        }
+        _ => return Err(WebError::not_found()),
+    };
+    let address = place.address(&format!("/workspaces/{}/states", record.name));
+    see_with(&visitor, &address, said)
+}
+
+/// A copy of an earlier state becomes current. It needs the workspace's lock, which is taken for it when it is free.
+async fn roll_back(
+    app: &App,
+    visitor: &Visitor,
+    record: &WorkspaceRecord,
+    version: &StateVersionRecord,
+) -> Result<(), WebError> {
+    let (caller, id) = (|| visitor.caller.clone(), || Path(record.id.to_string()));
+    let own = record.lock == Lock::Free;
+    if own {
+        let reason = request(json!({"reason": "rolling the state back"}));
+        tfe::locks::lock(State(app.clone()), caller(), id(), reason).await?;
+    }
+    let body = request_with(json!({}), &[("rollback-state-version", version.id.as_str())]);
+    let done = tfe::kept_apart::roll_back(State(app.clone()), caller(), id(), body).await;
+    if own {
+        tfe::locks::unlock(State(app.clone()), caller(), id()).await?;
+    }
+    done?;
+    Ok(())
 }
