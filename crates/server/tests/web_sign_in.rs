@@ -429,3 +429,54 @@ async fn static_files_have_addresses_of_their_content_and_are_kept_for_long() {
         .await;
     assert_eq!(other.status, 404);
 }
+
+/// A state, uploaded as the CLI does it.
+async fn upload(plane: &Plane, workspace: &str, serial: u64) -> String {
+    let bytes = common::state(serial, "l");
+    let attributes = serde_json::json!({
+        "serial": serial, "lineage": "l", "md5": common::md5(&bytes), "force": false,
+    });
+    let body = serde_json::json!({"data": {"type": "state-versions", "attributes": attributes}});
+    let made = plane
+        .post(&format!("workspaces/{workspace}/state-versions"), &body)
+        .await
+        .expect(201);
+    let url = made["data"]["attributes"]["hosted-state-upload-url"]
+        .as_str()
+        .unwrap();
+    plane
+        .send(plane.anonymous("PUT", url).body(bytes))
+        .await
+        .expect(200);
+    common::id(&made)
+}
+
+#[tokio::test]
+async fn a_state_is_rolled_back_when_its_serial_is_typed() {
+    let plane = Plane::start().await;
+    account(&plane, "ada", true).await;
+    let workspace = plane.workspace("network").await;
+    plane.lock(&workspace).await;
+    let first = upload(&plane, &workspace, 1).await;
+    upload(&plane, &workspace, 2).await;
+    let unlock = format!("workspaces/{workspace}/actions/unlock");
+    plane.post(&unlock, &serde_json::json!({})).await.expect(200);
+
+    let mut browser = Browser::new(&plane);
+    browser.sign_in("ada", PASSWORD).await;
+    let states = "/app/acme/workspaces/network/states";
+    let page = browser.get(&format!("{states}?to={first}")).await;
+    assert!(page.text.contains("Roll back to 1"), "{}", page.text);
+    let token = form_token(&page.text);
+    let path = format!("{states}/{first}/roll-back");
+    let current = format!("workspaces/{workspace}/current-state-version");
+    for (typed, expected, serial) in [("2", 400, 2), ("1", 303, 1)] {
+        let answer = browser.post(&path, &[("token", &token), ("name", typed)]).await;
+        assert_eq!(answer.status, expected, "{}", answer.text);
+        let now = plane.get(&current).await.expect(200);
+        assert_eq!(now["data"]["attributes"]["serial"], serial);
+    }
+    // The lock that it took for this is given back.
+    let seen = plane.get(&format!("workspaces/{workspace}")).await.expect(200);
+    assert_eq!(seen["data"]["attributes"]["locked"], false);
+}
