@@ -1,0 +1,180 @@
+//! Hostile configurations in real sandboxes, for the default profile and for the root profile. Each case has a probe that
+//! shows that it sees what it looks for.
+
+use std::time::Duration;
+
+use serde_json::json;
+use terrapool_testkit::installation::{AgentProcess, Installation};
+use terrapool_testkit::wait::until;
+
+const SECRET: &str = "other-workspaces-secret-4711";
+
+struct Site {
+    installation: Installation,
+    pool: String,
+    token: String,
+    _agent: AgentProcess,
+}
+
+impl Site {
+    async fn start(profile: &str) -> Self {
+        let installation = Installation::start().await;
+        let (pool, token) = installation.create_pool("private").await;
+        let times = json!({"data": {"type": "agent-pools", "attributes": {"lease-times": {"apply-grace": 2, "plan-grace": 2}}}});
+        installation.patch(&format!("/agent-pools/{pool}"), &times).await;
+        let environment = [("TERRAPOOL_AGENT_USER", profile)];
+        let agent = installation.start_agent("private", &token, &environment).await;
+        Self {
+            installation,
+            pool,
+            token,
+            _agent: agent,
+        }
+    }
+
+    /// Applies a configuration whose only resource runs a script, and returns the run.
+    async fn begin(&self, name: &str, script: &str) -> String {
+        let configuration = format!(
+            "resource \"terraform_data\" \"probe\" {{\n  provisioner \"local-exec\" {{\n    interpreter = [\"bash\", \"-c\"]\n    command = <<-EOT\n{script}\n    EOT\n  }}\n}}\n"
+        );
+        let attributes = json!({"execution-mode": "agent", "agent-pool-id": self.pool, "auto-apply": true});
+        let workspace = self
+            .installation
+            .workspace(name, &attributes, &configuration)
+            .await;
+        let variable = |key: &str, value: &str| json!({"data": {"type": "vars", "attributes": {"key": key, "value": value, "category": "env"}}});
+        let path = format!("/workspaces/{}/vars", workspace.id);
+        self.installation
+            .post(&path, &variable("PROBE", "own-variable-is-seen"))
+            .await;
+        self.installation
+            .run(&workspace, &json!({"auto-apply": true}))
+            .await
+    }
+
+    async fn applied(&self, name: &str, script: &str) -> String {
+        let run = self.begin(name, script).await;
+        self.installation.run_reaches(&run, "applied").await;
+        self.installation.phase_log(&run, "apply").await
+    }
+
+    async fn errored(&self, name: &str, script: &str) -> (String, String) {
+        let run = self.begin(name, script).await;
+        self.installation.run_reaches(&run, "errored").await;
+        let answer = self.installation.get(&format!("/runs/{run}")).await;
+        let message = answer["data"]["attributes"]["error-message"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        (message, self.installation.phase_log(&run, "apply").await)
+    }
+}
+
+async fn nothing_foreign_is_seen(site: &Site) {
+    let attributes = json!({"execution-mode": "agent", "agent-pool-id": site.pool});
+    let other = site.installation.workspace("other", &attributes, "").await;
+    let secret = json!({"data": {"type": "vars", "attributes": {"key": "SECRET", "value": SECRET, "category": "env", "sensitive": true}}});
+    site.installation
+        .post(&format!("/workspaces/{}/vars", other.id), &secret)
+        .await;
+    let log = site
+        .applied(
+            "looks-around",
+            r#"env
+for process in /proc/[0-9]*; do
+  echo "== $process"
+  tr '\0' '\n' < $process/environ
+  tr '\0' ' ' < $process/cmdline
+  ls -l $process/fd
+done 2>&1
+ls -la /proc/1/root/ /run /var/run /dev /root /home 2>&1
+find / /terrapool/job -xdev -type s 2>/dev/null
+find / /terrapool/job -xdev -name '*.sock' 2>/dev/null
+true"#,
+        )
+        .await;
+    assert!(log.contains("PROBE=own-variable-is-seen"), "{log}");
+    assert!(log.contains("/terrapool/job/runner.sock"), "{log}");
+    for foreign in [
+        SECRET,
+        &site.token,
+        &site.installation.token,
+        "docker.sock",
+        "containerd.sock",
+        "agent.sock",
+        "serviceaccount",
+    ] {
+        assert!(!log.contains(foreign), "`{foreign}` is seen in a sandbox:\n{log}");
+    }
+}
+
+async fn appetite_hurts_only_its_own_run(site: &Site) {
+    let (message, log) = site
+        .errored(
+            "eats-memory",
+            "x=$(head -c 900000000 /dev/zero | tr '\\0' a); echo \"$${#x}\"; exit 1",
+        )
+        .await;
+    assert!(message.contains("512 MiB"), "{message}\n{log}");
+    let log = site
+        .applied(
+            "forks",
+            "for i in $(seq 1500); do sleep 30 & done 2>&1 | tail -n 2\necho alive\n",
+        )
+        .await;
+    assert!(log.contains("Resource temporarily unavailable"), "{log}");
+    let log = site.applied("neighbour", "echo untouched").await;
+    assert!(log.contains("untouched"), "{log}");
+}
+
+async fn nothing_outlives_its_run(site: &Site) {
+    site.applied(
+        "daemon",
+        "setsid nohup sh -c 'sleep 98765431' >/dev/null 2>&1 < /dev/null &\nsleep 0.2\npgrep -f 'sleep 98765431' || ps | grep 98765431\n",
+    )
+    .await;
+    let gone = until(Duration::from_secs(60), async || {
+        let found = tokio::process::Command::new("pgrep")
+            .args(["-f", "^sleep 98765431"])
+            .output()
+            .await
+            .ok()?;
+        found.stdout.is_empty().then_some(())
+    })
+    .await;
+    assert!(gone.is_some(), "a process outlives its run");
+}
+
+async fn who_is_deaf_is_killed(site: &Site) {
+    let run = site
+        .begin(
+            "deaf",
+            "trap '' INT TERM HUP\necho deaf-now\nwhile :; do sleep 1; done",
+        )
+        .await;
+    site.installation.log_shows(&run, "apply", "deaf-now").await;
+    let cancel = format!("/runs/{run}/actions/cancel");
+    site.installation.post(&cancel, &json!({})).await;
+    // Asked again, it is the same request.
+    let (again, _) = site.installation.call("POST", &cancel, Some(&json!({}))).await;
+    assert!(matches!(again, 200..300 | 409), "{again}");
+    assert_eq!(site.installation.run_ends(&run).await, "canceled");
+}
+
+async fn cases(profile: &str) {
+    let site = Site::start(profile).await;
+    nothing_foreign_is_seen(&site).await;
+    appetite_hurts_only_its_own_run(&site).await;
+    nothing_outlives_its_run(&site).await;
+    who_is_deaf_is_killed(&site).await;
+}
+
+#[tokio::test]
+async fn cases_04_05_06_15_16_17_hold_for_the_default_profile() {
+    cases("default").await;
+}
+
+#[tokio::test]
+async fn cases_04_05_06_15_16_17_hold_for_the_root_profile() {
+    cases("root").await;
+}
