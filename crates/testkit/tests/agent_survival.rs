@@ -282,8 +282,13 @@ async fn told_twice_an_agent_stops_its_engines_gracefully_and_keeps_what_they_ma
 async fn a_canceled_plan_that_was_being_prepared_delivers_what_it_printed() {
     let site = Site::start().await;
     let _agent = site.agent().await;
-    let slow = "module \"far\" {\n  source = \"git::https://10.255.255.1/none.git\"\n}\n";
+    // What git is told to reach the host with never ends; no network is asked.
+    let slow = "module \"far\" {\n  source = \"git::ssh://git@far.example/none.git\"\n}\n";
     let workspace = site.workspace(slow).await;
+    let variable = json!({"data": {"type": "vars", "attributes": {
+        "key": "GIT_SSH_COMMAND", "value": "sleep 600 #", "category": "env"}}});
+    let path = format!("/workspaces/{}/vars", workspace.id);
+    site.installation.post(&path, &variable).await;
     let run = site.installation.run(&workspace, &json!({})).await;
     site.installation.run_reaches(&run, "planning").await;
     site.installation.log_shows(&run, "plan", "Initializing").await;
