@@ -126,7 +126,26 @@ async fn no_more_is_offered_than_an_agent_has_slots(kind: DatabaseKind) {
     assert_eq!(synced.mode, SyncMode::FinishOnly);
 }
 
+async fn a_cancel_of_a_job_that_was_claimed_after_the_sync_ends_the_sync(kind: DatabaseKind) {
+    let plane = plane(kind).await;
+    let mut agent = plane.agent("one").await;
+    // What the held sync knows of it: nothing.
+    let before = agent.clone();
+    let (run, plan) = plane.planning(&mut agent, plane.seed.new_run()).await;
+    let hold = Millis::from_seconds(600);
+    plane.seed.set_pool(|settings| settings.times.hold = hold).await;
+    let waiting = tokio::spawn(async move { before.sync(hold).await });
+    plane.by_person(&run, Action::Cancel).await;
+    let answered = tokio::time::timeout(Duration::from_secs(120), waiting).await;
+    assert!(answered.unwrap().unwrap().answers.is_empty());
+    agent.stage(&plan.key, AttemptStage::Running);
+    // The next one names it, and is not held either.
+    let answered = tokio::time::timeout(Duration::from_secs(120), agent.sync(hold)).await;
+    assert_eq!(answered.unwrap().answers[0].verdict, Verdict::Cancel);
+}
+
 on_both!(
+    a_cancel_of_a_job_that_was_claimed_after_the_sync_ends_the_sync,
     a_held_sync_is_answered_at_once_when_there_is_work,
     a_sync_without_news_is_held_and_then_answered,
     a_held_sync_is_answered_when_the_server_stops,

@@ -7,10 +7,11 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use terrapool_model::id::JobId;
+use terrapool_model::job::Desired;
 use terrapool_model::sync::{self as table, Report};
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{
-    AttemptAnswer, AttemptReport, AttemptStage, Offer, Sync, SyncMode, Synced, Verdict,
+    AttemptAnswer, AttemptKey, AttemptReport, AttemptStage, Offer, Sync, SyncMode, Synced, Verdict,
 };
 use terrapool_store::agents;
 use terrapool_store::db::Hint;
@@ -67,7 +68,14 @@ pub(super) async fn sync(
         });
         let is_over = Instant::now() >= until || !app.presence.holds();
         let drain_is_news = *drain.get_or_insert(look.drain) != look.drain;
-        if news || drain_is_news || !look.offers.is_empty() || look.mode_is_news(&request) || is_over {
+        let unnamed = stops_unnamed(&app, &session, &request, now).await?;
+        if news
+            || unnamed
+            || drain_is_news
+            || !look.offers.is_empty()
+            || look.mode_is_news(&request)
+            || is_over
+        {
             drop(waiting);
             return Ok(Json(answer(&app, look, now)));
         }
@@ -227,6 +235,44 @@ async fn not_reported(app: &App, session: &Session, request: &Sync) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Whether a job of this process that the request does not name is to stop: the process claimed it after it asked, and
+/// has to ask again to be told. It is answered so once a second at most.
+async fn stops_unnamed(
+    app: &App,
+    session: &Session,
+    request: &Sync,
+    now: Millis,
+) -> Result<bool, AgentApiError> {
+    if session.is_superseded() || session.agent.jobs == 0 {
+        return Ok(false);
+    }
+    let mut unnamed = Vec::new();
+    for job in jobs::held_by(&mut app.db.read().await?, &session.agent.id).await? {
+        let stops = match job.row.desired {
+            Desired::Run => false,
+            Desired::Cancel | Desired::Kill => true,
+        };
+        let named = request.attempts.iter().any(|report| report.key.job == job.id);
+        let Some(attempt) = job.row.attempt else { continue };
+        if stops && !named && job.row.session == Some(session.session) {
+            unnamed.push(AttemptKey {
+                job: job.id,
+                generation: job.row.generation,
+                attempt,
+            });
+        }
+    }
+    // Noted as another verdict than the one that waits for it, which is news then.
+    let news = unnamed
+        .iter()
+        .any(|key| app.presence.is_news(key, Verdict::Keep, now));
+    if news {
+        app.presence
+            .tell(unnamed.into_iter().map(|key| (key, Verdict::Keep)), now);
+    }
+    Ok(news)
 }
 
 async fn settings_of(app: &App, session: &Session) -> Result<PoolSettings, AgentApiError> {
