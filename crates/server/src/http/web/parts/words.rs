@@ -36,6 +36,11 @@ pub fn number(number: &u64) -> Number {
     Number(*number)
 }
 
+/// Somebody's text within a sentence of ours: marks in it that turn the direction of writing end with it.
+pub fn theirs(text: &str) -> String {
+    format!("\u{2068}{text}\u{2069}")
+}
+
 /// Mebibytes as engines count them: "512 MB", "4.0 GB".
 pub fn megabytes(number: u64) -> String {
     if number < 2048 {

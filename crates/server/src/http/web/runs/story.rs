@@ -6,9 +6,9 @@ use terrapool_store::overview::JobView;
 
 use super::change_words;
 use super::load::Loaded;
-use crate::http::web::parts::Tone;
 use crate::http::web::parts::status::{self, Status};
 use crate::http::web::parts::time::{Clock, between};
+use crate::http::web::parts::{Tone, words};
 
 /// A step of a run.
 pub(super) struct Step {
@@ -195,10 +195,16 @@ pub(super) fn timeline(loaded: &Loaded) -> Vec<Entry> {
                 if let Some(user) = &loaded.confirmed_by {
                     text = format!("Confirmed by {user}");
                 }
-                more = run.comment.as_ref().map(|comment| format!("“{comment}”"));
+                more = run
+                    .comment
+                    .as_ref()
+                    .map(|comment| format!("“{}”", words::theirs(comment)));
             }
             "discarded-at" | "canceled-at" if loaded.confirmed_by.is_none() => {
-                more = run.comment.as_ref().map(|comment| format!("“{comment}”"));
+                more = run
+                    .comment
+                    .as_ref()
+                    .map(|comment| format!("“{}”", words::theirs(comment)));
             }
             "errored-at" => text = format!("Errored: {}", status::of_run(run).word),
             _ => {}

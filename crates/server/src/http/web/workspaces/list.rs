@@ -254,7 +254,7 @@ async fn needs(connection: &mut Connection, place: &Place, now: Timestamp) -> Re
     for listed in &asking {
         let (run, workspace) = (&listed.run, &listed.workspace);
         let address = place.address(&format!("/workspaces/{workspace}/runs/{}", run.id));
-        let message = format!("{}, “{}”", listed.who(), run.message);
+        let message = format!("{}, “{}”", listed.who(), words::theirs(&run.message));
         let since = Some(Ago::new(run.updated_at, now));
         needs.push(if run.status == RunStatus::Planned {
             Need {

@@ -270,7 +270,7 @@ fn version(
             StateStatus::Finalized | StateStatus::Discarded => None,
         },
         by: match (run, user) {
-            (Some(listed), _) => format!("{}, {}", listed.run.message, listed.who()),
+            (Some(listed), _) => format!("{}, {}", words::theirs(&listed.run.message), listed.who()),
             (None, Some(user)) => format!("from the command line, {user}"),
             (None, None) => "uploaded".to_owned(),
         },
