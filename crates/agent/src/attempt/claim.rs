@@ -80,7 +80,6 @@ impl Shell {
         self.credential = Some(claimed.credential);
         let times = claimed.spec.times;
         self.spec = Some(claimed.spec);
-        self.shared.changed.notify_one();
         let event = Event::ClaimAccepted {
             generation: claimed.generation,
             sent,
@@ -89,6 +88,8 @@ impl Shell {
         if let Ok((next, actions)) = step(&self.attempt, event, boottime()) {
             self.attempt = next;
             self.publish();
+            // Only now does a sync name the job.
+            self.shared.changed.notify_one();
             self.perform(actions, Some(sandbox)).await;
         }
     }

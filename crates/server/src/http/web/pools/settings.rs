@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::json;
 use terrapool_model::time::{Millis, Timestamp};
+use terrapool_protocol::job::SandboxNetwork;
 use terrapool_store::db::Connection;
 use terrapool_store::pools::{self, PoolChange, PoolSettings};
 use terrapool_store::{audit, overview};
@@ -39,6 +40,34 @@ struct SettingsPage {
     peaks: String,
     created: Day,
     users: Vec<String>,
+    networks: &'static [(&'static str, &'static str)],
+}
+
+/// The choices of a sandbox's network, as the API names them, and their words.
+const NETWORKS: [(&str, &str); 3] = [
+    ("closed", "Everything but the clouds’ metadata services"),
+    (
+        "metadata",
+        "The metadata services too: runs may use the host’s cloud identity",
+    ),
+    ("none", "Nothing at all"),
+];
+
+fn name_of(network: SandboxNetwork) -> &'static str {
+    match network {
+        SandboxNetwork::Closed => "closed",
+        SandboxNetwork::Metadata => "metadata",
+        SandboxNetwork::None => "none",
+    }
+}
+
+fn network(name: &str) -> Option<SandboxNetwork> {
+    match name {
+        "closed" => Some(SandboxNetwork::Closed),
+        "metadata" => Some(SandboxNetwork::Metadata),
+        "none" => Some(SandboxNetwork::None),
+        _ => None,
+    }
 }
 
 struct Filled {
@@ -46,6 +75,7 @@ struct Filled {
     memory: String,
     cpu: String,
     image: String,
+    network: String,
     grace: String,
     contact: String,
 }
@@ -58,6 +88,7 @@ impl Filled {
             memory: text("memory"),
             cpu: text("cpu"),
             image: text("image"),
+            network: text("network"),
             grace: text("grace"),
             contact: text("contact"),
         }
@@ -71,6 +102,7 @@ impl Filled {
             memory: limits.memory_mb.to_string(),
             cpu: limits.cpu_millis.to_string(),
             image: settings.image.clone().unwrap_or_default(),
+            network: name_of(settings.sandbox_network).to_owned(),
             grace: (settings.times.grace_apply.0 / MINUTE).to_string(),
             contact: (contact.0 / MINUTE).to_string(),
         }
@@ -89,6 +121,8 @@ fn changed(settings: &PoolSettings, fields: &Fields) -> Result<PoolSettings, Str
     settings.default_limits.memory_mb = number("memory", LEAST_MEMORY, "Memory")?;
     settings.default_limits.cpu_millis = number("cpu", LEAST_CPU, "CPU")?;
     settings.image = fields.some("image");
+    settings.sandbox_network = network(fields.text("network"))
+        .ok_or("What runs reach on the network has to be one of the choices")?;
     settings.times.grace_apply = Millis(number("grace", 1, "Time to stop")? * MINUTE);
     settings.times.contact_limit_apply =
         Some(Millis(number("contact", 1, "Time without this server")? * MINUTE));
@@ -136,6 +170,7 @@ async fn page(app: &App, visitor: &Visitor, names: &Names, refused: Option<(Fill
         peaks,
         created: Day::new(seen.pool().created_at, seen.now),
         users: users.into_iter().map(|(_, name)| name).collect(),
+        networks: &NETWORKS,
         frame: seen.frame,
     };
     html_with(status, &page)
