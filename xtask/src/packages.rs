@@ -37,6 +37,7 @@ pub(crate) const TEST: &[Need] = &[
     need("python3", "python3"),
     need("pip3", "python3-pip"),
     need("ip", "iproute2"),
+    need("socat", "socat"),
     need("chromium", "chromium"),
     need("chromedriver", "chromium-driver"),
     need("/usr/share/fonts/truetype/dejavu", "fonts-dejavu-core"),

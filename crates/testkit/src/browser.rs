@@ -1,15 +1,15 @@
 //! A real browser: Chromium, driven by the WebDriver protocol of `chromedriver`.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::installation::free_port;
+use crate::secluded;
 use crate::wait::until;
 
 /// How long is waited for anything on a page. Machines that test many things at once are slow.
@@ -36,14 +36,12 @@ impl Browser {
             .prefix("terrapool-browser-")
             .tempdir()
             .expect("a temporary folder");
-        let driver = Command::new("chromedriver")
-            .arg(format!("--port={port}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("chromedriver starts: `cargo xtask test` installs it");
+        let target = base
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok())
+            .expect("an address with a port");
+        let program = ["chromedriver", &format!("--port={port}")];
+        let driver = secluded::start(profile.path(), target, port, &program).await;
         let http = reqwest::Client::new();
         let address = format!("http://127.0.0.1:{port}");
         let status = format!("{address}/status");
@@ -62,7 +60,7 @@ impl Browser {
             "--disable-background-networking".to_owned(),
             "--hide-scrollbars".to_owned(),
             "--ignore-certificate-errors".to_owned(),
-            format!("--user-data-dir={}", profile.path().display()),
+            format!("--user-data-dir={}", profile.path().join("profile").display()),
         ];
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome", "acceptInsecureCerts": true,

@@ -12,5 +12,6 @@ pub mod database;
 pub mod file_server;
 pub mod installation;
 pub mod runs;
+pub mod secluded;
 pub mod seed;
 pub mod wait;
