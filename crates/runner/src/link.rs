@@ -126,7 +126,8 @@ impl Connection {
         status.log_next = log_from;
         status.log_taken = log_from;
         status.state_in_flight = None;
-        status.state_sent = status.state_taken.clone();
+        // Also one that was taken: whoever connects anew may not know of it, and waits for it at the end.
+        status.state_sent = None;
         status.fetches.clear();
         Some(status.stage)
     }
@@ -220,12 +221,10 @@ impl Connection {
                 if status.state_in_flight.as_ref() == Some(&sha256) {
                     status.state_in_flight = None;
                 }
-                status.state_taken = Some(sha256);
             }),
             ToRunner::StateAgain => shared.change(|status| {
                 status.state_in_flight = None;
                 status.state_sent = None;
-                status.state_taken = None;
             }),
             ToRunner::Fetch { name } => shared.change(|status| status.fetches.push_back(name)),
             ToRunner::Stop { kind, reason } => {

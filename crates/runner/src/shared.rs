@@ -69,10 +69,8 @@ pub struct Status {
     pub state: Option<StateCopy>,
     /// Digest of the state that is under way and not taken yet, on this connection.
     pub state_in_flight: Option<String>,
-    /// Digest of the last state that was sent on this connection or taken before.
+    /// Digest of the last state that was sent on this connection.
     pub state_sent: Option<String>,
-    /// Digest of the last state that was taken.
-    pub state_taken: Option<String>,
     /// Artifacts to send.
     pub fetches: VecDeque<ArtifactName>,
     /// The end of the job.
@@ -123,7 +121,6 @@ impl Shared {
                 state: None,
                 state_in_flight: None,
                 state_sent: None,
-                state_taken: None,
                 fetches: VecDeque::new(),
                 finished: None,
                 released: false,

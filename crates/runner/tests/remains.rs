@@ -80,6 +80,23 @@ fn an_end_that_was_known_is_told_again_after_the_sandbox_is_gone() {
     );
 }
 
+/// An agent that was restarted waits for the state before it reports the end, whoever had taken it before.
+#[test]
+fn a_state_that_was_taken_is_sent_again_on_a_new_connection() {
+    let mut sandbox = Sandbox::with_engine(ENGINE);
+    let job = job(&sandbox);
+    let (mut agent, _) = planned(&mut sandbox, &job, Some(OLD));
+    fs::write(sandbox.paths.configuration().join("go"), "").unwrap();
+    fs::write(sandbox.paths.configuration().join("end"), "").unwrap();
+    agent.send(&ToRunner::Go);
+    let mark = agent.finish().state.unwrap();
+    let sha256 = mark.sha256.clone();
+    agent.send(&ToRunner::StateTaken { sha256 });
+    let mut again = sandbox.connect(0);
+    assert_eq!(again.finish().state.as_ref(), Some(&mark));
+    assert!(again.states.iter().any(|(sent, _)| *sent == mark));
+}
+
 #[test]
 fn volumes_on_which_nothing_was_started_say_so() {
     let mut sandbox = Sandbox::with_engine(ENGINE);
