@@ -16,6 +16,7 @@ use crate::waiting;
 
 mod actions;
 mod events;
+mod facts;
 mod list;
 mod load;
 mod log;

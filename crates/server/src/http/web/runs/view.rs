@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use terrapool_model::id::AttemptId;
 use terrapool_model::job::Phase;
 use terrapool_model::run::{Aftermath, ErrorReason, RunStatus};
-use terrapool_protocol::job::Usage;
 
+use super::facts::{self, Fact};
 use super::load::Loaded;
 use super::story::{self, Entry, Step, source_icon, source_words};
 use super::{change_words, log};
@@ -16,8 +16,7 @@ use crate::http::web::parts::Tone;
 use crate::http::web::parts::chart::Meter;
 use crate::http::web::parts::status::{self, Status};
 use crate::http::web::parts::time::{Ago, Day, Took, between};
-use crate::http::web::parts::words::{self, Number, megabytes};
-use crate::http::web::workspaces::engine_name;
+use crate::http::web::parts::words::{self, Number};
 
 /// Addresses that the confirmation names; more are counted.
 const MOST_NAMED: usize = 12;
@@ -47,13 +46,6 @@ pub(super) struct RunView {
     pub(super) active: bool,
     /// The log says more than the changes now.
     pub(super) logs_first: bool,
-}
-
-/// A fact with an address, where it has one.
-pub(super) struct Fact {
-    pub(super) name: &'static str,
-    pub(super) text: String,
-    pub(super) address: Option<String>,
 }
 
 /// The one sentence above everything.
@@ -147,8 +139,8 @@ pub(super) fn view(loaded: &Loaded, filter: &Filter, logs: Vec<log::Panel>) -> R
         changes: changes_of(loaded, filter, progress),
         lost: lost(loaded),
         logs,
-        facts: facts(loaded),
-        memory: memory(loaded),
+        facts: facts::of(loaded),
+        memory: facts::memory(loaded),
         behind: loaded
             .behind
             .iter()
@@ -597,88 +589,4 @@ fn lost(loaded: &Loaded) -> Option<Lost> {
         delivered: run.aftermath == Aftermath::Delivered,
         kept,
     })
-}
-
-/// The newest job that used something.
-fn usage(loaded: &Loaded) -> Option<(Usage, u64)> {
-    [&loaded.apply_job, &loaded.plan_job]
-        .into_iter()
-        .flatten()
-        .find_map(|job| Some((job.usage?, job.limits.memory_mb)))
-}
-
-fn facts(loaded: &Loaded) -> Vec<Fact> {
-    let run = &loaded.listed.run;
-    let plain = |name, text: String| Fact {
-        name,
-        text,
-        address: None,
-    };
-    let job = loaded.apply_job.as_ref().or(loaded.plan_job.as_ref());
-    let pools = format!("/app/{}/agent-pools/{}", loaded.organization, run.pool_id);
-    let shared = loaded.workspace.effective.agent_pool_id.is_none();
-    let mut facts = vec![Fact {
-        name: "Pool",
-        text: loaded.listed.pool.clone().unwrap_or_else(|| "deleted".to_owned()),
-        address: (loaded.listed.pool.is_some() && !shared).then(|| pools.clone()),
-    }];
-    if let Some(job) = job
-        && let Some(agent) = &job.agent
-    {
-        facts.push(Fact {
-            name: "Agent",
-            text: agent.clone(),
-            address: job
-                .agent_id
-                .as_ref()
-                .filter(|_| !shared)
-                .map(|id| format!("{pools}/agents/{id}")),
-        });
-    }
-    facts.push(plain("Engine", engine_name(run.engine, &run.engine_version)));
-    if let Some(job) = job {
-        facts.push(plain(
-            "Limits",
-            format!(
-                "{}, {} CPU",
-                megabytes(job.limits.memory_mb),
-                job.limits.cpu_millis as f64 / 1000.0
-            ),
-        ));
-        if let Some(started) = job.started_at {
-            facts.push(plain(
-                "Waited",
-                format!("{} for a slot", between(job.queued_at, started)),
-            ));
-        }
-        if job.tries > 1 {
-            facts.push(plain("Attempt", job.tries.to_string()));
-        }
-    }
-    if let Some((usage, _)) = usage(loaded)
-        && let Some(cpu) = usage.cpu_ms
-    {
-        facts.push(plain(
-            "CPU time",
-            Took(terrapool_model::time::Millis(cpu)).to_string(),
-        ));
-    }
-    if let Some(state) = &run.plan_state
-        && let Some(serial) = state.serial
-    {
-        facts.push(plain("State read", format!("serial {serial}")));
-    }
-    for (name, list) in [("Targets", &run.target_addrs), ("Replaces", &run.replace_addrs)] {
-        if !list.is_empty() {
-            facts.push(plain(name, words::some(list, 3)));
-        }
-    }
-    facts
-}
-
-fn memory(loaded: &Loaded) -> Option<(String, Meter)> {
-    let (usage, limit) = usage(loaded)?;
-    let peak = usage.peak_memory_bytes? >> 20;
-    let text = format!("{} of {} at most", megabytes(peak), megabytes(limit));
-    Some((text.clone(), Meter::of(peak, limit, text)))
 }
