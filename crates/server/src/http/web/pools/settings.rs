@@ -25,9 +25,9 @@ use crate::http::web::visitor::Visitor;
 use crate::http::web::workspaces::require_name;
 
 /// Least memory of a run, MiB: no engine starts in less.
-const LEAST_MEMORY: u64 = 64;
+const LEAST_MEMORY: u64 = 128;
 /// Least CPU of a run, thousandths.
-const LEAST_CPU: u64 = 50;
+const LEAST_CPU: u64 = 100;
 const MINUTE: u64 = 60_000;
 
 #[derive(Template)]
@@ -120,6 +120,13 @@ fn changed(settings: &PoolSettings, fields: &Fields) -> Result<PoolSettings, Str
     let mut settings = settings.clone();
     settings.default_limits.memory_mb = number("memory", LEAST_MEMORY, "Memory")?;
     settings.default_limits.cpu_millis = number("cpu", LEAST_CPU, "CPU")?;
+    let maximum = settings.maximum_limits;
+    let above = |maximum: Option<u64>, value: u64| maximum.is_some_and(|maximum| value > maximum);
+    if above(maximum.memory_mb, settings.default_limits.memory_mb)
+        || above(maximum.cpu_millis, settings.default_limits.cpu_millis)
+    {
+        return Err("Memory and CPU can't be above the pool's own maximum".to_owned());
+    }
     settings.image = fields.some("image");
     settings.sandbox_network = network(fields.text("network"))
         .ok_or("What runs reach on the network has to be one of the choices")?;
