@@ -17,6 +17,8 @@ pub struct Host {
     pub available_mb: u64,
     /// What the owner lets the agent hand out in all; `None` is everything above the reserve.
     pub allowed_mb: Option<u64>,
+    /// CPU that the owner lets the agent hand out in all, in thousandths of a processor; `None` is any amount.
+    pub allowed_cpu_millis: Option<u64>,
     /// Jobs at once at most.
     pub concurrency: u32,
 }
@@ -30,6 +32,17 @@ pub struct Held {
     pub memory_mb: u64,
     /// What these jobs really use of the host's memory now, in MiB: it is missing from `available_mb` already.
     pub resident_mb: u64,
+    /// The sum of their CPU limits, in thousandths of a processor.
+    pub cpu_millis: u64,
+}
+
+/// What one job takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Memory in MiB, without the overhead.
+    pub memory_mb: u64,
+    /// CPU in thousandths of a processor.
+    pub cpu_millis: u64,
 }
 
 /// Memory in MiB that can be promised to further jobs.
@@ -47,10 +60,17 @@ pub fn free_memory(host: Host, held: Held) -> u64 {
 }
 
 /// Further jobs of this size that fit now.
-pub fn free_slots(host: Host, held: Held, memory_per_job_mb: u64) -> u32 {
-    let by_memory = free_memory(host, held) / (memory_per_job_mb + OVERHEAD_MB);
+pub fn free_slots(host: Host, held: Held, job: Size) -> u32 {
+    let by_memory = free_memory(host, held) / (job.memory_mb + OVERHEAD_MB);
+    let by_cpu = match host.allowed_cpu_millis {
+        // A job that wants more than the whole allowance runs alone: it is slower, and nothing waits for ever.
+        Some(allowed) => allowed.saturating_sub(held.cpu_millis) / job.cpu_millis.clamp(1, allowed.max(1)),
+        None => u64::MAX,
+    };
     let by_count = host.concurrency.saturating_sub(held.jobs);
-    u32::try_from(by_memory).unwrap_or(u32::MAX).min(by_count)
+    u32::try_from(by_memory.min(by_cpu))
+        .unwrap_or(u32::MAX)
+        .min(by_count)
 }
 
 #[cfg(test)]
@@ -61,13 +81,41 @@ mod tests {
         total_mb: 4096,
         available_mb: 3500,
         allowed_mb: None,
+        allowed_cpu_millis: None,
         concurrency: 10,
     };
+
+    const JOB: Size = Size {
+        memory_mb: 512,
+        cpu_millis: 1000,
+    };
+
+    #[test]
+    fn processors_limit_the_slots_where_the_owner_says_how_many() {
+        let host = Host {
+            allowed_cpu_millis: Some(3000),
+            ..HOST
+        };
+        assert_eq!(free_slots(host, Held::default(), JOB), 3);
+        let held = Held {
+            jobs: 1,
+            memory_mb: 528,
+            resident_mb: 0,
+            cpu_millis: 2500,
+        };
+        assert_eq!(free_slots(host, held, JOB), 0);
+        let large = Size {
+            cpu_millis: 8000,
+            ..JOB
+        };
+        assert_eq!(free_slots(host, Held::default(), large), 1);
+        assert_eq!(free_slots(host, held, large), 0);
+    }
 
     #[test]
     fn memory_limits_the_slots_before_concurrency_does() {
         // 3500 - 409 reserve = 3091; 528 each.
-        assert_eq!(free_slots(HOST, Held::default(), 512), 5);
+        assert_eq!(free_slots(HOST, Held::default(), JOB), 5);
         assert_eq!(
             free_slots(
                 Host {
@@ -75,7 +123,7 @@ mod tests {
                     ..HOST
                 },
                 Held::default(),
-                512
+                JOB
             ),
             2
         );
@@ -87,8 +135,9 @@ mod tests {
             jobs: 2,
             memory_mb: 1056,
             resident_mb: 0,
+            cpu_millis: 2000,
         };
-        assert_eq!(free_slots(HOST, held, 512), 3);
+        assert_eq!(free_slots(HOST, held, JOB), 3);
     }
 
     #[test]
@@ -97,13 +146,14 @@ mod tests {
             allowed_mb: Some(1100),
             ..HOST
         };
-        assert_eq!(free_slots(host, Held::default(), 512), 2);
+        assert_eq!(free_slots(host, Held::default(), JOB), 2);
         let held = Held {
             jobs: 1,
             memory_mb: 528,
             resident_mb: 528,
+            cpu_millis: 1000,
         };
-        assert_eq!(free_slots(host, held, 512), 1);
+        assert_eq!(free_slots(host, held, JOB), 1);
     }
 
     #[test]
@@ -113,6 +163,6 @@ mod tests {
             available_mb: 200,
             ..HOST
         };
-        assert_eq!(free_slots(host, Held::default(), 512), 0);
+        assert_eq!(free_slots(host, Held::default(), JOB), 0);
     }
 }

@@ -13,7 +13,7 @@ use terrapool_agent_core::attempt::{Action, Attempt, Boottime, Event, State, ste
 use terrapool_model::engine::Engine;
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{Offer, Verdict};
-use terrapool_protocol::job::{Artifact, JobSpec, Outcome, SandboxNetwork, StateMark, Usage};
+use terrapool_protocol::job::{Artifact, JobSpec, Limits, Outcome, SandboxNetwork, StateMark, Usage};
 use terrapool_protocol::runner::{FromRunner, ToRunner};
 use terrapool_protocol::secret::Secret;
 use tokio::sync::{Notify, mpsc, watch};
@@ -78,6 +78,8 @@ pub struct Handle {
     pub attempt: watch::Receiver<Attempt>,
     /// Memory in MiB that its sandbox holds.
     pub memory_mb: u64,
+    /// CPU that its sandbox holds, in thousandths of a processor.
+    pub cpu_millis: u64,
     /// To the attempt.
     pub words: mpsc::UnboundedSender<Word>,
 }
@@ -141,7 +143,8 @@ struct Shell {
 /// Starts an attempt at an offered job.
 pub fn start(shared: Arc<Shared>, offer: Offer, attempt: Attempt, hold: Millis) -> Handle {
     let memory_mb = offer.limits.memory_mb;
-    let (handle, mut shell, inbox) = open(shared, attempt, memory_mb);
+    let (mut handle, mut shell, inbox) = open(shared, attempt, memory_mb);
+    handle.cpu_millis = offer.limits.cpu_millis;
     shell.image.clone_from(&offer.image);
     shell.network = offer.network;
     tokio::spawn(async move { shell.run_offer(offer, hold, inbox).await });
@@ -204,6 +207,8 @@ fn open(shared: Arc<Shared>, attempt: Attempt, memory_mb: u64) -> (Handle, Shell
         Handle {
             attempt: seen,
             memory_mb,
+            // What an earlier process has begun does not say.
+            cpu_millis: Limits::DEFAULT.cpu_millis,
             words,
         },
         shell,

@@ -1,5 +1,7 @@
 //! The agent's configuration: a TOML file, then the environment, then flags.
 
+pub mod edit;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -8,7 +10,11 @@ use terrapool_protocol::secret::Secret;
 
 /// Where the configuration file lies unless `TERRAPOOL_AGENT_CONFIG` says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/terrapool-agent/agent.toml";
+/// The file with every setting explained and none set.
+pub const DEFAULT_TEXT: &str = include_str!("agent.default.toml");
 const DEFAULT_DATA_DIR: &str = "/var/lib/terrapool-agent";
+/// Name of the systemd credential that holds the agent token.
+const CREDENTIAL: &str = "terrapool-token";
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,14 +60,15 @@ pub enum ConfigError {
 /// The file. Every key may be left out.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    url: Option<String>,
-    token: Option<Secret>,
-    token_file: Option<PathBuf>,
-    name: Option<String>,
+pub(crate) struct File {
+    pub(crate) url: Option<String>,
+    pub(crate) token: Option<Secret>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) name: Option<String>,
     data_dir: Option<PathBuf>,
-    concurrency: Option<u32>,
+    pub(crate) concurrency: Option<u32>,
     memory: Option<String>,
+    cpu: Option<u32>,
     user: Option<String>,
     driver: Option<String>,
     image: Option<String>,
@@ -79,7 +86,12 @@ impl File {
             None if default.exists() => (default, read(default)?),
             None => return Ok(Self::default()),
         };
-        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+        Self::parse(path, &text)
+    }
+
+    /// The text of the file at `path`.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|source| ConfigError::Parse {
             path: path.to_owned(),
             source,
         })
@@ -123,6 +135,9 @@ pub struct Overrides {
     /// Memory to hand out in all, for example 4096 (MB) or 4GB.
     #[arg(long, env = "TERRAPOOL_AGENT_MEMORY", value_name = "SIZE")]
     pub memory: Option<String>,
+    /// Processors to hand out in all; each job counts with its limit.
+    #[arg(long, env = "TERRAPOOL_AGENT_CPU", value_name = "N")]
+    pub cpu: Option<u32>,
     /// User inside the sandboxes: default or root.
     #[arg(long, env = "TERRAPOOL_AGENT_USER")]
     pub user: Option<String>,
@@ -165,6 +180,8 @@ pub struct Config {
     pub concurrency: u32,
     /// Memory to hand out in all, in MiB; everything above the reserve when `None`.
     pub memory_mb: Option<u64>,
+    /// CPU to hand out in all, in thousandths of a processor; only `concurrency` limits it when `None`.
+    pub cpu_millis: Option<u64>,
     /// User inside the sandboxes.
     pub user: SandboxUser,
     /// Image of the sandboxes; the agent's own when `None`.
@@ -185,7 +202,7 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 }
 
 /// Memory sizes: plain numbers are MiB; `GB`/`G`/`MB`/`M` may follow.
-fn parse_memory(text: &str) -> Result<u64, ConfigError> {
+pub(crate) fn parse_memory(text: &str) -> Result<u64, ConfigError> {
     let invalid = || ConfigError::Invalid {
         what: "memory",
         found: text.to_owned(),
@@ -201,7 +218,7 @@ fn parse_memory(text: &str) -> Result<u64, ConfigError> {
     }
 }
 
-fn parse_user(text: &str) -> Result<SandboxUser, ConfigError> {
+pub(crate) fn parse_user(text: &str) -> Result<SandboxUser, ConfigError> {
     match text {
         "default" => Ok(SandboxUser::Unprivileged),
         "root" => Ok(SandboxUser::Root),
@@ -213,6 +230,41 @@ fn parse_user(text: &str) -> Result<SandboxUser, ConfigError> {
     }
 }
 
+/// An address without a slash at its end.
+pub(crate) fn parse_url(text: &str) -> Result<String, ConfigError> {
+    let url = text.trim().trim_end_matches('/').to_owned();
+    if url.starts_with("https://") && url.len() > "https://".len() {
+        return Ok(url);
+    }
+    Err(ConfigError::Invalid {
+        what: "url",
+        found: url,
+        expected: "an agent talks to its control plane over https:// only",
+    })
+}
+
+pub(crate) fn parse_driver(text: &str) -> Result<(), ConfigError> {
+    if text == "docker" {
+        return Ok(());
+    }
+    Err(ConfigError::Invalid {
+        what: "driver",
+        found: text.to_owned(),
+        expected: "`docker` is what there is",
+    })
+}
+
+pub(crate) fn at_least_one(what: &'static str, number: u32) -> Result<(), ConfigError> {
+    if number > 0 {
+        return Ok(());
+    }
+    Err(ConfigError::Invalid {
+        what,
+        found: number.to_string(),
+        expected: "at least one job has to fit",
+    })
+}
+
 impl Config {
     /// Puts file, environment and flags together. Later ones win.
     ///
@@ -222,41 +274,19 @@ impl Config {
         let file = File::load(overrides)?;
         let url = overrides.url.clone().or(file.url).ok_or(ConfigError::Missing {
             what: "the control plane's address",
-            how: "TERRAPOOL_URL, --url, or `url` in the configuration file",
+            how: "`terrapool-agent configure`, TERRAPOOL_URL, or `url` in the configuration file",
         })?;
-        let url = url.trim_end_matches('/').to_owned();
-        if !url.starts_with("https://") {
-            return Err(ConfigError::Invalid {
-                what: "url",
-                found: url,
-                expected: "an agent talks to its control plane over https:// only",
-            });
-        }
-        let driver = overrides
-            .driver
-            .clone()
-            .or(file.driver)
-            .unwrap_or_else(|| "docker".to_owned());
-        if driver != "docker" {
-            return Err(ConfigError::Invalid {
-                what: "driver",
-                found: driver,
-                expected: "`docker` is what there is",
-            });
-        }
+        let driver = overrides.driver.clone().or(file.driver);
+        parse_driver(driver.as_deref().unwrap_or("docker"))?;
         let concurrency = overrides.concurrency.or(file.concurrency).unwrap_or(5);
-        if concurrency == 0 {
-            return Err(ConfigError::Invalid {
-                what: "concurrency",
-                found: "0".to_owned(),
-                expected: "at least one job has to fit",
-            });
-        }
+        at_least_one("concurrency", concurrency)?;
+        let cpu = overrides.cpu.or(file.cpu);
+        cpu.map_or(Ok(()), |cpu| at_least_one("cpu", cpu))?;
         let memory = overrides.memory.clone().or(file.memory);
         let user = overrides.user.clone().or(file.user);
         let nonempty = |text: &String| !text.is_empty();
         Ok(Self {
-            url,
+            url: parse_url(&url)?,
             token: token(overrides, file.token, file.token_file)?,
             name: overrides
                 .name
@@ -271,6 +301,7 @@ impl Config {
                 .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR)),
             concurrency,
             memory_mb: memory.map(|text| parse_memory(&text)).transpose()?,
+            cpu_millis: cpu.map(|cpu| u64::from(cpu) * 1000),
             user: user.map_or(Ok(SandboxUser::Unprivileged), |text| parse_user(&text))?,
             image: overrides.image.clone().or(file.image).filter(nonempty),
             engines: overrides.engines.clone().or(file.engines),
@@ -290,17 +321,24 @@ fn token(
     file_of_file: Option<PathBuf>,
 ) -> Result<Secret, ConfigError> {
     let from = |path: &Path| read(path).map(|text| Secret::new(text.trim()));
-    let token = match (&overrides.token, &overrides.token_file, of_file, file_of_file) {
-        (Some(token), ..) => Secret::new(token.trim()),
-        (None, Some(path), ..) => from(path)?,
-        (None, None, Some(token), _) => token,
-        (None, None, None, Some(path)) => from(&path)?,
-        (None, None, None, None) => Secret::new(""),
+    let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
+        .map(|folder| PathBuf::from(folder).join(CREDENTIAL))
+        .filter(|path| path.exists());
+    let token = if let Some(token) = &overrides.token {
+        Secret::new(token.trim())
+    } else if let Some(path) = overrides.token_file.as_deref().or(credential.as_deref()) {
+        from(path)?
+    } else if let Some(token) = of_file {
+        token
+    } else if let Some(path) = file_of_file {
+        from(&path)?
+    } else {
+        Secret::new("")
     };
     if token.expose().is_empty() {
         return Err(ConfigError::Missing {
             what: "the agent token",
-            how: "TERRAPOOL_TOKEN_FILE, TERRAPOOL_TOKEN, or `token_file` in the configuration file",
+            how: "`terrapool-agent configure`, TERRAPOOL_TOKEN_FILE, or `token_file` in the configuration file",
         });
     }
     Ok(token)
@@ -330,6 +368,20 @@ mod tests {
         let error = Config::load(&overrides(&file)).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.contains("concurency"), "{source}");
+    }
+
+    #[test]
+    fn the_file_that_explains_every_setting_has_only_settings_that_exist_and_sets_none() {
+        let none: toml::Table = toml::from_str(DEFAULT_TEXT).unwrap();
+        assert!(none.is_empty(), "{none:?}");
+        let shown: String = DEFAULT_TEXT
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| line.starts_with(|letter: char| letter.is_ascii_lowercase()))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let file = File::parse(Path::new("shown"), &shown).unwrap();
+        assert_eq!((file.concurrency, file.cpu), (Some(5), Some(4)));
     }
 
     #[test]

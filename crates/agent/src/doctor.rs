@@ -106,9 +106,16 @@ fn data_dir(config: &Config) -> Finding {
 }
 
 fn memory(config: &Config) -> Finding {
-    use terrapool_agent_core::capacity::{Held, free_slots, reserve};
+    use terrapool_agent_core::capacity::{Held, Size, free_slots, reserve};
     let host = crate::host::read(config);
-    let slots = free_slots(host, Held::default(), 512);
+    let slots = free_slots(
+        host,
+        Held::default(),
+        Size {
+            memory_mb: 512,
+            cpu_millis: 1000,
+        },
+    );
     let text = format!(
         "{} MB, {} available, {} kept for the system: {slots} jobs of 512 MB at once",
         host.total_mb,

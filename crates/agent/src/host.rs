@@ -22,6 +22,7 @@ pub fn read(config: &Config) -> Host {
         total_mb: figure("MemTotal"),
         available_mb: available,
         allowed_mb: config.memory_mb,
+        allowed_cpu_millis: config.cpu_millis,
         concurrency: config.concurrency,
     }
 }

@@ -4,6 +4,7 @@
 pub mod attempt;
 pub mod clock;
 pub mod config;
+pub mod configure;
 pub mod control;
 pub mod control_plane;
 pub mod delivery;

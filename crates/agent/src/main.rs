@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use terrapool_agent::config::{self, Config, Overrides};
+use terrapool_agent::configure::{self, Questions, Settings, Terminal};
 use terrapool_agent::control::{self, Request};
 use terrapool_agent::doctor::{self, Finding};
 use terrapool_agent::service;
@@ -29,6 +30,8 @@ enum Action {
         #[arg(long, env = "TERRAPOOL_AGENT_LOG_JSON")]
         log_json: bool,
     },
+    /// Write the configuration: what is named is changed, everything else stays. Asks when nothing is named.
+    Configure(Box<Settings>),
     /// Say what the agent on this host does now.
     Status {
         #[command(flatten)]
@@ -89,6 +92,7 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
             service::run(config).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Action::Configure(settings) => write_configuration(*settings),
         Action::Status { overrides, json } => {
             let status = control::ask(&config::data_dir(&overrides)?, Request::Status).await?;
             if json {
@@ -134,6 +138,22 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
             })
         }
     }
+}
+
+fn write_configuration(settings: Settings) -> anyhow::Result<ExitCode> {
+    let mut terminal = Terminal;
+    let on_terminal = std::io::stdin().is_terminal();
+    let questions = on_terminal.then_some(&mut terminal as &mut dyn Questions);
+    let mut input = std::io::BufReader::new(std::io::stdin());
+    let written = configure::configure(settings, &mut input, questions)?;
+    let path = written.path.display();
+    if written.changed.is_empty() {
+        println!("{path} is as it was");
+    } else {
+        println!("{path}: changed {}", written.changed.join(", "));
+        println!("A running agent takes it up with: systemctl restart terrapool-agent");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Journald adds time and level itself; a terminal gets them here.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use terrapool_agent_core::attempt::{Attempt, Boottime};
 use terrapool_agent_core::backoff;
-use terrapool_agent_core::capacity::{Held, OVERHEAD_MB, free_memory, free_slots, reserve};
+use terrapool_agent_core::capacity::{Held, OVERHEAD_MB, Size, free_memory, free_slots, reserve};
 use terrapool_model::id::AttemptId;
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{
@@ -235,7 +235,12 @@ async fn register_body(config: &Config, shared: &Shared, instance_key: Secret) -
         hostname: config::hostname(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         driver: "docker".to_owned(),
-        capacity: capacity(config, Held::default(), 512, reserve(host.total_mb)),
+        capacity: capacity(
+            config,
+            Held::default(),
+            size(Limits::DEFAULT),
+            reserve(host.total_mb),
+        ),
         engines: shared.engines.list().await,
     }
 }
@@ -247,9 +252,16 @@ fn jittered(shortest: Millis, longest: Millis, failures: u32) -> Millis {
     backoff::wait(shortest, longest, failures, random)
 }
 
-fn capacity(config: &Config, held: Held, memory_per_job_mb: u64, reserve_mb: u64) -> Capacity {
+fn size(limits: Limits) -> Size {
+    Size {
+        memory_mb: limits.memory_mb,
+        cpu_millis: limits.cpu_millis,
+    }
+}
+
+fn capacity(config: &Config, held: Held, job: Size, reserve_mb: u64) -> Capacity {
     let host = host::read(config);
-    let free = free_slots(host, held, memory_per_job_mb);
+    let free = free_slots(host, held, job);
     Capacity {
         slots: free + held.jobs,
         free_slots: free,
@@ -269,6 +281,7 @@ impl Service {
             jobs: held.jobs + 1,
             memory_mb: held.memory_mb + handle.memory_mb + OVERHEAD_MB,
             resident_mb: 0,
+            cpu_millis: held.cpu_millis + handle.cpu_millis,
         })
     }
 
@@ -277,7 +290,7 @@ impl Service {
         let capacity = capacity(
             &self.config,
             self.held(),
-            self.settings.default_limits.memory_mb,
+            size(self.settings.default_limits),
             reserve_mb,
         );
         if *self.engine_answers.borrow() {
@@ -563,7 +576,7 @@ impl Service {
             }
         }
         for offer in synced.offers {
-            let fits = free_slots(host::read(&self.config), self.held(), offer.limits.memory_mb) > 0;
+            let fits = free_slots(host::read(&self.config), self.held(), size(offer.limits)) > 0;
             // An offer may be repeated while its claim is on its way.
             let known = self
                 .handles

@@ -40,6 +40,7 @@ pub fn config(data_dir: &Path) -> Config {
         data_dir: data_dir.to_owned(),
         concurrency: 1,
         memory_mb: None,
+        cpu_millis: None,
         user: SandboxUser::Unprivileged,
         image: Some(tag),
         engines: None,
