@@ -17,3 +17,5 @@ pub mod redaction;
 pub mod runner_link;
 pub mod schemas;
 pub mod service;
+pub mod signals;
+pub mod supervisor;

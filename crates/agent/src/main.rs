@@ -1,10 +1,12 @@
 //! The agent's command line.
 
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use terrapool_agent::config::{self, Config, Overrides};
 use terrapool_agent::configure::{self, Questions, Settings, Terminal};
 use terrapool_agent::control::{self, Request};
@@ -51,6 +53,12 @@ enum Action {
         #[arg(long, conflicts_with = "wait")]
         undo: bool,
     },
+    /// Write manual pages and shell completions into a folder, for packages
+    #[command(hide = true)]
+    Documentation {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Check what the agent needs, and name cures.
     Doctor {
         #[command(flatten)]
@@ -90,6 +98,10 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
             start_log(log_json);
             let config = Config::load(&overrides)?;
             service::run(config).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Documentation { folder } => {
+            write_documentation(&folder)?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Configure(settings) => write_configuration(*settings),
@@ -154,6 +166,16 @@ fn write_configuration(settings: Settings) -> anyhow::Result<ExitCode> {
         println!("A running agent takes it up with: systemctl restart terrapool-agent");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn write_documentation(folder: &Path) -> anyhow::Result<()> {
+    let man = folder.join("man");
+    std::fs::create_dir_all(&man)?;
+    clap_mangen::generate_to(Command::command(), &man)?;
+    for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
+        clap_complete::generate_to(shell, &mut Command::command(), "terrapool-agent", folder)?;
+    }
+    Ok(())
 }
 
 /// Journald adds time and level itself; a terminal gets them here.

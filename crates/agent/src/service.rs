@@ -15,7 +15,6 @@ use terrapool_protocol::agent::{
 };
 use terrapool_protocol::job::{Limits, SandboxNetwork};
 use terrapool_protocol::secret::Secret;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::attempt::{self, Handle, Session, Shared, Word};
@@ -28,6 +27,8 @@ use crate::engines::{Engines, hex};
 use crate::host;
 use crate::journal::{Journal, JournalError};
 use crate::schemas::SchemaCache;
+use crate::signals::{Signals, Told};
+use crate::supervisor::Supervisor;
 
 /// Why an agent ends, other than by being told to.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +89,7 @@ struct Service {
     pause: Option<tokio::time::Instant>,
     /// Whether the container engine answers.
     engine_answers: watch::Receiver<bool>,
+    supervisor: Supervisor,
 }
 
 /// What an agent goes by until its control plane has told it.
@@ -104,23 +106,8 @@ enum Heard {
     Synced(Boottime, Result<Synced, CallError>),
     Rested,
     Changed,
-    Told,
+    Told(Told),
     Asked(Question),
-}
-
-/// Signals count: finish, cancel, leave.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 fn open_data_dir(path: &Path) -> std::io::Result<Secret> {
@@ -161,10 +148,7 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
         path: config.data_dir.clone(),
         source,
     };
-    let mut signals = Signals {
-        terminate: signal(SignalKind::terminate()).map_err(data_dir)?,
-        interrupt: signal(SignalKind::interrupt()).map_err(data_dir)?,
-    };
+    let mut signals = Signals::watch().map_err(data_dir)?;
     let instance_key = open_data_dir(&config.data_dir).map_err(data_dir)?;
     let (journal, past) = Journal::open(&config.data_dir.join("journal"))?;
     let mut questions = control::listen(&config.data_dir).map_err(data_dir)?;
@@ -219,7 +203,9 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
         trouble: None,
         pause: None,
         engine_answers,
+        supervisor: Supervisor::start(),
     };
+    service.supervisor.ready();
     let ended = service.serve(&mut signals, &mut questions).await;
     service.shared.warm.close().await;
     ended
@@ -350,6 +336,21 @@ impl Service {
         }
     }
 
+    /// What it does, in a line for the service manager.
+    fn summary(&self) -> String {
+        let place = match (&self.registered, &self.trouble) {
+            (_, Some(trouble)) => trouble.clone(),
+            (Some(registered), None) => format!("in pool {}", registered.pool_name),
+            (None, None) => "not registered yet".to_owned(),
+        };
+        let draining = if self.draining().is_some() {
+            ", takes no new ones"
+        } else {
+            ""
+        };
+        format!("{place}; {} jobs{draining}", self.handles.len())
+    }
+
     fn report(&self, session: u64) -> Sync {
         let attempts: Vec<AttemptReport> = self
             .handles
@@ -376,6 +377,7 @@ impl Service {
     ) -> Result<(), ServiceError> {
         loop {
             self.forget_ended();
+            self.supervisor.turn(&self.summary());
             let ending = self.told > 0 || self.mode == SyncMode::FinishOnly;
             if ending && self.handles.is_empty() {
                 tracing::info!("everything is finished; ending");
@@ -389,7 +391,7 @@ impl Service {
                 Ok(()) = engine_answers.changed(), if !paused => Heard::Changed,
                 heard = self.exchange() => heard,
                 () = shared.changed.notified(), if !paused => Heard::Changed,
-                () = signals.next() => Heard::Told,
+                told = signals.next() => Heard::Told(told),
                 Some(question) = questions.recv() => Heard::Asked(question),
             };
             match heard {
@@ -401,8 +403,8 @@ impl Service {
                 Heard::Changed => {
                     self.engine_answers.mark_unchanged();
                 }
-                Heard::Told => {
-                    if !self.told_to_end().await {
+                Heard::Told(told) => {
+                    if !self.told_to_end(told).await {
                         return Ok(());
                     }
                 }
@@ -524,9 +526,17 @@ impl Service {
     }
 
     /// Told to end: finish, then cancel, then leave. Answers whether to go on.
-    async fn told_to_end(&mut self) -> bool {
+    async fn told_to_end(&mut self, told: Told) -> bool {
         self.told += 1;
+        self.supervisor.stopping();
         match self.told {
+            _ if told == Told::Leave => {
+                tracing::info!(
+                    jobs = self.handles.len(),
+                    "told to leave: the next start finds the sandboxes again"
+                );
+                false
+            }
             1 => {
                 let jobs = self.handles.len();
                 tracing::info!(jobs, "told to end: taking no more jobs, finishing these");

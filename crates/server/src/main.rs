@@ -1,11 +1,13 @@
 //! The control plane's command line.
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+use sd_notify::NotifyState;
 use terrapool_protocol::secret::Secret;
 use terrapool_server::admin::{self, UserRequest};
 use terrapool_server::config::{Config, ConfigArgs, DEFAULT_FILE};
@@ -35,6 +37,12 @@ enum Command {
     Migrate,
     /// Start a whole installation on this machine and run an example through it
     Demo(DemoArgs),
+    /// Write manual pages and shell completions into a folder, for packages
+    #[command(hide = true)]
+    Documentation {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Look at configuration, database, key ring and disk, and say what is wrong
     Doctor,
 }
@@ -130,6 +138,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         let runtime = tokio::runtime::Runtime::new().context("the runtime can't be started")?;
         return Ok(ExitCode::from(runtime.block_on(demo::run(arguments))?));
     }
+    if let Command::Documentation { folder } = cli.command {
+        return write_documentation(&folder).map(|()| ExitCode::SUCCESS);
+    }
     let config = Config::load(&cli.config)?;
     let runtime = tokio::runtime::Runtime::new().context("the runtime can't be started")?;
     runtime.block_on(async {
@@ -143,8 +154,20 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
             Command::Doctor => examine(config).await,
             Command::Demo(arguments) => Ok(ExitCode::from(demo::run(arguments).await?)),
+            Command::Documentation { folder } => write_documentation(&folder).map(|()| ExitCode::SUCCESS),
         }
     })
+}
+
+/// Manual pages and shell completions.
+fn write_documentation(folder: &Path) -> anyhow::Result<()> {
+    let man = folder.join("man");
+    std::fs::create_dir_all(&man)?;
+    clap_mangen::generate_to(Cli::command(), &man)?;
+    for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
+        clap_complete::generate_to(shell, &mut Cli::command(), "terrapool", folder)?;
+    }
+    Ok(())
 }
 
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {
@@ -156,6 +179,8 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         url = running.app.config.public_url,
         "the control plane is ready"
     );
+    // Where systemd does not listen, nothing happens.
+    sd_notify::notify(&[NotifyState::Ready]).context("systemd can't be told")?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -165,6 +190,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         }
     }
     tracing::info!("stopping");
+    sd_notify::notify(&[NotifyState::Stopping]).context("systemd can't be told")?;
     running.shutdown().await.context("stopping")?;
     Ok(ExitCode::SUCCESS)
 }
