@@ -20,7 +20,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const USER: u64 = 1000;
 
 /// What stands at a path of the image.
-enum Node {
+pub(crate) enum Node {
     Folder { mode: u32, owner: u64 },
     File { mode: u32, content: Vec<u8> },
     Link(String),
@@ -36,7 +36,10 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
 pub(crate) fn make(profile: &str) -> anyhow::Result<(PathBuf, String)> {
     packages::ensure(&[packages::IMAGE])?;
     let layer = layer(&nodes()?)?;
-    let (archive, tag) = archive(&layer)?;
+    let tag = format!("{REPOSITORY}:{}", &hex(&Sha256::digest(&layer))[..12]);
+    let config =
+        json!({ "Env": [format!("PATH={PATH}")], "Cmd": ["/bin/sh"], "WorkingDir": "/terrapool/work" });
+    let archive = archive(&layer, &tag, &config, 0)?;
     let folder = target_dir().join(profile);
     std::fs::create_dir_all(&folder)?;
     let path = folder.join("sandbox-image.tar");
@@ -170,7 +173,7 @@ fn nodes() -> anyhow::Result<BTreeMap<String, Node>> {
     Ok(nodes)
 }
 
-fn add_busybox(nodes: &mut BTreeMap<String, Node>) -> anyhow::Result<()> {
+pub(crate) fn add_busybox(nodes: &mut BTreeMap<String, Node>) -> anyhow::Result<()> {
     let applets = output(program("/bin/busybox").arg("--list"))?;
     let content = std::fs::read("/bin/busybox").context("busybox cannot be read")?;
     for applet in applets
@@ -238,7 +241,7 @@ fn add_programs(nodes: &mut BTreeMap<String, Node>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn libraries(programs: &[&PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn libraries(programs: &[&PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in programs {
         for line in output(program("ldd").arg(path))?.lines() {
@@ -267,7 +270,7 @@ fn header(kind: tar::EntryType, mode: u32, owner: u64, size: u64) -> tar::Header
     header
 }
 
-fn layer(nodes: &BTreeMap<String, Node>) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn layer(nodes: &BTreeMap<String, Node>) -> anyhow::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     for (path, node) in nodes {
         match node {
@@ -288,16 +291,22 @@ fn layer(nodes: &BTreeMap<String, Node>) -> anyhow::Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-fn archive(layer: &[u8]) -> anyhow::Result<(Vec<u8>, String)> {
+/// An image of one layer, in the format of `docker save`.
+pub(crate) fn archive(
+    layer: &[u8],
+    tag: &str,
+    config: &serde_json::Value,
+    epoch: i64,
+) -> anyhow::Result<Vec<u8>> {
     let digest = hex(&Sha256::digest(layer));
-    let tag = format!("{REPOSITORY}:{}", &digest[..12]);
+    let created = output(program("date").args(["-u", "-d", &format!("@{epoch}"), "+%Y-%m-%dT%H:%M:%SZ"]))?;
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "created": "1970-01-01T00:00:00Z",
-        "config": { "Env": [format!("PATH={PATH}")], "Cmd": ["/bin/sh"], "WorkingDir": "/terrapool/work" },
+        "created": created.trim(),
+        "config": config,
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
-        "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "cargo xtask image" }],
+        "history": [{ "created": created.trim(), "created_by": "cargo xtask" }],
     });
     let config = serde_json::to_vec(&config)?;
     let config_name = format!("{}.json", hex(&Sha256::digest(&config)));
@@ -313,9 +322,9 @@ fn archive(layer: &[u8]) -> anyhow::Result<(Vec<u8>, String)> {
         let mut header = header(tar::EntryType::Regular, 0o644, 0, content.len() as u64);
         archive.append_data(&mut header, name, content)?;
     }
-    Ok((archive.into_inner()?, tag))
+    Ok(archive.into_inner()?)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

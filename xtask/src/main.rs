@@ -9,6 +9,7 @@ mod container_engine;
 mod demo;
 mod engines;
 mod image;
+mod package;
 mod packages;
 mod test;
 
@@ -24,6 +25,8 @@ cargo xtask <task>
   chaos [--minutes N] [--seed S] [--sqlite | --postgres]
                   kill and cut off everything at random while runs are applied, then count what was promised (root)
   engines         build the engines that the tests use: target/tools/engines
+  package [--quick] [--architecture amd64|arm64]
+                  make everything that is installed: target/packages (deb, rpm, images, tarballs, checksums, contents)
   image           make the sandboxes' image: target/<profile>/sandbox-image.tar
 ";
 
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         ["bench", rest @ ..] => bench::run(rest),
         ["chaos", rest @ ..] => chaos::run(rest),
         ["engines"] => engines::run(),
+        ["package", rest @ ..] => package::run(rest),
         ["image"] => image::run(),
         _ => {
             eprint!("{HELP}");

@@ -19,7 +19,11 @@ const fn need(sign: &'static str, package: &'static str) -> Need {
 }
 
 /// To build.
-pub(crate) const BUILD: &[Need] = &[need("cc", "gcc"), need("cmake", "cmake")];
+pub(crate) const BUILD: &[Need] = &[
+    need("cc", "gcc"),
+    need("cmake", "cmake"),
+    need("objdump", "binutils"),
+];
 /// To make the sandboxes' image.
 pub(crate) const IMAGE: &[Need] = &[
     need("/bin/busybox", "busybox-static"),

@@ -15,10 +15,10 @@ fn configure(file: &Path, arguments: &[&str], input: &str) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .expect("the program starts");
     // It may end without reading.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    child.wait_with_output().expect("the program ends")
 }
 
 fn configured(file: &Path, arguments: &[&str], input: &str) -> String {
@@ -28,17 +28,17 @@ fn configured(file: &Path, arguments: &[&str], input: &str) -> String {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).expect("text")
 }
 
 fn refused(file: &Path, arguments: &[&str], input: &str) -> String {
     let output = configure(file, arguments, input);
     assert!(!output.status.success());
-    String::from_utf8(output.stderr).unwrap()
+    String::from_utf8(output.stderr).expect("text")
 }
 
 fn mode(path: &Path) -> u32 {
-    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    std::fs::metadata(path).expect("a file").permissions().mode() & 0o777
 }
 
 #[test]

@@ -136,6 +136,8 @@ impl DockerDriver {
             host_config: Some(HostConfig {
                 binds: Some(vec![format!("{}:{BIN}:ro", self.bin.name())]),
                 network_mode: Some(network_mode.to_owned()),
+                // An engine that remaps users keeps the host's network from all but its own users.
+                userns_mode: (network_mode == "host").then(|| "host".to_owned()),
                 cap_drop: Some(vec!["ALL".to_owned()]),
                 cap_add: Some(capabilities.iter().map(|name| (*name).to_owned()).collect()),
                 security_opt: Some(vec!["no-new-privileges".to_owned()]),

@@ -1,0 +1,363 @@
+//! Everything that is installed: packages, container images and tarballs, from what the machine has.
+//!
+//! The same commit gives the same bytes. Times in the files are the commit's, or `SOURCE_DATE_EPOCH`.
+
+mod bill;
+mod container;
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use sha2::{Digest as _, Sha256};
+
+use crate::command::{cargo, check, output, program, target_dir, workspace};
+use crate::image::hex;
+use crate::{image, packages};
+use tools::Tools;
+
+/// The oldest C library that the agent runs on: RHEL 7's.
+const OLDEST_GLIBC: (u32, u32) = (2, 17);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Architecture {
+    Amd64,
+    Arm64,
+}
+
+impl Architecture {
+    const OWN: Self = if cfg!(target_arch = "aarch64") {
+        Self::Arm64
+    } else {
+        Self::Amd64
+    };
+
+    /// As Debian and Go call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    fn target(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64-unknown-linux-gnu",
+            Self::Arm64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+}
+
+/// How the programs are built.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Build {
+    /// As they are shipped.
+    Release,
+    /// Without optimization, and the server as `cargo build` has left it: for tests.
+    Quick,
+}
+
+/// `cargo xtask package`
+pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
+    let mut build = Build::Release;
+    let mut architecture = Architecture::OWN;
+    let mut words = arguments.iter().copied();
+    while let Some(word) = words.next() {
+        match (
+            word,
+            if word == "--architecture" {
+                words.next()
+            } else {
+                None
+            },
+        ) {
+            ("--quick", _) => build = Build::Quick,
+            ("--architecture", Some("amd64")) => architecture = Architecture::Amd64,
+            ("--architecture", Some("arm64")) => architecture = Architecture::Arm64,
+            _ => bail!(
+                "`cargo xtask package` does not know `{word}`: it takes --quick and --architecture amd64|arm64"
+            ),
+        }
+    }
+    let folder = make(build, architecture)?;
+    println!("{}", folder.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What all steps need to know.
+struct Job {
+    architecture: Architecture,
+    version: String,
+    /// Seconds since 1970: the time of everything that is made.
+    epoch: i64,
+    /// Where the parts are put together.
+    stage: PathBuf,
+    /// Where what is made goes.
+    folder: PathBuf,
+}
+
+fn make(build: Build, architecture: Architecture) -> anyhow::Result<PathBuf> {
+    packages::ensure(&[packages::BUILD, packages::IMAGE])?;
+    let installed =
+        output(program("rustc").args(["--print", "target-libdir", "--target", architecture.target()]))?;
+    if !Path::new(installed.trim()).exists() {
+        bail!(
+            "the toolchain cannot build for {}: rustup target add {}",
+            architecture.name(),
+            architecture.target()
+        );
+    }
+    let tools = Tools::obtain()?;
+    let folder = target_dir().join("packages");
+    let job = Job {
+        architecture,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        epoch: epoch()?,
+        stage: target_dir().join("package/stage").join(architecture.name()),
+        folder,
+    };
+    for path in [&job.stage, &job.folder] {
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => std::fs::create_dir_all(path)?,
+        }
+    }
+    programs(&job, build, &tools)?;
+    sandbox_image(&job)?;
+    texts(&job)?;
+    for format in ["deb", "rpm"] {
+        nfpm(&job, &tools, "agent", format)?;
+    }
+    tarball(&job)?;
+    // The server's packages offer the agent's.
+    let offered = job.stage.join("packages");
+    std::fs::create_dir_all(&offered)?;
+    checksums(&job.folder)?;
+    for file in files(&job.folder)? {
+        std::fs::copy(job.folder.join(&file), offered.join(&file))?;
+    }
+    for format in ["deb", "rpm"] {
+        nfpm(&job, &tools, "server", format)?;
+    }
+    if architecture == Architecture::OWN {
+        container::agent(&job)?;
+        container::server(&job)?;
+    }
+    for package in ["terrapool-agent", "terrapool-server"] {
+        bill::write(&job, package)?;
+    }
+    checksums(&job.folder)?;
+    Ok(job.folder)
+}
+
+/// The commit's time, unless the environment says another.
+fn epoch() -> anyhow::Result<i64> {
+    let text = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text,
+        Err(_) => output(program("git").args(["log", "-1", "--format=%ct"]))
+            .context("the time of the files is the commit's; without git, set SOURCE_DATE_EPOCH")?,
+    };
+    text.trim()
+        .parse()
+        .with_context(|| format!("`{}` is no number of seconds", text.trim()))
+}
+
+/// Builds both programs and puts them into the stage.
+fn programs(job: &Job, build: Build, tools: &Tools) -> anyhow::Result<()> {
+    let target = job.architecture.target();
+    let folder = target_dir().join("package/build");
+    let (profile, built) = match build {
+        Build::Release => ("release", "release"),
+        Build::Quick => ("dev", "debug"),
+    };
+    let mut wanted = vec![("terrapool-agent", "terrapool-agent")];
+    if build == Build::Release {
+        wanted.push(("terrapool-server", "terrapool"));
+    }
+    // Each on its own: what one needs of a shared crate would otherwise be built into the other.
+    for (package, binary) in wanted {
+        let mut zigbuild = tools.zigbuild();
+        zigbuild
+            .args([
+                "zigbuild",
+                "--locked",
+                "--bins",
+                "--package",
+                package,
+                "--profile",
+                profile,
+                "--target",
+            ])
+            .arg(format!("{target}.{}.{}", OLDEST_GLIBC.0, OLDEST_GLIBC.1))
+            .env("CARGO_TARGET_DIR", &folder)
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .env("CARGO_PROFILE_DEV_STRIP", "symbols");
+        check(&mut zigbuild)?;
+        let program = folder.join(target).join(built).join(binary);
+        oldest_glibc(&program)?;
+        std::fs::copy(&program, job.stage.join(binary))?;
+    }
+    if build == Build::Quick {
+        let mut plain = cargo();
+        plain.args(["build", "--locked", "--workspace", "--bins"]);
+        check(&mut plain)?;
+        let stripped = job.stage.join("terrapool");
+        let mut strip = program("strip");
+        strip
+            .arg("-o")
+            .arg(&stripped)
+            .arg(target_dir().join("debug/terrapool"));
+        check(&mut strip)?;
+    }
+    Ok(())
+}
+
+/// Fails when a program needs a newer C library than the oldest that it is meant for.
+fn oldest_glibc(binary: &Path) -> anyhow::Result<()> {
+    let symbols = output(program("objdump").arg("-T").arg(binary))?;
+    let newest = symbols
+        .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != '.')
+        .filter_map(|word| word.strip_prefix("GLIBC_")?.split_once('.'))
+        .filter_map(|(major, minor)| {
+            let minor = minor.split('.').next()?;
+            Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
+        })
+        .max()
+        .context("the program names no version of the C library")?;
+    eprintln!("    {}: needs glibc {}.{}", binary.display(), newest.0, newest.1);
+    if newest > OLDEST_GLIBC {
+        bail!(
+            "{} needs glibc {}.{}; it has to run on {}.{}",
+            binary.display(),
+            newest.0,
+            newest.1,
+            OLDEST_GLIBC.0,
+            OLDEST_GLIBC.1
+        );
+    }
+    Ok(())
+}
+
+/// The sandboxes' image. It is made of programs of this machine, so one for another architecture has to be brought.
+fn sandbox_image(job: &Job) -> anyhow::Result<()> {
+    let image = if job.architecture == Architecture::OWN {
+        image::make("package")?.0
+    } else {
+        std::env::var_os("TERRAPOOL_SANDBOX_IMAGE").map(PathBuf::from).with_context(|| {
+            format!(
+                "the sandboxes' image for {name} is made on a {name} machine by `cargo xtask image`: name the file in \
+                 TERRAPOOL_SANDBOX_IMAGE",
+                name = job.architecture.name()
+            )
+        })?
+    };
+    std::fs::copy(image, job.stage.join("sandbox-image.tar"))?;
+    Ok(())
+}
+
+/// Configuration files, manual pages, completions.
+fn texts(job: &Job) -> anyhow::Result<()> {
+    let agent = std::fs::read_to_string(workspace().join("crates/agent/src/agent.default.toml"))?;
+    let engine = "#docker_host = \"unix:///var/run/docker.sock\"\n";
+    let own = "docker_host = \"unix:///run/terrapool-docker/docker.sock\"\n";
+    std::fs::write(job.stage.join("agent.toml"), activate(&agent, engine, own)?)?;
+    let server = std::fs::read_to_string(workspace().join("crates/server/src/config.default.toml"))?;
+    let offered = "packages_dir = \"/usr/share/terrapool/packages\"\n";
+    let text = activate(&server, &format!("#{offered}"), offered)?;
+    std::fs::write(job.stage.join("terrapool.toml"), text)?;
+    for (binary, pages) in [("terrapool-agent", "agent-pages"), ("terrapool", "server-pages")] {
+        let program = if job.architecture == Architecture::OWN {
+            job.stage.join(binary)
+        } else {
+            target_dir().join("debug").join(binary)
+        };
+        let mut documentation = crate::command::program(&program.to_string_lossy());
+        check(documentation.arg("documentation").arg(job.stage.join(pages)))?;
+    }
+    Ok(())
+}
+
+/// Puts a setting below the line that shows it.
+fn activate(text: &str, shown: &str, set: &str) -> anyhow::Result<String> {
+    if !text.contains(shown) {
+        bail!(
+            "the default configuration does not show `{}` any more",
+            shown.trim()
+        );
+    }
+    Ok(text.replacen(shown, &format!("{shown}{set}"), 1))
+}
+
+fn nfpm(job: &Job, tools: &Tools, which: &str, format: &str) -> anyhow::Result<()> {
+    let mut nfpm = tools.nfpm();
+    nfpm.args(["package", "--config"])
+        .arg(format!("packaging/{which}/nfpm.yaml"))
+        .args(["--packager", format, "--target"])
+        .arg(&job.folder)
+        .env("ARCH", job.architecture.name())
+        .env("VERSION", &job.version)
+        .env("STAGE", &job.stage)
+        .env("SOURCE_DATE_EPOCH", job.epoch.to_string());
+    check(&mut nfpm)
+}
+
+/// What hosts without a package manager of ours unpack.
+fn tarball(job: &Job) -> anyhow::Result<()> {
+    let name = format!(
+        "terrapool-agent-{}-linux-{}",
+        job.version,
+        job.architecture.name()
+    );
+    let root = job.stage.join("tarball").join(&name);
+    std::fs::create_dir_all(&root)?;
+    for (from, to) in [
+        (job.stage.join("terrapool-agent"), "terrapool-agent"),
+        (job.stage.join("sandbox-image.tar"), "sandbox-image.tar"),
+        (workspace().join("LICENSE"), "LICENSE"),
+        (
+            workspace().join("packaging/systemd/terrapool-agent.service"),
+            "terrapool-agent.service",
+        ),
+        (
+            workspace().join("crates/agent/src/agent.default.toml"),
+            "agent.toml",
+        ),
+    ] {
+        std::fs::copy(&from, root.join(to))
+            .with_context(|| format!("{} cannot be copied", from.display()))?;
+    }
+    let script = "tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=\"@$EPOCH\" --mode=u+rw,go+r,go-w \
+                  -C \"$FROM\" -c \"$NAME\" | gzip -n > \"$TO\"";
+    let mut tar = program("sh");
+    tar.args(["-c", script])
+        .env("EPOCH", job.epoch.to_string())
+        .env("FROM", job.stage.join("tarball"))
+        .env("NAME", &name)
+        .env("TO", job.folder.join(format!("{name}.tar.gz")));
+    check(&mut tar)
+}
+
+fn files(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// `SHA256SUMS`, as `sha256sum --check` reads it.
+fn checksums(folder: &Path) -> anyhow::Result<()> {
+    const FILE: &str = "SHA256SUMS";
+    let mut text = String::new();
+    for name in files(folder)?.into_iter().filter(|name| name != FILE) {
+        let content = std::fs::read(folder.join(&name))?;
+        text.push_str(&format!("{}  {name}\n", hex(&Sha256::digest(&content))));
+    }
+    std::fs::write(folder.join(FILE), text)?;
+    Ok(())
+}
