@@ -132,6 +132,14 @@ ids! {
     TokenId = "at-";
     /// A user.
     UserId = "user-";
+    /// A team of an organization.
+    TeamId = "team-";
+    /// That a user is a member of an organization.
+    MembershipId = "ou-";
+    /// A team's role in a project.
+    TeamProjectId = "tprj-";
+    /// A team's role in a workspace.
+    TeamWorkspaceId = "tws-";
     /// A control-plane installation.
     InstallationId = "inst-";
     /// An entry of the engine catalogue.

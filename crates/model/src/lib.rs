@@ -8,6 +8,7 @@ pub mod execution;
 pub mod id;
 pub mod job;
 pub mod lock;
+pub mod permission;
 pub mod refusal;
 pub mod run;
 pub mod schedule;

@@ -1,4 +1,4 @@
-//! Organizations and their members.
+//! Organizations.
 
 use serde_json::{Map, Value as Json};
 use terrapool_model::execution::ExecutionMode;
@@ -7,7 +7,7 @@ use terrapool_model::time::Timestamp;
 
 use crate::db::{Connection, Row, Tx, Value};
 use crate::error::StoreError;
-use crate::{projects, values};
+use crate::{memberships, projects, teams, values};
 
 /// The project that every organization has.
 pub const DEFAULT_PROJECT: &str = "Default Project";
@@ -56,7 +56,7 @@ fn read(row: &Row) -> Result<OrganizationRecord, StoreError> {
     })
 }
 
-/// Makes an organization with its default project; the owner becomes a member.
+/// Makes an organization with its default project and the team of its owners; the owner becomes a member.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] when the name is taken.
@@ -91,8 +91,10 @@ pub async fn create(
         ],
     )
     .await?;
+    let owners = teams::create_owners(tx, &id).await?;
     if let Some(owner) = owner {
-        add_member(tx, &id, owner, "owner").await?;
+        memberships::add(tx, &id, owner).await?;
+        teams::add_member(tx, &owners.id, owner).await?;
     }
     projects::create(
         tx,
@@ -100,43 +102,6 @@ pub async fn create(
     )
     .await?;
     Ok(record)
-}
-
-/// Makes a user a member.
-///
-/// # Errors
-/// [`StoreError::Conflict`] when it is one already.
-pub async fn add_member(
-    tx: &mut Tx,
-    organization: &OrganizationId,
-    user: &UserId,
-    role: &str,
-) -> Result<(), StoreError> {
-    tx.execute(
-        "INSERT INTO organization_members (organization_id, user_id, role) VALUES ($1, $2, $3)",
-        values![organization, user, role],
-    )
-    .await?;
-    Ok(())
-}
-
-/// The role of a user in an organization, if it is a member.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn role_of(
-    connection: &mut Connection,
-    organization: &OrganizationId,
-    user: &UserId,
-) -> Result<Option<String>, StoreError> {
-    connection
-        .fetch_optional(
-            "SELECT role FROM organization_members WHERE organization_id = $1 AND user_id = $2",
-            values![organization, user],
-        )
-        .await?
-        .map(|row| row.text("role"))
-        .transpose()
 }
 
 /// The organization with an id.
@@ -291,24 +256,4 @@ pub async fn delete(tx: &mut Tx, id: &OrganizationId) -> Result<bool, StoreError
         changed = tx.execute(sql, values![id]).await?;
     }
     Ok(changed > 0)
-}
-
-/// Names and roles of an organization's members, by name.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn members(
-    connection: &mut Connection,
-    id: &OrganizationId,
-) -> Result<Vec<(String, String)>, StoreError> {
-    let rows = connection
-        .fetch_all(
-            "SELECT users.username AS username, role FROM organization_members \
-             JOIN users ON users.id = organization_members.user_id WHERE organization_id = $1 ORDER BY username",
-            values![id],
-        )
-        .await?;
-    rows.iter()
-        .map(|row| Ok((row.text("username")?, row.text("role")?)))
-        .collect()
 }

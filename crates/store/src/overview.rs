@@ -3,8 +3,9 @@
 use terrapool_model::id::OrganizationId;
 use terrapool_model::time::Timestamp;
 
-use crate::db::Connection;
+use crate::db::{Connection, Value};
 use crate::error::StoreError;
+use crate::sight::Sight;
 use crate::values;
 
 mod jobs;
@@ -33,28 +34,30 @@ pub struct Counts {
     pub stalled: u64,
 }
 
-/// The counts of an organization.
+/// The counts of what somebody sees of an organization.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn counts(
     connection: &mut Connection,
     organization: &OrganizationId,
+    sight: &Sight,
     now: Timestamp,
 ) -> Result<Counts, StoreError> {
-    let row = connection
-        .fetch_one(
-            "SELECT (SELECT COUNT(*) FROM workspaces WHERE organization_id = $1) AS workspaces, \
-             (SELECT COUNT(*) FROM projects WHERE organization_id = $1) AS projects, \
-             (SELECT COUNT(*) FROM runs r JOIN workspaces w ON w.id = r.workspace_id \
-             WHERE w.organization_id = $1 AND r.status = 'planned') AS asking, \
-             (SELECT COUNT(*) FROM agent_pools p WHERE p.organization_id = $1 \
-             AND EXISTS (SELECT 1 FROM jobs j WHERE j.pool_id = p.id AND j.state = 'queued') \
-             AND NOT EXISTS (SELECT 1 FROM agents a WHERE a.pool_id = p.id AND a.exited = $2 \
-             AND a.last_ping_at > $3)) AS stalled",
-            values![organization, false, Timestamp(now.0 - SILENCE)],
-        )
-        .await?;
+    let mut values: Vec<Value> = values![organization, false, Timestamp(now.0 - SILENCE)];
+    let workspaces = sight.of_workspaces("w", &mut values);
+    let projects = sight.of_projects("p", &mut values);
+    let sql = format!(
+        "SELECT (SELECT COUNT(*) FROM workspaces w WHERE w.organization_id = $1 AND {workspaces}) AS workspaces, \
+         (SELECT COUNT(*) FROM projects p WHERE p.organization_id = $1 AND {projects}) AS projects, \
+         (SELECT COUNT(*) FROM runs r JOIN workspaces w ON w.id = r.workspace_id \
+         WHERE w.organization_id = $1 AND r.status = 'planned' AND {workspaces}) AS asking, \
+         (SELECT COUNT(*) FROM agent_pools p WHERE p.organization_id = $1 \
+         AND EXISTS (SELECT 1 FROM jobs j WHERE j.pool_id = p.id AND j.state = 'queued') \
+         AND NOT EXISTS (SELECT 1 FROM agents a WHERE a.pool_id = p.id AND a.exited = $2 \
+         AND a.last_ping_at > $3)) AS stalled"
+    );
+    let row = connection.fetch_one(&sql, values).await?;
     Ok(Counts {
         workspaces: row.count("workspaces")?,
         projects: row.count("projects")?,

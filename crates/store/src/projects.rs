@@ -6,6 +6,7 @@ use terrapool_model::time::Timestamp;
 
 use crate::db::{Connection, Row, Tx, Value};
 use crate::error::StoreError;
+use crate::sight::Sight;
 use crate::values;
 
 /// A project.
@@ -148,6 +149,8 @@ pub struct ProjectFilter {
     pub names: Vec<String>,
     /// Only names that contain this.
     pub search: Option<String>,
+    /// Only projects that somebody sees.
+    pub sight: Sight,
 }
 
 /// A page of an organization's projects, oldest first, and how many there are.
@@ -178,6 +181,8 @@ pub async fn list(
         values.push(crate::search::contains(search).into());
         condition.push_str(&format!(" AND LOWER(name) LIKE ${} ESCAPE '!'", values.len()));
     }
+    let seen = filter.sight.of_projects("projects", &mut values);
+    condition.push_str(&format!(" AND {seen}"));
     let total = connection
         .fetch_one(
             &format!("SELECT COUNT(*) AS total FROM projects WHERE {condition}"),

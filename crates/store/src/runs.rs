@@ -15,11 +15,12 @@ use terrapool_model::time::Timestamp;
 use terrapool_model::transition::Event;
 use terrapool_protocol::job::{ChangeCounts, OutputFormat};
 
-use crate::db::{Connection, Hint, Row, Tx};
+use crate::db::{Connection, Hint, Row, Tx, Value};
 use crate::error::StoreError;
 pub use crate::lifecycle::TransitionError;
 use crate::lifecycle::{self, Details};
 use crate::page::{Listed, Page};
+use crate::sight::Sight;
 use crate::values;
 
 /// A run with all its columns.
@@ -459,20 +460,23 @@ pub async fn list_of_workspace(
 pub async fn active_of_organization(
     connection: &mut Connection,
     organization: &OrganizationId,
+    sight: &Sight,
     page: &Page,
 ) -> Result<Listed<RunRecord>, StoreError> {
+    let mut values: Vec<Value> = values![organization];
+    let seen = sight.of_workspaces("w", &mut values);
     let from = format!(
         "FROM runs r JOIN workspaces w ON w.id = r.workspace_id \
-         WHERE w.organization_id = $1 AND r.status IN ({ACTIVE})"
+         WHERE w.organization_id = $1 AND r.status IN ({ACTIVE}) AND {seen}"
     );
     let total = connection
-        .fetch_one(&format!("SELECT COUNT(*) AS total {from}"), values![organization])
+        .fetch_one(&format!("SELECT COUNT(*) AS total {from}"), values.clone())
         .await?
         .count("total")?;
-    let sql = format!("SELECT {COLUMNS} {from} ORDER BY r.created_at, r.id LIMIT $2 OFFSET $3");
-    let rows = connection
-        .fetch_all(&sql, values![organization, page.limit(), page.offset()])
-        .await?;
+    let (first, second) = (values.len() + 1, values.len() + 2);
+    values.extend(values![page.limit(), page.offset()]);
+    let sql = format!("SELECT {COLUMNS} {from} ORDER BY r.created_at, r.id LIMIT ${first} OFFSET ${second}");
+    let rows = connection.fetch_all(&sql, values).await?;
     Ok(Listed {
         items: rows.iter().map(from_row).collect::<Result<_, _>>()?,
         total,

@@ -9,9 +9,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 mod agents;
+mod teams;
 mod whereabouts;
 
 pub use agents::{Agent, AgentPool, DuplicateIdentity};
+pub use teams::{OrganizationMembership, ProjectAccess, Team, TeamProject, TeamWorkspace, WorkspaceAccess};
 pub use whereabouts::{Kept, KeptApartState, RunWhereabouts, WhereaboutsAgent};
 
 /// Of `organizations`.
@@ -67,28 +69,6 @@ pub struct OrganizationPermissions {
     pub can_read_run_tasks: bool,
     pub can_traverse: bool,
     pub can_start_trial: bool,
-}
-
-impl OrganizationPermissions {
-    /// Of an owner.
-    pub fn owner() -> Self {
-        Self {
-            can_update: true,
-            can_destroy: true,
-            can_access_via_teams: true,
-            can_create_team: true,
-            can_create_workspace: true,
-            can_create_workspace_migration: true,
-            can_create_project: true,
-            can_manage_users: true,
-            can_update_ssh_keys: true,
-            can_update_api_token: true,
-            can_update_agent_pools: true,
-            can_manage_tags: true,
-            can_traverse: true,
-            ..Self::default()
-        }
-    }
 }
 
 /// Of `entitlement-sets`: what this product does at all.
@@ -245,31 +225,6 @@ pub struct WorkspacePermissions {
     pub can_unlock: bool,
     pub can_update: bool,
     pub can_update_variable: bool,
-}
-
-impl WorkspacePermissions {
-    /// Everything.
-    pub fn all() -> Self {
-        Self {
-            can_destroy: true,
-            can_force_delete: true,
-            can_force_unlock: true,
-            can_lock: true,
-            can_manage_run_tasks: false,
-            can_manage_tags: true,
-            can_queue_apply: true,
-            can_queue_destroy: true,
-            can_queue_run: true,
-            can_read_settings: true,
-            can_read_state_outputs: true,
-            can_read_state_versions: true,
-            can_create_state_versions: true,
-            can_read_variable: true,
-            can_unlock: true,
-            can_update: true,
-            can_update_variable: true,
-        }
-    }
 }
 
 /// Of `vars`.
@@ -438,21 +393,6 @@ pub struct RunPermissions {
     pub can_force_cancel: bool,
     pub can_force_execute: bool,
     pub can_override_policy_check: bool,
-}
-
-impl RunPermissions {
-    /// Everything.
-    pub fn all() -> Self {
-        Self {
-            can_apply: true,
-            can_cancel: true,
-            can_comment: true,
-            can_discard: true,
-            can_force_cancel: true,
-            can_force_execute: true,
-            can_override_policy_check: false,
-        }
-    }
 }
 
 /// Of `plans`.

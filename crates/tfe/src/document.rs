@@ -28,6 +28,8 @@ pub enum Kind {
     KeptApartStates,
     /// `organizations`
     Organizations,
+    /// `organization-memberships`
+    OrganizationMemberships,
     /// `organization-capacity`
     OrganizationCapacity,
     /// `plans`
@@ -52,6 +54,12 @@ pub enum Kind {
     EffectiveTagBindings,
     /// `terraform-versions`
     TerraformVersions,
+    /// `teams`
+    Teams,
+    /// `team-projects`
+    TeamProjects,
+    /// `team-workspaces`
+    TeamWorkspaces,
     /// `users`
     Users,
     /// `vars`
@@ -85,6 +93,10 @@ impl Kind {
             Self::Tags => "tags",
             Self::TagBindings => "tag-bindings",
             Self::EffectiveTagBindings => "effective-tag-bindings",
+            Self::Teams => "teams",
+            Self::TeamProjects => "team-projects",
+            Self::TeamWorkspaces => "team-workspaces",
+            Self::OrganizationMemberships => "organization-memberships",
             Self::Users => "users",
             Self::Vars => "vars",
             Self::Workspaces => "workspaces",

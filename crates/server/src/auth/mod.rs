@@ -4,11 +4,14 @@ use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use terrapool_model::id::{OrganizationId, TokenId, UserId};
+use terrapool_model::permission::Standing;
+pub use terrapool_model::permission::{OrganizationPermission, ProjectPermission, WorkspacePermission};
 use terrapool_store::db::Connection;
 use terrapool_store::organizations::{self, OrganizationRecord, Visible};
+use terrapool_store::sight::Sight;
 use terrapool_store::users::UserRecord;
 use terrapool_store::workspaces::{self, WorkspaceRecord};
-use terrapool_store::{api_tokens, users};
+use terrapool_store::{api_tokens, teams, users};
 
 use crate::app::App;
 use crate::http::error::ApiError;
@@ -137,46 +140,45 @@ pub async fn authenticate(app: &App, token: &str) -> Result<Caller, ApiError> {
     })
 }
 
-/// Something that a caller may or may not do in an organization.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Permission {
-    /// See the organization, its projects, pools and tags.
-    Read,
-    /// Change or delete the organization.
-    ManageOrganization,
-    /// Make, change and delete projects.
-    ManageProjects,
-    /// Make, change and delete workspaces.
-    ManageWorkspaces,
-    /// Make, change and delete agent pools and their tokens.
-    ManageAgentPools,
-    /// Make and delete the organization's tokens.
-    ManageTokens,
-    /// See a workspace.
-    ReadWorkspace,
-    /// Lock and unlock a workspace.
-    LockWorkspace,
-    /// Take another one's lock away.
-    ForceUnlock,
-    /// Upload configurations and make runs.
-    QueueRuns,
-    /// Confirm, discard and cancel runs.
-    ApplyRuns,
-    /// Read outputs.
-    ReadOutputs,
-    /// Read states and plans in clear.
-    ReadState,
-    /// Write states.
-    WriteState,
-    /// Read variables.
-    ReadVariables,
-    /// Write variables.
-    WriteVariables,
+/// What the caller is in an organization.
+///
+/// # Errors
+/// [`ApiError`] when the database fails.
+pub async fn standing(
+    connection: &mut Connection,
+    caller: &Caller,
+    organization: &OrganizationId,
+) -> Result<Standing, ApiError> {
+    Ok(match &caller.principal {
+        Principal::User(user) if user.site_admin => Standing::SiteAdministrator,
+        Principal::User(user) => teams::grants(connection, organization, &user.id)
+            .await?
+            .map_or(Standing::Outsider, Standing::Member),
+        Principal::Organization(own) if own == organization => Standing::OrganizationToken,
+        Principal::Organization(_) => Standing::Outsider,
+    })
 }
 
-/// The one place that decides what a caller may do in an organization. Who may not is told that there is nothing.
+/// What lists show to somebody of this standing.
+pub fn sight(caller: &Caller, standing: &Standing) -> Sight {
+    match caller.user_id() {
+        Some(user) if !standing.may(OrganizationPermission::ReadEverything) => match standing {
+            Standing::Member(grants) if grants.everywhere.read_projects => Sight::Projects(user.clone()),
+            _ => Sight::GrantedTo(user.clone()),
+        },
+        _ => Sight::All,
+    }
+}
+
+/// Who may not is told that there is nothing.
 ///
-/// Site administrators and members may do everything; finer roles will be decided here.
+/// # Errors
+/// [`ApiError::NotFound`] unless it is allowed.
+pub fn allow(allowed: bool) -> Result<(), ApiError> {
+    if allowed { Ok(()) } else { Err(ApiError::NotFound) }
+}
+
+/// Refuses unless the caller may do this in an organization.
 ///
 /// # Errors
 /// [`ApiError::NotFound`] when the caller may not.
@@ -184,36 +186,9 @@ pub async fn require(
     connection: &mut Connection,
     caller: &Caller,
     organization: &OrganizationId,
-    permission: Permission,
+    permission: OrganizationPermission,
 ) -> Result<(), ApiError> {
-    let allowed = match &caller.principal {
-        Principal::User(user) if user.site_admin => true,
-        Principal::User(user) => organizations::role_of(connection, organization, &user.id)
-            .await?
-            .is_some(),
-        Principal::Organization(own) => own == organization && organization_token_may(permission),
-    };
-    if allowed { Ok(()) } else { Err(ApiError::NotFound) }
-}
-
-/// What a token of the organization itself may do: manage it, but not act in a person's place.
-fn organization_token_may(permission: Permission) -> bool {
-    match permission {
-        Permission::Read
-        | Permission::ManageOrganization
-        | Permission::ManageProjects
-        | Permission::ManageWorkspaces
-        | Permission::ManageAgentPools
-        | Permission::ManageTokens
-        | Permission::ReadWorkspace
-        | Permission::ReadOutputs
-        | Permission::ReadState
-        | Permission::ReadVariables
-        | Permission::WriteVariables
-        | Permission::QueueRuns
-        | Permission::ApplyRuns => true,
-        Permission::LockWorkspace | Permission::ForceUnlock | Permission::WriteState => false,
-    }
+    allow(standing(connection, caller, organization).await?.may(permission))
 }
 
 /// The organization with a name, if the caller may do this in it.
@@ -224,13 +199,29 @@ pub async fn organization(
     connection: &mut Connection,
     caller: &Caller,
     name: &str,
-    permission: Permission,
+    permission: OrganizationPermission,
 ) -> Result<OrganizationRecord, ApiError> {
+    Ok(organization_and_standing(connection, caller, name, permission)
+        .await?
+        .0)
+}
+
+/// The same, and what the caller is in it.
+///
+/// # Errors
+/// [`ApiError::NotFound`] when there is none, or the caller may not.
+pub async fn organization_and_standing(
+    connection: &mut Connection,
+    caller: &Caller,
+    name: &str,
+    permission: OrganizationPermission,
+) -> Result<(OrganizationRecord, Standing), ApiError> {
     let record = organizations::by_name(connection, name)
         .await?
         .ok_or(ApiError::NotFound)?;
-    require(connection, caller, &record.id, permission).await?;
-    Ok(record)
+    let standing = standing(connection, caller, &record.id).await?;
+    allow(standing.may(permission))?;
+    Ok((record, standing))
 }
 
 /// The workspace with an id, if the caller may do this with it.
@@ -241,12 +232,26 @@ pub async fn workspace(
     connection: &mut Connection,
     caller: &Caller,
     id: &str,
-    permission: Permission,
+    permission: WorkspacePermission,
 ) -> Result<WorkspaceRecord, ApiError> {
     let id = id.parse().map_err(|_| ApiError::NotFound)?;
     let record = workspaces::get(connection, &id)
         .await?
         .ok_or(ApiError::NotFound)?;
-    require(connection, caller, &record.organization_id, permission).await?;
+    require_in_workspace(connection, caller, &record, permission).await?;
     Ok(record)
+}
+
+/// Refuses unless the caller may do this with a workspace.
+///
+/// # Errors
+/// [`ApiError::NotFound`] when the caller may not.
+pub async fn require_in_workspace(
+    connection: &mut Connection,
+    caller: &Caller,
+    record: &WorkspaceRecord,
+    permission: WorkspacePermission,
+) -> Result<(), ApiError> {
+    let standing = standing(connection, caller, &record.organization_id).await?;
+    allow(standing.may_in_workspace(&record.id, &record.project_id, permission))
 }

@@ -1,16 +1,15 @@
 //! Log ranges for clients, at URLs that authenticate themselves.
 
-use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
 use crate::app::App;
+use crate::http::routes::{Routes, get};
 
 const PURPOSE: &str = "log-read";
 
@@ -20,8 +19,8 @@ const DEFAULT_LIMIT: u64 = 64 << 10;
 const LARGEST: u64 = 1 << 20;
 
 /// The routes.
-pub fn router() -> Router<App> {
-    Router::new().route("/_logs/{id}/{signature}", get(read))
+pub fn router() -> Routes {
+    Routes::new().route("/_logs/{id}/{signature}", get(read))
 }
 
 /// The absolute address of a plan's or apply's log. Always the same for the same log. Clients replace the whole query

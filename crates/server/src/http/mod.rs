@@ -19,11 +19,13 @@ pub mod error;
 pub mod logs;
 pub mod ops;
 pub mod rate_limit;
+pub mod routes;
 pub mod tfe;
 pub mod uploads;
 pub mod web;
 
 use error::ApiError;
+use routes::Routes;
 
 /// The header that names a request in answers and logs.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,14 +35,20 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct RequestName(pub String);
 
 /// Everything that is served.
-pub fn router(app: &App) -> Router {
-    Router::new()
+pub fn routes(app: &App) -> Routes {
+    Routes::new()
         .merge(ops::router())
         .merge(tfe::router(app))
         .merge(uploads::router())
         .merge(logs::router())
         .merge(agent::router())
         .merge(web::router(app))
+}
+
+/// Everything that is served, with what is around it.
+pub fn router(app: &App) -> Router {
+    routes(app)
+        .into_router()
         .fallback(web::fallback)
         .layer(middleware::from_fn_with_state(app.clone(), trace))
         .with_state(app.clone())

@@ -6,7 +6,6 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
 use terrapool_store::db::Connection;
@@ -15,9 +14,10 @@ use terrapool_store::gauges;
 
 use super::error::ApiError;
 use crate::app::App;
+use crate::http::routes::{Routes, get};
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .route("/healthz", get(health))
         .route("/.well-known/terraform.json", get(discovery))
         .route("/packages/{*path}", get(package))
@@ -68,7 +68,7 @@ async fn package(State(app): State<App>, Path(path): Path<String>) -> Result<Res
 /// The routes of the metrics listener.
 pub fn metrics_router(app: &App) -> Router {
     Router::new()
-        .route("/metrics", get(metrics))
+        .route("/metrics", axum::routing::get(metrics))
         .with_state(app.clone())
 }
 

@@ -2,12 +2,10 @@
 
 use std::io::Read as _;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::put;
 use futures_util::StreamExt as _;
 use terrapool_model::id::{ConfigurationVersionId, StateVersionId};
 use terrapool_objects::ObjectKey;
@@ -19,10 +17,11 @@ use super::error::ApiError;
 use super::tfe::state_versions;
 use crate::app::App;
 use crate::archive;
+use crate::http::routes::{Routes, put};
 use crate::urls;
 
-pub(super) fn router() -> Router<App> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .route("/_uploads/configuration-versions/{id}", put(configuration))
         .route("/_uploads/state-versions/{id}/state", put(state))
         .route("/_uploads/state-versions/{id}/json-state", put(json_state))

@@ -66,6 +66,7 @@ macro_rules! value_from_ids {
 value_from_ids! {
     OrganizationId ProjectId WorkspaceId VariableId ConfigurationVersionId RunId PlanId ApplyId JobId StateVersionId
     StateVersionOutputId AgentPoolId AgentId TokenId UserId InstallationId EngineVersionId AuditId AttemptId
+    TeamId MembershipId TeamProjectId TeamWorkspaceId
 }
 
 /// Builds the parameters of a statement: `values![&run_id, 7_i64, Some("text")]`.

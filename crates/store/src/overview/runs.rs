@@ -7,6 +7,7 @@ use crate::db::{Connection, Row, Value};
 use crate::error::StoreError;
 use crate::page::{Listed, Page};
 use crate::runs::{self, RunRecord};
+use crate::sight::Sight;
 use crate::values;
 
 /// A run with the names around it.
@@ -42,6 +43,8 @@ pub struct RunFilter {
     pub workspace: Option<WorkspaceId>,
     /// Workspace or message contain this.
     pub text: Option<String>,
+    /// Of workspaces that somebody sees.
+    pub sight: Sight,
 }
 
 const FROM: &str = "FROM runs r JOIN workspaces w ON w.id = r.workspace_id \
@@ -100,6 +103,8 @@ pub async fn list_runs(
             " AND (LOWER(w.name) LIKE ${number} ESCAPE '!' OR LOWER(r.message) LIKE ${number} ESCAPE '!')"
         ));
     }
+    let seen = filter.sight.of_workspaces("w", &mut values);
+    condition.push_str(&format!(" AND {seen}"));
     let count = format!("SELECT COUNT(*) AS total {FROM} WHERE {condition}");
     let total = connection
         .fetch_one(&count, values.clone())
@@ -126,14 +131,17 @@ pub async fn list_runs(
 pub async fn asking(
     connection: &mut Connection,
     organization: &OrganizationId,
+    sight: &Sight,
     limit: u32,
 ) -> Result<Vec<ListedRun>, StoreError> {
+    let mut values: Vec<Value> = values![organization, limit];
+    let seen = sight.of_workspaces("w", &mut values);
     let sql = format!(
         "SELECT {} {FROM} WHERE w.organization_id = $1 AND (r.status = 'planned' \
-         OR (w.lock_state = 'lost' AND w.lock_run_id = r.id)) ORDER BY r.updated_at, r.id LIMIT $2",
+         OR (w.lock_state = 'lost' AND w.lock_run_id = r.id)) AND {seen} ORDER BY r.updated_at, r.id LIMIT $2",
         columns()
     );
-    let rows = connection.fetch_all(&sql, values![organization, limit]).await?;
+    let rows = connection.fetch_all(&sql, values).await?;
     rows.iter().map(read).collect()
 }
 
@@ -163,22 +171,26 @@ pub async fn by_ids(connection: &mut Connection, ids: &[RunId]) -> Result<Vec<Li
 pub async fn current_statuses(
     connection: &mut Connection,
     organization: &OrganizationId,
+    sight: &Sight,
 ) -> Result<(std::collections::BTreeMap<String, u64>, u64), StoreError> {
-    let rows = connection
-        .fetch_all(
-            "SELECT r.status, COUNT(*) AS workspaces FROM workspaces w JOIN runs r ON r.id = w.current_run_id \
-             WHERE w.organization_id = $1 GROUP BY r.status",
-            values![organization],
-        )
-        .await?;
+    let mut values: Vec<Value> = values![organization];
+    let seen = sight.of_workspaces("w", &mut values);
+    let sql = format!(
+        "SELECT r.status, COUNT(*) AS workspaces FROM workspaces w JOIN runs r ON r.id = w.current_run_id \
+         WHERE w.organization_id = $1 AND {seen} GROUP BY r.status"
+    );
+    let rows = connection.fetch_all(&sql, values.clone()).await?;
     let statuses = rows
         .iter()
         .map(|row| Ok((row.text("status")?, row.count("workspaces")?)))
         .collect::<Result<_, StoreError>>()?;
     let locked = connection
         .fetch_one(
-            "SELECT COUNT(*) AS workspaces FROM workspaces WHERE organization_id = $1 AND lock_state IN ('user', 'lost')",
-            values![organization],
+            &format!(
+                "SELECT COUNT(*) AS workspaces FROM workspaces w WHERE w.organization_id = $1 \
+                 AND w.lock_state IN ('user', 'lost') AND {seen}"
+            ),
+            values,
         )
         .await?
         .count("workspaces")?;

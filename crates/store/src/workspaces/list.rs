@@ -5,6 +5,7 @@ use terrapool_model::id::{AgentPoolId, OrganizationId, ProjectId};
 use super::{SELECT, Value, WorkspaceRecord, bind_first, read};
 use crate::db::Connection;
 use crate::error::StoreError;
+use crate::sight::Sight;
 use crate::{search, values};
 
 /// A key, or a key with a value, that a workspace has to have.
@@ -33,6 +34,8 @@ pub struct WorkspaceFilter {
     pub pool: Option<AgentPoolId>,
     /// Workspaces whose current run has one of these statuses.
     pub run_statuses: Vec<String>,
+    /// Workspaces that somebody sees.
+    pub sight: Sight,
 }
 
 /// The order of a list.
@@ -141,6 +144,8 @@ pub async fn list(
             numbers.join(", ")
         ));
     }
+    let seen = filter.sight.of_workspaces("workspaces", &mut values);
+    condition.push_str(&format!(" AND {seen}"));
     // `$1` belongs to the columns of the list; the count names it too, so that the numbers stay.
     let count = format!("SELECT COUNT(*) AS total FROM workspaces WHERE $1 = $1 AND {condition}");
     let total = connection

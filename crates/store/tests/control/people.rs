@@ -8,6 +8,7 @@ use terrapool_model::run::RunStatus;
 use terrapool_store::error::StoreError;
 use terrapool_store::locks;
 use terrapool_store::runs::{self, NewRun, TransitionError};
+use terrapool_store::sight::Sight;
 use terrapool_store::{logs, values};
 
 use crate::on_both;
@@ -213,9 +214,10 @@ async fn lists_are_paged_and_count_everything(world: &World) {
         number: 999,
         size: 20,
     };
-    let active = runs::active_of_organization(&mut world.read().await, &world.organization, &far)
-        .await
-        .unwrap();
+    let active =
+        runs::active_of_organization(&mut world.read().await, &world.organization, &Sight::All, &far)
+            .await
+            .unwrap();
     assert_eq!((active.total, active.items.len()), (3, 0));
 }
 

@@ -1,9 +1,6 @@
 //! The agent protocol at `/agent/v1/`. The messages are documented in the protocol crate.
 
-use axum::Router;
-use axum::routing::{get, patch, post, put};
-
-use crate::app::App;
+use crate::http::routes::{Routes, get, patch, post, put};
 
 mod claims;
 mod credentials;
@@ -18,9 +15,9 @@ mod sync;
 const LOG_BYTES: usize = 16 << 20;
 
 /// The routes.
-pub fn router() -> Router<App> {
+pub fn router() -> Routes {
     let jobs = "/agent/v1/jobs/{job}";
-    Router::new()
+    Routes::new()
         .route("/agent/v1/register", post(register::register))
         .route("/agent/v1/sync", post(sync::sync))
         .route(&format!("{jobs}/claim"), post(claims::claim))
@@ -28,7 +25,8 @@ pub fn router() -> Router<App> {
         .route(&format!("{jobs}/bundle"), get(deliveries::bundle))
         .route(
             &format!("{jobs}/log"),
-            patch(deliveries::append_log).layer(axum::extract::DefaultBodyLimit::max(LOG_BYTES)),
+            patch(deliveries::append_log)
+                .around(|router| router.layer(axum::extract::DefaultBodyLimit::max(LOG_BYTES))),
         )
         .route(&format!("{jobs}/state"), put(deliveries::put_state))
         .route(

@@ -23,7 +23,7 @@ use terrapool_tfe::time::iso8601;
 use super::organizations::is_plain_name;
 use super::{AppState, lease_times, sandbox_settings};
 use crate::app::App;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, OrganizationPermission, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
 
@@ -42,7 +42,7 @@ pub(in crate::http) async fn find(
     connection: &mut Connection,
     caller: &Caller,
     id: &str,
-    permission: Permission,
+    permission: OrganizationPermission,
 ) -> Result<(PoolRecord, OrganizationRecord)> {
     let id = id.parse().map_err(|_| ApiError::NotFound)?;
     let pool = pools::get(connection, &id).await?.ok_or(ApiError::NotFound)?;
@@ -202,7 +202,8 @@ pub(in crate::http) async fn list(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let organization = auth::organization(&mut connection, &caller, &name, Permission::Read).await?;
+    let organization =
+        auth::organization(&mut connection, &caller, &name, OrganizationPermission::Read).await?;
     // Clients write the filters' names with underscores or hyphens.
     let either = |one: &str, other: &str| params.get(one).or_else(|| params.get(other)).map(str::to_owned);
     let filter = PoolFilter {
@@ -252,8 +253,13 @@ pub(in crate::http) async fn create(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let organization =
-        auth::organization(&mut connection, &caller, &name, Permission::ManageAgentPools).await?;
+    let organization = auth::organization(
+        &mut connection,
+        &caller,
+        &name,
+        OrganizationPermission::ManageAgentPools,
+    )
+    .await?;
     body.required("name")?;
     let change = requested(&mut connection, &organization.id, &body, &PoolSettings::default()).await?;
     let new = NewPool {
@@ -295,12 +301,15 @@ pub(in crate::http) async fn show(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let (pool, organization) = find(&mut connection, &caller, &id, Permission::Read).await?;
+    let (pool, organization) = find(&mut connection, &caller, &id, OrganizationPermission::Read).await?;
     let mut included = Vec::new();
+    let standing = auth::standing(&mut connection, &caller, &organization.id).await?;
     if params.includes().contains("workspaces") {
         for (id, _) in pools::workspaces(&mut connection, &pool.id).await? {
-            if let Some(workspace) = workspaces::get(&mut connection, &id).await? {
-                included.push(super::workspaces::resource(&mut connection, &workspace).await?);
+            if let Some(workspace) = workspaces::get(&mut connection, &id).await?
+                && standing.may_in_workspace(&id, &workspace.project_id, WorkspacePermission::Read)
+            {
+                included.push(super::workspaces::resource(&mut connection, &caller, &workspace).await?);
             }
         }
     }
@@ -316,7 +325,13 @@ pub(in crate::http) async fn update(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let (pool, organization) = find(&mut connection, &caller, &id, Permission::ManageAgentPools).await?;
+    let (pool, organization) = find(
+        &mut connection,
+        &caller,
+        &id,
+        OrganizationPermission::ManageAgentPools,
+    )
+    .await?;
     let change = requested(&mut connection, &organization.id, &body, &pool.settings).await?;
     let (organization_id, actor) = (organization.id.clone(), caller.audit_name());
     let pool = app
@@ -348,7 +363,13 @@ pub(in crate::http) async fn update(
 /// `DELETE agent-pools/:id`
 pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
-    let (pool, organization) = find(&mut connection, &caller, &id, Permission::ManageAgentPools).await?;
+    let (pool, organization) = find(
+        &mut connection,
+        &caller,
+        &id,
+        OrganizationPermission::ManageAgentPools,
+    )
+    .await?;
     drop(connection);
     let actor = caller.audit_name();
     app.db

@@ -14,7 +14,7 @@ use terrapool_tfe::time::{iso8601, parse};
 use super::AppState;
 use super::agent_pools::find;
 use crate::app::App;
-use crate::auth::{Caller, Permission};
+use crate::auth::{Caller, OrganizationPermission};
 use crate::http::answer::{Answer, Params, Result};
 use crate::http::error::ApiError;
 
@@ -65,7 +65,7 @@ pub(in crate::http) async fn list(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let (pool, _) = find(&mut connection, &caller, &id, Permission::Read).await?;
+    let (pool, _) = find(&mut connection, &caller, &id, OrganizationPermission::Read).await?;
     let page = params.page();
     let page = Page {
         number: page.number,
@@ -90,7 +90,13 @@ pub(in crate::http) async fn show(State(app): AppState, caller: Caller, Path(id)
     let agent = agents::get(&mut connection, &id)
         .await?
         .ok_or(ApiError::NotFound)?;
-    let (pool, _) = find(&mut connection, &caller, agent.pool_id.as_str(), Permission::Read).await?;
+    let (pool, _) = find(
+        &mut connection,
+        &caller,
+        agent.pool_id.as_str(),
+        OrganizationPermission::Read,
+    )
+    .await?;
     Ok(Answer::ok(Document::one(resource(
         &agent,
         app.now(),
@@ -115,7 +121,13 @@ async fn want_drain(app: &App, caller: &Caller, id: &str, drain: bool) -> Result
         .await?
         .ok_or(ApiError::NotFound)?;
     let pool = agent.pool_id.as_str();
-    let (pool, organization) = find(&mut connection, caller, pool, Permission::ManageAgentPools).await?;
+    let (pool, organization) = find(
+        &mut connection,
+        caller,
+        pool,
+        OrganizationPermission::ManageAgentPools,
+    )
+    .await?;
     drop(connection);
     let actor = caller.audit_name();
     let agent = app
@@ -148,7 +160,7 @@ pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(i
         &mut connection,
         &caller,
         agent.pool_id.as_str(),
-        Permission::ManageAgentPools,
+        OrganizationPermission::ManageAgentPools,
     )
     .await?;
     drop(connection);

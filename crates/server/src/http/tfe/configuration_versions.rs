@@ -16,7 +16,7 @@ use terrapool_tfe::document::{Document, Kind, Resource};
 use terrapool_tfe::time::iso8601;
 
 use super::{AppState, source};
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
 use crate::http::uploads;
@@ -59,7 +59,7 @@ pub(super) async fn create(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::QueueRuns).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::QueueRuns).await?;
     drop(connection);
     let source = match source(&headers) {
         "terraform+cloud" => "terraform",
@@ -90,7 +90,7 @@ async fn find(connection: &mut Connection, caller: &Caller, id: &str) -> Result<
         .await?
         .ok_or(ApiError::NotFound)?;
     let workspace = record.workspace_id.as_str();
-    auth::workspace(connection, caller, workspace, Permission::ReadWorkspace).await?;
+    auth::workspace(connection, caller, workspace, WorkspacePermission::Read).await?;
     Ok(record)
 }
 
@@ -109,7 +109,7 @@ pub(super) async fn list(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
     let page = params.page();
     let (records, total) =
         configuration_versions::list(&mut connection, &workspace.id, page.size, page.offset()).await?;

@@ -1,8 +1,6 @@
 //! The engine catalogue, for site administrators: `admin/terraform-versions` and `admin/opentofu-versions`.
 
-use axum::Router;
 use axum::extract::{Path, State};
-use axum::routing::get;
 use serde_json::json;
 use terrapool_model::engine::EngineKind;
 use terrapool_model::id::EngineVersionId;
@@ -20,14 +18,14 @@ use terrapool_tfe::request::{Field, Item};
 use terrapool_tfe::time::iso8601;
 
 use super::AppState;
-use crate::app::App;
 use crate::auth::Caller;
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
+use crate::http::routes::{Routes, get};
 
 const MOST_URL_BYTES: usize = 2000;
 
-pub(super) fn routes() -> Router<App> {
+pub(super) fn routes() -> Routes {
     routes_of(EngineKind::Terraform).merge(routes_of(EngineKind::Tofu))
 }
 
@@ -38,10 +36,10 @@ fn collection(kind: EngineKind) -> &'static str {
     }
 }
 
-fn routes_of(kind: EngineKind) -> Router<App> {
+fn routes_of(kind: EngineKind) -> Routes {
     let path = format!("/admin/{}", collection(kind));
     let one = format!("{path}/{{id}}");
-    Router::new()
+    Routes::new()
         .route(
             &path,
             get(move |state: AppState, caller: Caller, params: Params| list(kind, state, caller, params))

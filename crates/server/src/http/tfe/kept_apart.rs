@@ -18,7 +18,7 @@ use super::AppState;
 use super::plans::{JSON, stream};
 use super::state_versions::{new_key, resource as version_resource};
 use crate::app::App;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
 
@@ -66,7 +66,7 @@ pub(super) async fn list(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ReadState).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::ReadState).await?;
     let listed = kept_apart::list(&mut connection, &workspace.id, &page(&params)).await?;
     let resources = listed.items.iter().map(|found| resource(&app, found)).collect();
     Ok(Answer::ok(params.paged(resources, listed.total)))
@@ -86,7 +86,13 @@ async fn found(app: &App, caller: &Caller, id: &str) -> Result<(StateVersionId, 
         .await?
         .ok_or(ApiError::NotFound)?;
     let workspace = found.version.workspace_id.as_str();
-    auth::workspace(&mut connection, caller, workspace, Permission::WriteState).await?;
+    auth::workspace(
+        &mut connection,
+        caller,
+        workspace,
+        WorkspacePermission::WriteState,
+    )
+    .await?;
     Ok((id, person(caller)?))
 }
 
@@ -134,7 +140,7 @@ pub(in crate::http) async fn roll_back(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::WriteState).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::WriteState).await?;
     let user = person(&caller)?;
     let missing = || -> ApiError {
         Problem::relationship(

@@ -14,7 +14,7 @@ use terrapool_tfe::errors::Problem;
 
 use super::AppState;
 use crate::app::App;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Result};
 use crate::http::error::ApiError;
 
@@ -25,12 +25,12 @@ fn person(caller: &Caller) -> Result<UserId> {
     })
 }
 
-async fn shown(app: &App, id: &WorkspaceId) -> Result {
+async fn shown(app: &App, caller: &Caller, id: &WorkspaceId) -> Result {
     let mut connection = app.db.read().await?;
     let record = workspaces::get(&mut connection, id)
         .await?
         .ok_or(ApiError::NotFound)?;
-    let resource = super::workspaces::resource(&mut connection, &record).await?;
+    let resource = super::workspaces::resource(&mut connection, caller, &record).await?;
     Ok(Answer::ok(Document::one(resource)))
 }
 
@@ -96,7 +96,7 @@ pub(in crate::http) async fn lock(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::LockWorkspace).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Lock).await?;
     drop(connection);
     let user = person(&caller)?;
     let reason = body.text("reason")?.or_else(|| {
@@ -119,13 +119,13 @@ pub(in crate::http) async fn lock(
     if let Err(error) = done {
         return Err(refused(&app, &workspace.id, error).await?);
     }
-    shown(&app, &workspace.id).await
+    shown(&app, &caller, &workspace.id).await
 }
 
 /// `POST workspaces/:id/actions/unlock`
 pub(in crate::http) async fn unlock(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::LockWorkspace).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Lock).await?;
     drop(connection);
     let user = person(&caller)?;
     let (id, organization) = (workspace.id.clone(), workspace.organization_id);
@@ -143,7 +143,7 @@ pub(in crate::http) async fn unlock(State(app): AppState, caller: Caller, Path(i
     if let Err(error) = done {
         return Err(refused(&app, &workspace.id, error).await?);
     }
-    shown(&app, &workspace.id).await
+    shown(&app, &caller, &workspace.id).await
 }
 
 /// `POST workspaces/:id/actions/force-unlock`. What is announced and has not arrived is given up with the lock.
@@ -154,7 +154,7 @@ pub(in crate::http) async fn force_unlock(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ForceUnlock).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::ForceUnlock).await?;
     drop(connection);
     let user = person(&caller)?;
     let acknowledged = body.text("acknowledge-running")?.or_else(|| {
@@ -188,5 +188,5 @@ pub(in crate::http) async fn force_unlock(
     if let Err(error) = done {
         return Err(unprocessable(refused(&app, &workspace.id, error).await?));
     }
-    shown(&app, &workspace.id).await
+    shown(&app, &caller, &workspace.id).await
 }

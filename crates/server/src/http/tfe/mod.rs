@@ -1,16 +1,15 @@
 //! The Terraform Enterprise API, at exactly `/api/v2/`.
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, patch, post};
 
 use super::error::{ApiError, JSON_API};
 use super::rate_limit;
 use crate::app::App;
+use crate::http::routes::{Routes, get, patch, post};
 
 pub(super) mod agent_pools;
 pub(super) mod agents;
@@ -20,6 +19,7 @@ mod execution;
 pub(super) mod kept_apart;
 pub(super) mod lease_times;
 pub(super) mod locks;
+pub(super) mod memberships;
 pub(super) mod organizations;
 pub(super) mod plans;
 pub(super) mod projects;
@@ -29,6 +29,8 @@ mod sandbox_settings;
 pub(crate) mod state_outputs;
 pub(crate) mod state_versions;
 mod tags;
+pub(super) mod team_access;
+pub(super) mod teams;
 pub(super) mod tokens;
 pub(super) mod users;
 pub(super) mod variables;
@@ -40,24 +42,28 @@ pub(super) mod workspaces;
 /// Where the API is. Clients that are given nothing but an address look for it exactly here.
 pub(super) const PREFIX: &str = "/api/v2";
 
-pub(super) fn router(app: &App) -> Router<App> {
-    let api = Router::new()
+pub(super) fn router(app: &App) -> Routes {
+    let api = Routes::new()
         .route("/ping", get(ping))
         .merge(organization_routes())
+        .merge(team_routes())
         .merge(workspace_routes())
         .merge(state_routes())
         .merge(run_routes())
         .merge(agent_routes())
         .merge(engine_versions::routes())
-        .fallback(|| async { ApiError::NotFound })
-        .method_not_allowed_fallback(|| async { ApiError::NotFound })
-        .layer(middleware::from_fn_with_state(app.clone(), rate_limit::limit))
-        .layer(middleware::from_fn(headers));
-    Router::new().nest(PREFIX, api)
+        .around(|router| {
+            router
+                .fallback(|| async { ApiError::NotFound })
+                .method_not_allowed_fallback(|| async { ApiError::NotFound })
+                .layer(middleware::from_fn_with_state(app.clone(), rate_limit::limit))
+                .layer(middleware::from_fn(headers))
+        });
+    api.below(PREFIX)
 }
 
-fn organization_routes() -> Router<App> {
-    Router::new()
+fn organization_routes() -> Routes {
+    Routes::new()
         .route("/account/details", get(users::details))
         .route("/account/update", patch(users::update))
         .route("/users/{id}", get(users::show))
@@ -103,8 +109,53 @@ fn organization_routes() -> Router<App> {
         )
 }
 
-fn workspace_routes() -> Router<App> {
-    Router::new()
+fn team_routes() -> Routes {
+    Routes::new()
+        .route(
+            "/organizations/{org}/organization-memberships",
+            get(memberships::list).post(memberships::create),
+        )
+        .route(
+            "/organization-memberships/{id}",
+            get(memberships::show).delete(memberships::delete),
+        )
+        .route("/organizations/{org}/teams", get(teams::list).post(teams::create))
+        .route(
+            "/teams/{id}",
+            get(teams::show).patch(teams::update).delete(teams::delete),
+        )
+        .route(
+            "/teams/{id}/relationships/users",
+            post(teams::add_users).delete(teams::remove_users),
+        )
+        .route(
+            "/teams/{id}/relationships/organization-memberships",
+            post(teams::add_memberships).delete(teams::remove_memberships),
+        )
+        .route(
+            "/team-workspaces",
+            get(team_access::list_of_workspace).post(team_access::grant_workspace),
+        )
+        .route(
+            "/team-workspaces/{id}",
+            get(team_access::show_workspace)
+                .patch(team_access::change_workspace)
+                .delete(team_access::revoke_workspace),
+        )
+        .route(
+            "/team-projects",
+            get(team_access::list_of_project).post(team_access::grant_project),
+        )
+        .route(
+            "/team-projects/{id}",
+            get(team_access::show_project)
+                .patch(team_access::change_project)
+                .delete(team_access::revoke_project),
+        )
+}
+
+fn workspace_routes() -> Routes {
+    Routes::new()
         .route(
             "/organizations/{org}/workspaces",
             get(workspaces::list).post(workspaces::create),
@@ -170,8 +221,8 @@ fn workspace_routes() -> Router<App> {
         )
 }
 
-fn state_routes() -> Router<App> {
-    Router::new()
+fn state_routes() -> Routes {
+    Routes::new()
         .route(
             "/workspaces/{id}/configuration-versions",
             get(configuration_versions::list).post(configuration_versions::create),
@@ -217,8 +268,8 @@ fn state_routes() -> Router<App> {
         .route("/state-version-outputs/{id}", get(state_outputs::show))
 }
 
-fn run_routes() -> Router<App> {
-    Router::new()
+fn run_routes() -> Routes {
+    Routes::new()
         .route("/runs", post(runs::create))
         .route("/runs/{id}", get(runs::show))
         .route("/runs/{id}/run-events", get(runs::events))
@@ -240,8 +291,8 @@ fn run_routes() -> Router<App> {
         .route("/applies/{id}", get(plans::apply))
 }
 
-fn agent_routes() -> Router<App> {
-    Router::new()
+fn agent_routes() -> Routes {
+    Routes::new()
         .route(
             "/organizations/{org}/agent-pools",
             get(agent_pools::list).post(agent_pools::create),
@@ -257,7 +308,7 @@ fn agent_routes() -> Router<App> {
             get(tokens::of_pool).post(tokens::create_for_pool),
         )
         .route("/agent-pools/{id}/agents", get(agents::list))
-        .route("/agents/{id}", get(agents::show).merge(delete(agents::delete)))
+        .route("/agents/{id}", get(agents::show).delete(agents::delete))
         .route("/agents/{id}/actions/drain", post(agents::drain))
         .route("/agents/{id}/actions/resume", post(agents::resume))
 }

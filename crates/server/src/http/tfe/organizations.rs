@@ -4,6 +4,7 @@ use axum::extract::{Path, State};
 use serde_json::{Map, Value, json};
 use terrapool_model::execution::ExecutionMode;
 use terrapool_model::id::AgentPoolId;
+use terrapool_model::permission::Standing;
 use terrapool_store::db::Connection;
 use terrapool_store::organizations::{self, OrganizationRecord};
 use terrapool_store::{audit, pools, projects};
@@ -15,7 +16,7 @@ use terrapool_tfe::time::iso8601;
 
 use super::AppState;
 use super::execution::{self, parse_mode};
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, OrganizationPermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
 
@@ -79,11 +80,34 @@ fn check_email(email: &str) -> Result<()> {
     }
 }
 
+/// What the caller may do in an organization.
+fn permissions(standing: &Standing) -> attributes::OrganizationPermissions {
+    let manage = standing.may(OrganizationPermission::Manage);
+    attributes::OrganizationPermissions {
+        can_update: manage,
+        can_destroy: manage,
+        can_access_via_teams: manage,
+        can_create_team: manage,
+        can_create_workspace: standing.creates_workspaces(),
+        can_create_workspace_migration: standing.creates_workspaces(),
+        can_create_project: standing.may(OrganizationPermission::CreateProjects),
+        can_manage_users: manage,
+        can_update_ssh_keys: manage,
+        can_update_api_token: standing.may(OrganizationPermission::ManageTokens),
+        can_update_agent_pools: standing.may(OrganizationPermission::ManageAgentPools),
+        can_manage_tags: manage,
+        can_traverse: standing.may(OrganizationPermission::Read),
+        ..attributes::OrganizationPermissions::default()
+    }
+}
+
 /// An organization with its default project.
 pub(in crate::http) async fn resource(
     connection: &mut Connection,
+    caller: &Caller,
     record: &OrganizationRecord,
 ) -> Result<Resource> {
+    let standing = auth::standing(connection, caller, &record.id).await?;
     let project = projects::default_of(connection, &record.id).await?;
     let mut settings = default_settings();
     settings.extend(record.settings.clone());
@@ -93,7 +117,7 @@ pub(in crate::http) async fn resource(
         email: record.email.clone(),
         created_at: iso8601(record.created_at),
         default_execution_mode: record.default_execution_mode.to_string(),
-        permissions: attributes::OrganizationPermissions::owner(),
+        permissions: permissions(&standing),
         cost_estimation_enabled: false,
         assessments_enabled: false,
         stacks_enabled: false,
@@ -128,7 +152,7 @@ pub(in crate::http) async fn list(State(app): AppState, caller: Caller, params: 
     .await?;
     let mut resources = Vec::new();
     for record in &records {
-        resources.push(resource(&mut connection, record).await?);
+        resources.push(resource(&mut connection, &caller, record).await?);
     }
     Ok(Answer::ok(params.paged(resources, total)))
 }
@@ -180,7 +204,7 @@ pub(in crate::http) async fn create(State(app): AppState, caller: Caller, ApiBod
         .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
     let mut connection = app.db.read().await?;
     Ok(Answer::created(Document::one(
-        resource(&mut connection, &record).await?,
+        resource(&mut connection, &caller, &record).await?,
     )))
 }
 
@@ -192,11 +216,12 @@ pub(in crate::http) async fn show(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = auth::organization(&mut connection, &caller, &name, Permission::Read).await?;
-    let mut document = Document::one(resource(&mut connection, &record).await?);
+    let read = OrganizationPermission::Read;
+    let (record, standing) = auth::organization_and_standing(&mut connection, &caller, &name, read).await?;
+    let mut document = Document::one(resource(&mut connection, &caller, &record).await?);
     if params.includes().contains("default_project") {
         let project = projects::default_of(&mut connection, &record.id).await?;
-        document = document.include([super::projects::resource(&project, &record)]);
+        document = document.include([super::projects::resource(&standing, &project, &record)]);
     }
     Ok(Answer::ok(document))
 }
@@ -210,7 +235,7 @@ pub(in crate::http) async fn update(
 ) -> Result {
     let mut connection = app.db.read().await?;
     let mut record =
-        auth::organization(&mut connection, &caller, &name, Permission::ManageOrganization).await?;
+        auth::organization(&mut connection, &caller, &name, OrganizationPermission::Manage).await?;
     if let Some(name) = body.text("name")? {
         check_name(&name)?;
         record.name = name;
@@ -248,7 +273,7 @@ pub(in crate::http) async fn update(
         .await
         .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
     Ok(Answer::ok(Document::one(
-        resource(&mut connection, &record).await?,
+        resource(&mut connection, &caller, &record).await?,
     )))
 }
 
@@ -311,7 +336,7 @@ pub(in crate::http) async fn delete(
     Path(name): Path<String>,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = auth::organization(&mut connection, &caller, &name, Permission::ManageOrganization).await?;
+    let record = auth::organization(&mut connection, &caller, &name, OrganizationPermission::Manage).await?;
     drop(connection);
     let actor = caller.audit_name();
     app.db
@@ -340,7 +365,7 @@ pub(in crate::http) async fn entitlements(
     Path(name): Path<String>,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = auth::organization(&mut connection, &caller, &name, Permission::Read).await?;
+    let record = auth::organization(&mut connection, &caller, &name, OrganizationPermission::Read).await?;
     let set = Resource::new(
         Kind::EntitlementSets,
         record.id.to_string(),
@@ -356,7 +381,7 @@ pub(in crate::http) async fn capacity(
     Path(name): Path<String>,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = auth::organization(&mut connection, &caller, &name, Permission::Read).await?;
+    let record = auth::organization(&mut connection, &caller, &name, OrganizationPermission::Read).await?;
     let (pending, running) = organizations::run_counts(&mut connection, &record.id).await?;
     let attributes = json!({"pending": pending, "running": running});
     Ok(Answer::ok(Document::one(Resource::new(

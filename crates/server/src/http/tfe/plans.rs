@@ -20,7 +20,7 @@ use terrapool_tfe::time::iso8601;
 
 use super::AppState;
 use crate::app::App;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, Result};
 use crate::http::error::ApiError;
 use crate::http::logs::log_read_url;
@@ -142,7 +142,7 @@ async fn run_of_plan(
     connection: &mut Connection,
     caller: &Caller,
     id: &str,
-    permission: Permission,
+    permission: WorkspacePermission,
 ) -> Result<RunRecord> {
     let id: PlanId = id.parse().map_err(|_| ApiError::NotFound)?;
     let run = runs::by_plan(connection, &id).await?.ok_or(ApiError::NotFound)?;
@@ -153,7 +153,7 @@ async fn run_of_plan(
 /// `GET plans/:id`
 pub(in crate::http) async fn plan(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
-    let run = run_of_plan(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
+    let run = run_of_plan(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
     Ok(Answer::ok(Document::one(plan_resource(&app, &run))))
 }
 
@@ -164,7 +164,7 @@ pub(in crate::http) async fn plan_of_run(
     Path(id): Path<String>,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let (run, _) = super::runs::find(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
+    let (run, _) = super::runs::find(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
     Ok(Answer::ok(Document::one(plan_resource(&app, &run))))
 }
 
@@ -176,7 +176,7 @@ pub(in crate::http) async fn apply(State(app): AppState, caller: Caller, Path(id
         .await?
         .ok_or(ApiError::NotFound)?;
     let workspace = run.workspace_id.as_str();
-    auth::workspace(&mut connection, &caller, workspace, Permission::ReadWorkspace).await?;
+    auth::workspace(&mut connection, &caller, workspace, WorkspacePermission::Read).await?;
     Ok(Answer::ok(Document::one(apply_resource(&app, &run))))
 }
 
@@ -187,7 +187,7 @@ pub(in crate::http) async fn apply_of_run(
     Path(id): Path<String>,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let (run, _) = super::runs::find(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
+    let (run, _) = super::runs::find(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
     Ok(Answer::ok(Document::one(apply_resource(&app, &run))))
 }
 
@@ -207,7 +207,7 @@ async fn artifact(
     caller: &Caller,
     id: &str,
     name: ArtifactName,
-    permission: Permission,
+    permission: WorkspacePermission,
 ) -> Result<Response> {
     let mut connection = app.db.read().await?;
     let run = run_of_plan(&mut connection, caller, id, permission).await?;
@@ -227,7 +227,14 @@ pub(in crate::http) async fn json_output(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Response> {
-    artifact(&app, &caller, &id, ArtifactName::PlanJson, Permission::ReadState).await
+    artifact(
+        &app,
+        &caller,
+        &id,
+        ArtifactName::PlanJson,
+        WorkspacePermission::ReadState,
+    )
+    .await
 }
 
 /// `GET plans/:id/json-output-redacted`: what the CLI renders.
@@ -241,7 +248,7 @@ pub(in crate::http) async fn json_output_redacted(
         &caller,
         &id,
         ArtifactName::PlanRedacted,
-        Permission::ReadWorkspace,
+        WorkspacePermission::Read,
     )
     .await
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::{Path, State};
 use serde_json::json;
+use terrapool_model::permission::Standing;
 use terrapool_store::db::Connection;
 use terrapool_store::error::StoreError;
 use terrapool_store::organizations::{self, OrganizationRecord};
@@ -15,19 +16,30 @@ use terrapool_tfe::time::iso8601;
 
 use super::AppState;
 use super::execution::{self, Own};
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, OrganizationPermission, ProjectPermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
 
 /// A project as clients see it.
-pub(super) fn resource(record: &ProjectRecord, organization: &OrganizationRecord) -> Resource {
+pub(super) fn resource(
+    standing: &Standing,
+    record: &ProjectRecord,
+    organization: &OrganizationRecord,
+) -> Resource {
     let own = record.default_execution_mode.is_some();
     let pool = if own {
         record.default_agent_pool_id.as_ref()
     } else {
         organization.default_agent_pool_id.as_ref()
     };
-    let permissions = ["can-read", "can-update", "can-destroy", "can-create-workspace"];
+    let may = |permission| standing.may_in_project(&record.id, permission);
+    let manage = may(ProjectPermission::Manage);
+    let permissions = BTreeMap::from([
+        ("can-read", may(ProjectPermission::Read)),
+        ("can-update", manage),
+        ("can-destroy", manage),
+        ("can-create-workspace", may(ProjectPermission::CreateWorkspaces)),
+    ]);
     let attributes = attributes::Project {
         name: record.name.clone(),
         description: record.description.clone(),
@@ -43,10 +55,7 @@ pub(super) fn resource(record: &ProjectRecord, organization: &OrganizationRecord
         auto_destroy_activity_duration: None,
         is_unified: false,
         workspace_count: record.workspace_count,
-        permissions: permissions
-            .into_iter()
-            .map(|name| (name, true))
-            .collect::<BTreeMap<_, _>>(),
+        permissions,
     };
     Resource::new(Kind::Projects, record.id.to_string(), &attributes)
         .one("organization", Kind::Organizations, &organization.name)
@@ -69,19 +78,20 @@ fn check_name(name: &str) -> Result<()> {
     }
 }
 
-async fn find(
+pub(super) async fn find(
     connection: &mut Connection,
     caller: &Caller,
     id: &str,
-    permission: Permission,
-) -> Result<(ProjectRecord, OrganizationRecord)> {
+    permission: ProjectPermission,
+) -> Result<(ProjectRecord, OrganizationRecord, Standing)> {
     let id = id.parse().map_err(|_| ApiError::NotFound)?;
     let record = projects::get(connection, &id).await?.ok_or(ApiError::NotFound)?;
-    auth::require(connection, caller, &record.organization_id, permission).await?;
+    let standing = auth::standing(connection, caller, &record.organization_id).await?;
+    auth::allow(standing.may_in_project(&record.id, permission))?;
     let organization = organizations::get(connection, &record.organization_id)
         .await?
         .ok_or(ApiError::NotFound)?;
-    Ok((record, organization))
+    Ok((record, organization, standing))
 }
 
 /// `GET organizations/:org/projects`
@@ -92,8 +102,11 @@ pub(in crate::http) async fn list(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let organization = auth::organization(&mut connection, &caller, &name, Permission::Read).await?;
+    let read = OrganizationPermission::Read;
+    let (organization, standing) =
+        auth::organization_and_standing(&mut connection, &caller, &name, read).await?;
     let filter = ProjectFilter {
+        sight: auth::sight(&caller, &standing),
         names: params.list("filter[names]"),
         search: params.get("q").map(str::to_owned),
     };
@@ -108,7 +121,7 @@ pub(in crate::http) async fn list(
     .await?;
     let resources = records
         .iter()
-        .map(|record| resource(record, &organization))
+        .map(|record| resource(&standing, record, &organization))
         .collect();
     Ok(Answer::ok(params.paged(resources, total)))
 }
@@ -121,8 +134,9 @@ pub(in crate::http) async fn create(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let organization =
-        auth::organization(&mut connection, &caller, &name, Permission::ManageProjects).await?;
+    let create = OrganizationPermission::CreateProjects;
+    let (organization, standing) =
+        auth::organization_and_standing(&mut connection, &caller, &name, create).await?;
     let name = body.required("name")?;
     check_name(&name)?;
     let inherited = Own {
@@ -165,14 +179,23 @@ pub(in crate::http) async fn create(
         })
         .await
         .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
-    Ok(Answer::created(Document::one(resource(&record, &organization))))
+    Ok(Answer::created(Document::one(resource(
+        &standing,
+        &record,
+        &organization,
+    ))))
 }
 
 /// `GET projects/:id`
 pub(in crate::http) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
-    let (record, organization) = find(&mut connection, &caller, &id, Permission::Read).await?;
-    Ok(Answer::ok(Document::one(resource(&record, &organization))))
+    let (record, organization, standing) =
+        find(&mut connection, &caller, &id, ProjectPermission::Read).await?;
+    Ok(Answer::ok(Document::one(resource(
+        &standing,
+        &record,
+        &organization,
+    ))))
 }
 
 /// `PATCH projects/:id`
@@ -183,7 +206,8 @@ pub(in crate::http) async fn update(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let (mut record, organization) = find(&mut connection, &caller, &id, Permission::ManageProjects).await?;
+    let (mut record, organization, standing) =
+        find(&mut connection, &caller, &id, ProjectPermission::Manage).await?;
     if let Some(name) = body.text("name")? {
         check_name(&name)?;
         record.name = name;
@@ -213,13 +237,17 @@ pub(in crate::http) async fn update(
         })
         .await
         .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
-    Ok(Answer::ok(Document::one(resource(&record, &organization))))
+    Ok(Answer::ok(Document::one(resource(
+        &standing,
+        &record,
+        &organization,
+    ))))
 }
 
 /// `DELETE projects/:id`
 pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
-    let (record, _) = find(&mut connection, &caller, &id, Permission::ManageProjects).await?;
+    let (record, ..) = find(&mut connection, &caller, &id, ProjectPermission::Manage).await?;
     if record.is_default {
         return Err(ApiError::Conflict(format!(
             "{} is the organization's default project and cannot be deleted",

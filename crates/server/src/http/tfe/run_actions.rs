@@ -10,7 +10,7 @@ use terrapool_store::runs::{self, RunRecord, TransitionError};
 
 use super::AppState;
 use crate::app::App;
-use crate::auth::{Caller, Permission};
+use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Result};
 use crate::http::error::ApiError;
 
@@ -32,6 +32,15 @@ impl Action {
         }
     }
 
+    /// What it takes. Whoever may plan may stop what only plans.
+    fn permission(self, plan_only: bool) -> WorkspacePermission {
+        match self {
+            Self::Cancel if plan_only => WorkspacePermission::QueueRuns,
+            Self::Apply | Self::Discard | Self::Cancel => WorkspacePermission::ApplyRuns,
+            Self::ForceCancel => WorkspacePermission::ForceCancelRuns,
+        }
+    }
+
     fn perform<'t>(
         self,
         tx: &'t mut Tx,
@@ -50,7 +59,10 @@ impl Action {
 
 async fn act(app: &App, caller: &Caller, id: &str, action: Action, comment: Option<String>) -> Result {
     let mut connection = app.db.read().await?;
-    let (run, workspace) = super::runs::find(&mut connection, caller, id, Permission::ApplyRuns).await?;
+    let read = WorkspacePermission::Read;
+    let (run, workspace) = super::runs::find(&mut connection, caller, id, read).await?;
+    let permission = action.permission(run.plan_only);
+    auth::require_in_workspace(&mut connection, caller, &workspace, permission).await?;
     drop(connection);
     let (user, actor) = (caller.user_id().cloned(), caller.audit_name());
     app.db

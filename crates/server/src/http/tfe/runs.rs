@@ -25,7 +25,7 @@ use terrapool_tfe::time::iso8601;
 
 use super::{AppState, is_cloud_block, source, workspace_settings};
 use crate::app::App;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, OrganizationPermission, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
 
@@ -37,10 +37,48 @@ pub(super) fn timestamps(times: &BTreeMap<String, Timestamp>) -> BTreeMap<String
         .collect()
 }
 
+/// What the caller may do with runs of a workspace.
+pub(super) async fn rights(
+    connection: &mut Connection,
+    caller: &Caller,
+    workspace: &WorkspaceRecord,
+) -> Result<RunRights> {
+    let standing = auth::standing(connection, caller, &workspace.organization_id).await?;
+    let may = |permission| standing.may_in_workspace(&workspace.id, &workspace.project_id, permission);
+    Ok(RunRights {
+        queue: may(WorkspacePermission::QueueRuns),
+        apply: may(WorkspacePermission::ApplyRuns),
+        force_cancel: may(WorkspacePermission::ForceCancelRuns),
+    })
+}
+
+/// What somebody may do with runs of a workspace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RunRights {
+    queue: bool,
+    apply: bool,
+    force_cancel: bool,
+}
+
+impl RunRights {
+    fn over(self, run: &RunRecord) -> attributes::RunPermissions {
+        attributes::RunPermissions {
+            can_apply: self.apply,
+            can_cancel: if run.plan_only { self.queue } else { self.apply },
+            can_comment: self.queue,
+            can_discard: self.apply,
+            can_force_cancel: self.force_cancel,
+            can_force_execute: self.apply,
+            can_override_policy_check: false,
+        }
+    }
+}
+
 /// A run as clients see it. `plan` and `apply` are there from the start, whatever becomes of them.
-pub(in crate::http) async fn resource(
+pub(super) async fn resource(
     connection: &mut Connection,
     run: &RunRecord,
+    rights: RunRights,
     app: &App,
 ) -> Result<Resource> {
     let actions = run.actions(app.now());
@@ -63,7 +101,7 @@ pub(in crate::http) async fn resource(
             is_cancelable: actions.is_cancelable,
             is_force_cancelable: actions.is_force_cancelable,
         },
-        permissions: attributes::RunPermissions::all(),
+        permissions: rights.over(run),
         auto_apply: run.auto_apply,
         allow_config_generation: run.allow_config_generation,
         allow_empty_apply: run.allow_empty_apply,
@@ -137,7 +175,7 @@ pub(in crate::http) async fn find(
     connection: &mut Connection,
     caller: &Caller,
     id: &str,
-    permission: Permission,
+    permission: WorkspacePermission,
 ) -> Result<(RunRecord, WorkspaceRecord)> {
     let id = id.parse().map_err(|_| ApiError::NotFound)?;
     let run = runs::get(connection, &id).await?.ok_or(ApiError::NotFound)?;
@@ -149,6 +187,7 @@ pub(in crate::http) async fn find(
 async fn included(
     app: &App,
     connection: &mut Connection,
+    caller: &Caller,
     run: &RunRecord,
     params: &Params,
 ) -> Result<Vec<Resource>> {
@@ -157,7 +196,7 @@ async fn included(
         match name.as_str() {
             "workspace" => {
                 if let Some(workspace) = workspaces::get(connection, &run.workspace_id).await? {
-                    resources.push(super::workspaces::resource(connection, &workspace).await?);
+                    resources.push(super::workspaces::resource(connection, caller, &workspace).await?);
                 }
             }
             "plan" => resources.push(super::plans::plan_resource(app, run)),
@@ -193,10 +232,11 @@ pub(in crate::http) async fn show(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let (run, _) = find(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
-    let more = included(&app, &mut connection, &run, &params).await?;
+    let (run, workspace) = find(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
+    let rights = rights(&mut connection, &caller, &workspace).await?;
+    let more = included(&app, &mut connection, &caller, &run, &params).await?;
     Ok(Answer::ok(
-        Document::one(resource(&mut connection, &run, &app).await?).include(more),
+        Document::one(resource(&mut connection, &run, rights, &app).await?).include(more),
     ))
 }
 
@@ -216,12 +256,13 @@ pub(in crate::http) async fn of_workspace(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
     let listed = runs::list_of_workspace(&mut connection, &workspace.id, &page(&params)).await?;
+    let rights = rights(&mut connection, &caller, &workspace).await?;
     let (mut resources, mut more) = (Vec::new(), Vec::new());
     for run in &listed.items {
-        resources.push(resource(&mut connection, run, &app).await?);
-        more.extend(included(&app, &mut connection, run, &params).await?);
+        resources.push(resource(&mut connection, run, rights, &app).await?);
+        more.extend(included(&app, &mut connection, &caller, run, &params).await?);
     }
     Ok(Answer::ok(params.paged(resources, listed.total).include(more)))
 }
@@ -234,11 +275,19 @@ pub(in crate::http) async fn queue(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let organization = auth::organization(&mut connection, &caller, &name, Permission::ReadWorkspace).await?;
-    let listed = runs::active_of_organization(&mut connection, &organization.id, &page(&params)).await?;
+    let read = OrganizationPermission::Read;
+    let (organization, standing) =
+        auth::organization_and_standing(&mut connection, &caller, &name, read).await?;
+    let sight = auth::sight(&caller, &standing);
+    let listed =
+        runs::active_of_organization(&mut connection, &organization.id, &sight, &page(&params)).await?;
     let mut resources = Vec::new();
     for run in &listed.items {
-        resources.push(resource(&mut connection, run, &app).await?);
+        let Some(workspace) = workspaces::get(&mut connection, &run.workspace_id).await? else {
+            continue;
+        };
+        let rights = rights(&mut connection, &caller, &workspace).await?;
+        resources.push(resource(&mut connection, run, rights, &app).await?);
     }
     Ok(Answer::ok(params.paged(resources, listed.total)))
 }
@@ -246,7 +295,7 @@ pub(in crate::http) async fn queue(
 /// `GET runs/:id/run-events`
 pub(in crate::http) async fn events(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
-    let (run, _) = find(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
+    let (run, _) = find(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
     let attributes = json!({
         "action": "created",
         "created-at": iso8601(run.created_at),
@@ -391,7 +440,18 @@ pub(in crate::http) async fn create(
         .value()
         .ok_or_else(|| Problem::relationship("workspace", "Workspace can't be blank"))?;
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &workspace, Permission::QueueRuns).await?;
+    let workspace = auth::workspace(
+        &mut connection,
+        &caller,
+        &workspace,
+        WorkspacePermission::QueueRuns,
+    )
+    .await?;
+    // What applies by itself needs somebody who may apply: else it stops and waits for one.
+    let applies = WorkspacePermission::ApplyRuns;
+    let may_apply = auth::standing(&mut connection, &caller, &workspace.organization_id)
+        .await?
+        .may_in_workspace(&workspace.id, &workspace.project_id, applies);
     let configuration = configuration(&mut connection, &workspace, &body).await?;
     let pool_id = pool(&app, &mut connection, &workspace).await?;
     drop(connection);
@@ -424,7 +484,7 @@ pub(in crate::http) async fn create(
         created_by: caller.user_id().cloned(),
         plan_only,
         save_plan,
-        auto_apply: body.flag("auto-apply")?.unwrap_or(workspace.auto_apply),
+        auto_apply: may_apply && body.flag("auto-apply")?.unwrap_or(workspace.auto_apply),
         is_destroy,
         refresh: body.flag("refresh")?.unwrap_or(true),
         refresh_only,
@@ -444,7 +504,7 @@ pub(in crate::http) async fn create(
         pool_id,
         id,
     };
-    let (organization, actor) = (workspace.organization_id, caller.audit_name());
+    let (organization, actor) = (workspace.organization_id.clone(), caller.audit_name());
     let run = app
         .db
         .write(move |tx| {
@@ -458,8 +518,9 @@ pub(in crate::http) async fn create(
         })
         .await?;
     let mut connection = app.db.read().await?;
+    let rights = rights(&mut connection, &caller, &workspace).await?;
     Ok(Answer::created(Document::one(
-        resource(&mut connection, &run, &app).await?,
+        resource(&mut connection, &run, rights, &app).await?,
     )))
 }
 

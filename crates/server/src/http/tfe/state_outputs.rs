@@ -16,7 +16,7 @@ use terrapool_tfe::state::{self, Output};
 
 use super::AppState;
 use crate::app::App;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, Params, Result};
 use crate::http::error::ApiError;
 
@@ -129,7 +129,7 @@ pub(super) async fn current(
     headers: HeaderMap,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ReadOutputs).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::ReadOutputs).await?;
     let record = state_versions::current(&mut connection, &workspace.id).await?;
     drop(connection);
     let all = match &record {
@@ -164,7 +164,8 @@ pub(super) async fn of_version(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = super::state_versions::find(&mut connection, &caller, &id, Permission::ReadState).await?;
+    let record =
+        super::state_versions::find(&mut connection, &caller, &id, WorkspacePermission::ReadState).await?;
     drop(connection);
     Ok(listed(&params, resources(&app, &record, Sensitive::Shown).await?))
 }
@@ -177,7 +178,7 @@ pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<St
         &mut connection,
         &caller,
         version.as_str(),
-        Permission::ReadOutputs,
+        WorkspacePermission::ReadOutputs,
     )
     .await?;
     drop(connection);

@@ -27,7 +27,7 @@ use terrapool_tfe::time::iso8601;
 use super::plans::{JSON, stream};
 use super::{AppState, is_cloud_block, state_outputs};
 use crate::app::App;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, Params, Result, collect};
 use crate::http::error::ApiError;
 use crate::http::uploads;
@@ -111,7 +111,7 @@ pub(super) async fn find(
     connection: &mut Connection,
     caller: &Caller,
     id: &str,
-    permission: Permission,
+    permission: WorkspacePermission,
 ) -> Result<StateVersionRecord> {
     let id = id.parse().map_err(|_| ApiError::NotFound)?;
     let record = state_versions::get(connection, &id)
@@ -129,7 +129,7 @@ pub(super) async fn show(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = find(&mut connection, &caller, &id, Permission::ReadState).await?;
+    let record = find(&mut connection, &caller, &id, WorkspacePermission::ReadState).await?;
     drop(connection);
     shown(&app, &record, &params).await
 }
@@ -142,7 +142,7 @@ pub(super) async fn current(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ReadState).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::ReadState).await?;
     let record = state_versions::current(&mut connection, &workspace.id)
         .await?
         .ok_or(ApiError::NotFound)?;
@@ -158,7 +158,7 @@ pub(super) async fn list(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ReadState).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::ReadState).await?;
     listed(&app, connection, &workspace.id, &params).await
 }
 
@@ -174,11 +174,9 @@ pub(super) async fn list_by_name(State(app): AppState, caller: Caller, params: P
             "filter[organization][name] and filter[workspace][name] are both required".to_owned(),
         ));
     };
-    let organization =
-        auth::organization(&mut connection, &caller, organization, Permission::ReadState).await?;
-    let workspace = workspaces::by_name(&mut connection, &organization.id, workspace)
-        .await?
-        .ok_or(ApiError::NotFound)?;
+    let names = (organization.to_owned(), workspace.to_owned());
+    let permission = WorkspacePermission::ReadState;
+    let workspace = super::workspaces::by_name(&mut connection, &caller, &names, permission).await?;
     listed(&app, connection, &workspace.id, &params).await
 }
 
@@ -320,7 +318,7 @@ pub(super) async fn create(
 ) -> Result {
     let cloud = is_cloud_block(&headers);
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::WriteState).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::WriteState).await?;
     drop(connection);
     let user = caller.user_id().ok_or(ApiError::NotFound)?.clone();
     // A state that is sent inline is a third longer in base64, and its JSON form comes with it.
@@ -500,7 +498,7 @@ pub(in crate::http) async fn download(
     Path(id): Path<String>,
 ) -> Result<Response> {
     let mut connection = app.db.read().await?;
-    let record = find(&mut connection, &caller, &id, Permission::ReadState).await?;
+    let record = find(&mut connection, &caller, &id, WorkspacePermission::ReadState).await?;
     drop(connection);
     let key = record.object_key.ok_or(ApiError::NotFound)?;
     let reader = app
@@ -523,7 +521,7 @@ pub(super) async fn download_json(
     Path(id): Path<String>,
 ) -> Result<Response> {
     let mut connection = app.db.read().await?;
-    let record = find(&mut connection, &caller, &id, Permission::ReadState).await?;
+    let record = find(&mut connection, &caller, &id, WorkspacePermission::ReadState).await?;
     drop(connection);
     let key = record.json_object_key.ok_or(ApiError::NotFound)?;
     let reader = app

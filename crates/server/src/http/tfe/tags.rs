@@ -9,7 +9,7 @@ use terrapool_tfe::page::PageRequest;
 use terrapool_tfe::request::Item;
 
 use super::AppState;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, OrganizationPermission, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
 
@@ -85,7 +85,8 @@ pub(super) async fn of_organization(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let organization = auth::organization(&mut connection, &caller, &name, Permission::Read).await?;
+    let organization =
+        auth::organization(&mut connection, &caller, &name, OrganizationPermission::Read).await?;
     let search = params.get("q").map(str::to_lowercase);
     let all: Vec<Resource> = workspaces::organization_tags(&mut connection, &organization.id)
         .await?
@@ -114,7 +115,7 @@ pub(super) async fn list(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
     let organization = (&workspace.organization_id, workspace.organization_name.as_str());
     let wanted = params.get("name");
     let all = workspaces::tags(&mut connection, &workspace.id)
@@ -153,7 +154,7 @@ pub(super) async fn add(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ManageWorkspaces).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Manage).await?;
     parse_tags(&body.items)?;
     let tags: Vec<Tag> = keys(&mut connection, &workspace.organization_id, &body.items)
         .await?
@@ -182,7 +183,7 @@ pub(super) async fn remove(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ManageWorkspaces).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Manage).await?;
     let keys = keys(&mut connection, &workspace.organization_id, &body.items).await?;
     drop(connection);
     app.db
@@ -211,7 +212,7 @@ fn bindings_of(kind: Kind, workspace: &str, tags: &[Tag]) -> Document {
 
 async fn shown(app: &crate::app::App, caller: &Caller, id: &str, kind: Kind) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, caller, id, Permission::ReadWorkspace).await?;
+    let workspace = auth::workspace(&mut connection, caller, id, WorkspacePermission::Read).await?;
     let tags = workspaces::tags(&mut connection, &workspace.id).await?;
     Ok(Answer::ok(bindings_of(kind, workspace.id.as_str(), &tags)))
 }
@@ -238,7 +239,7 @@ pub(super) async fn add_bindings(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ManageWorkspaces).await?;
+    let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Manage).await?;
     drop(connection);
     let tags = parse_bindings(&body.items)?;
     app.db

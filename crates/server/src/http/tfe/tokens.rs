@@ -19,7 +19,7 @@ use terrapool_tfe::time::{iso8601, parse};
 
 use super::AppState;
 use crate::app::App;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, OrganizationPermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
 use crate::secrets::{self, TokenKind};
@@ -185,7 +185,8 @@ pub(in crate::http) async fn create_for_user(
 }
 
 async fn organization_owner(connection: &mut Connection, caller: &Caller, name: &str) -> Result<TokenOwner> {
-    let organization = auth::organization(connection, caller, name, Permission::ManageTokens).await?;
+    let organization =
+        auth::organization(connection, caller, name, OrganizationPermission::ManageTokens).await?;
     Ok(TokenOwner::Organization(organization.id))
 }
 
@@ -256,7 +257,13 @@ async fn find(connection: &mut Connection, caller: &Caller, id: &str) -> Result<
                 permitted_user(caller, owner.as_str())?;
             }
             TokenOwner::Organization(organization) => {
-                auth::require(connection, caller, organization, Permission::ManageTokens).await?;
+                auth::require(
+                    connection,
+                    caller,
+                    organization,
+                    OrganizationPermission::ManageTokens,
+                )
+                .await?;
             }
         }
         return Ok(Found::Api(Box::new(record)));
@@ -268,7 +275,7 @@ async fn find(connection: &mut Connection, caller: &Caller, id: &str) -> Result<
         connection,
         caller,
         record.pool_id.as_str(),
-        Permission::ManageAgentPools,
+        OrganizationPermission::ManageAgentPools,
     )
     .await?;
     Ok(Found::Agent(Box::new(record)))
@@ -349,8 +356,13 @@ pub(in crate::http) async fn of_pool(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let (pool, _) =
-        super::agent_pools::find(&mut connection, &caller, &id, Permission::ManageAgentPools).await?;
+    let (pool, _) = super::agent_pools::find(
+        &mut connection,
+        &caller,
+        &id,
+        OrganizationPermission::ManageAgentPools,
+    )
+    .await?;
     let page = params.page();
     let page = Page {
         number: page.number,
@@ -373,8 +385,13 @@ pub(in crate::http) async fn create_for_pool(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let (pool, organization) =
-        super::agent_pools::find(&mut connection, &caller, &id, Permission::ManageAgentPools).await?;
+    let (pool, organization) = super::agent_pools::find(
+        &mut connection,
+        &caller,
+        &id,
+        OrganizationPermission::ManageAgentPools,
+    )
+    .await?;
     drop(connection);
     let description = body.required("description")?;
     let expires_at = expiry(&body, None)?;

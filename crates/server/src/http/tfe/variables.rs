@@ -7,7 +7,7 @@ use terrapool_protocol::job::VariableCategory;
 use terrapool_store::audit;
 use terrapool_store::db::Connection;
 use terrapool_store::variables::{self, VariableRecord, category_name};
-use terrapool_store::workspaces::{self, WorkspaceRecord};
+use terrapool_store::workspaces::WorkspaceRecord;
 use terrapool_tfe::attributes;
 use terrapool_tfe::document::{Document, Kind, Resource};
 use terrapool_tfe::errors::Problem;
@@ -16,7 +16,7 @@ use terrapool_tfe::time::iso8601;
 
 use super::AppState;
 use crate::app::App;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
 
@@ -133,7 +133,8 @@ fn listed(records: &[VariableRecord]) -> Answer {
 /// `GET workspaces/:id/vars`
 pub(in crate::http) async fn list(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::ReadVariables).await?;
+    let workspace =
+        auth::workspace(&mut connection, &caller, &id, WorkspacePermission::ReadVariables).await?;
     Ok(listed(
         &variables::of_workspace(&mut connection, &workspace.id).await?,
     ))
@@ -145,12 +146,10 @@ pub(in crate::http) async fn list_by_name(State(app): AppState, caller: Caller, 
     let organization = params
         .get("filter[organization][name]")
         .ok_or(ApiError::NotFound)?;
-    let organization =
-        auth::organization(&mut connection, &caller, organization, Permission::ReadVariables).await?;
     let name = params.get("filter[workspace][name]").ok_or(ApiError::NotFound)?;
-    let workspace = workspaces::by_name(&mut connection, &organization.id, name)
-        .await?
-        .ok_or(ApiError::NotFound)?;
+    let names = (organization.to_owned(), name.to_owned());
+    let permission = WorkspacePermission::ReadVariables;
+    let workspace = super::workspaces::by_name(&mut connection, &caller, &names, permission).await?;
     Ok(listed(
         &variables::of_workspace(&mut connection, &workspace.id).await?,
     ))
@@ -209,7 +208,8 @@ pub(in crate::http) async fn create(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::WriteVariables).await?;
+    let workspace =
+        auth::workspace(&mut connection, &caller, &id, WorkspacePermission::WriteVariables).await?;
     drop(connection);
     created(&app, &caller, workspace, &body).await
 }
@@ -225,7 +225,8 @@ pub(in crate::http) async fn create_by_relationship(
         .value()
         .ok_or_else(|| Problem::relationship("workspace", "Workspace can't be blank"))?;
     let mut connection = app.db.read().await?;
-    let workspace = auth::workspace(&mut connection, &caller, &id, Permission::WriteVariables).await?;
+    let workspace =
+        auth::workspace(&mut connection, &caller, &id, WorkspacePermission::WriteVariables).await?;
     drop(connection);
     created(&app, &caller, workspace, &body).await
 }
@@ -236,7 +237,7 @@ async fn find(
     caller: &Caller,
     workspace: Option<&str>,
     id: &str,
-    permission: Permission,
+    permission: WorkspacePermission,
 ) -> Result<(VariableRecord, WorkspaceRecord)> {
     let id = id.parse().map_err(|_| ApiError::NotFound)?;
     let record = variables::get(connection, &id).await?.ok_or(ApiError::NotFound)?;
@@ -259,7 +260,7 @@ pub(in crate::http) async fn show(
         &caller,
         Some(&workspace),
         &id,
-        Permission::ReadVariables,
+        WorkspacePermission::ReadVariables,
     )
     .await?;
     Ok(Answer::ok(Document::one(resource(&record))))
@@ -287,8 +288,14 @@ pub(in crate::http) async fn update_by_id(
 
 async fn updated(app: &App, caller: &Caller, workspace: Option<&str>, id: &str, item: &Item) -> Result {
     let mut connection = app.db.read().await?;
-    let (mut record, workspace) =
-        find(&mut connection, caller, workspace, id, Permission::WriteVariables).await?;
+    let (mut record, workspace) = find(
+        &mut connection,
+        caller,
+        workspace,
+        id,
+        WorkspacePermission::WriteVariables,
+    )
+    .await?;
     drop(connection);
     apply(app, item, &mut record)?;
     let stored = record.clone();
@@ -338,8 +345,14 @@ pub(in crate::http) async fn delete_by_id(
 
 async fn deleted(app: &App, caller: &Caller, workspace: Option<&str>, id: &str) -> Result {
     let mut connection = app.db.read().await?;
-    let (record, workspace) =
-        find(&mut connection, caller, workspace, id, Permission::WriteVariables).await?;
+    let (record, workspace) = find(
+        &mut connection,
+        caller,
+        workspace,
+        id,
+        WorkspacePermission::WriteVariables,
+    )
+    .await?;
     drop(connection);
     let actor = caller.audit_name();
     app.db

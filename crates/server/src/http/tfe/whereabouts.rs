@@ -11,14 +11,14 @@ use terrapool_tfe::document::{Document, Kind, Resource};
 use terrapool_tfe::time::iso8601;
 
 use super::AppState;
-use crate::auth::{Caller, Permission};
+use crate::auth::{Caller, WorkspacePermission};
 use crate::http::answer::{Answer, Result};
 use crate::http::error::ApiError;
 
 /// `GET runs/:id/whereabouts`
 pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
-    let (run, _) = super::runs::find(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
+    let (run, _) = super::runs::find(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
     let workspace = workspaces::get(&mut connection, &run.workspace_id)
         .await?
         .ok_or(ApiError::NotFound)?;

@@ -10,7 +10,7 @@ use terrapool_store::{audit, kept_apart, state_versions};
 use super::AppState;
 use super::workspaces::by_name;
 use crate::app::App;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, Result};
 use crate::http::error::ApiError;
 use crate::reconcile;
@@ -100,7 +100,7 @@ async fn deleted(app: &App, caller: &Caller, record: WorkspaceRecord, deletion: 
 /// `DELETE workspaces/:id`
 pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
-    let record = auth::workspace(&mut connection, &caller, &id, Permission::ManageWorkspaces).await?;
+    let record = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Manage).await?;
     drop(connection);
     deleted(&app, &caller, record, Deletion::Force).await
 }
@@ -112,7 +112,7 @@ pub(super) async fn delete_by_name(
     Path(names): Path<(String, String)>,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = by_name(&mut connection, &caller, &names, Permission::ManageWorkspaces).await?;
+    let record = by_name(&mut connection, &caller, &names, WorkspacePermission::Manage).await?;
     drop(connection);
     deleted(&app, &caller, record, Deletion::Force).await
 }
@@ -124,7 +124,7 @@ pub(in crate::http) async fn safe_delete(
     Path(id): Path<String>,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = auth::workspace(&mut connection, &caller, &id, Permission::ManageWorkspaces).await?;
+    let record = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Manage).await?;
     drop(connection);
     deleted(&app, &caller, record, Deletion::Safe).await
 }
@@ -136,7 +136,7 @@ pub(super) async fn safe_delete_by_name(
     Path(names): Path<(String, String)>,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = by_name(&mut connection, &caller, &names, Permission::ManageWorkspaces).await?;
+    let record = by_name(&mut connection, &caller, &names, WorkspacePermission::Manage).await?;
     drop(connection);
     deleted(&app, &caller, record, Deletion::Safe).await
 }

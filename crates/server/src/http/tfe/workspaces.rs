@@ -8,6 +8,7 @@ use serde_json::json;
 use terrapool_model::execution::ExecutionMode;
 use terrapool_model::id::{AgentPoolId, ProjectId, WorkspaceId};
 use terrapool_model::lock::Lock;
+use terrapool_model::permission::Standing;
 use terrapool_store::db::Connection;
 use terrapool_store::organizations::{self, OrganizationRecord};
 use terrapool_store::projects::{self, ProjectRecord};
@@ -26,15 +27,17 @@ use super::execution::Own;
 use super::tags::{self, parse_tags};
 use super::workspace_settings as settings;
 use crate::app::App;
-use crate::auth::{self, Caller, Permission};
+use crate::auth::{self, Caller, OrganizationPermission, ProjectPermission, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
 
 /// A workspace as clients see it.
 pub(in crate::http) async fn resource(
     connection: &mut Connection,
+    caller: &Caller,
     record: &WorkspaceRecord,
 ) -> Result<Resource> {
+    let standing = auth::standing(connection, caller, &record.organization_id).await?;
     let tags = workspaces::tags(connection, &record.id).await?;
     let variables = variables::of_workspace(connection, &record.id).await?;
     let own = record.execution_mode.is_some();
@@ -69,7 +72,7 @@ pub(in crate::http) async fn resource(
         resource_count: record.resource_count,
         workspace_kpis_runs_count: record.run_count,
         actions: BTreeMap::from([("is-destroyable", true)]),
-        permissions: attributes::WorkspacePermissions::all(),
+        permissions: permissions(&standing, record),
         vcs_repo: None,
         settings: further,
     };
@@ -112,31 +115,61 @@ pub(in crate::http) async fn resource(
     )
 }
 
+/// What the caller may do with a workspace.
+fn permissions(standing: &Standing, record: &WorkspaceRecord) -> attributes::WorkspacePermissions {
+    let may = |permission| standing.may_in_workspace(&record.id, &record.project_id, permission);
+    let manage = may(WorkspacePermission::Manage);
+    let apply = may(WorkspacePermission::ApplyRuns);
+    let lock = may(WorkspacePermission::Lock);
+    attributes::WorkspacePermissions {
+        can_destroy: manage,
+        can_force_delete: manage,
+        can_force_unlock: may(WorkspacePermission::ForceUnlock),
+        can_lock: lock,
+        can_manage_run_tasks: false,
+        can_manage_tags: manage,
+        can_queue_apply: apply,
+        can_queue_destroy: apply,
+        can_queue_run: may(WorkspacePermission::QueueRuns),
+        can_read_settings: may(WorkspacePermission::Read),
+        can_read_state_outputs: may(WorkspacePermission::ReadOutputs),
+        can_read_state_versions: may(WorkspacePermission::ReadState),
+        can_create_state_versions: may(WorkspacePermission::WriteState),
+        can_read_variable: may(WorkspacePermission::ReadVariables),
+        can_unlock: lock,
+        can_update: manage,
+        can_update_variable: may(WorkspacePermission::WriteVariables),
+    }
+}
+
 /// What `include` names of a workspace.
 async fn included(
     app: &App,
     connection: &mut Connection,
+    caller: &Caller,
     record: &WorkspaceRecord,
     params: &Params,
 ) -> Result<Vec<Resource>> {
     let names = params.includes();
+    let standing = auth::standing(connection, caller, &record.organization_id).await?;
     let mut resources = Vec::new();
     if names.contains("organization")
         && let Some(organization) = organizations::get(connection, &record.organization_id).await?
     {
-        resources.push(super::organizations::resource(connection, &organization).await?);
+        resources.push(super::organizations::resource(connection, caller, &organization).await?);
     }
     if names.contains("project")
         && let Some(project) = projects::get(connection, &record.project_id).await?
         && let Some(organization) = organizations::get(connection, &record.organization_id).await?
     {
-        resources.push(super::projects::resource(&project, &organization));
+        resources.push(super::projects::resource(&standing, &project, &organization));
     }
     if (names.contains("current_run") || names.contains("current_run.plan"))
         && let Some(run) = &record.current_run_id
         && let Some(run) = runs::get(connection, run).await?
     {
-        resources.push(super::runs::resource(connection, &run, app).await?);
+        let rights = super::runs::rights(connection, caller, record).await?;
+        resources.push(super::runs::resource(connection, &run, rights, app).await?);
     }
     Ok(resources)
 }
@@ -149,12 +182,18 @@ pub(in crate::http) async fn list(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let organization = auth::organization(&mut connection, &caller, &name, Permission::ReadWorkspace).await?;
+    let read = OrganizationPermission::Read;
+    let (organization, standing) =
+        auth::organization_and_standing(&mut connection, &caller, &name, read).await?;
     let page = params.page();
+    let filter = WorkspaceFilter {
+        sight: auth::sight(&caller, &standing),
+        ..filter(&params)?
+    };
     let (records, total) = workspaces::list(
         &mut connection,
         &organization.id,
-        &filter(&params)?,
+        &filter,
         order(params.get("sort")),
         page.size,
         page.offset(),
@@ -162,8 +201,8 @@ pub(in crate::http) async fn list(
     .await?;
     let (mut resources, mut more) = (Vec::new(), Vec::new());
     for record in &records {
-        resources.push(resource(&mut connection, record).await?);
-        more.extend(included(&app, &mut connection, record, &params).await?);
+        resources.push(resource(&mut connection, &caller, record).await?);
+        more.extend(included(&app, &mut connection, &caller, record, &params).await?);
     }
     Ok(Answer::ok(params.paged(resources, total).include(more)))
 }
@@ -204,6 +243,7 @@ fn filter(params: &Params) -> Result<WorkspaceFilter> {
         project,
         pool: None,
         run_statuses: params.list("filter[current-run][status]"),
+        ..WorkspaceFilter::default()
     })
 }
 
@@ -284,13 +324,16 @@ pub(in crate::http) async fn create(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let organization =
-        auth::organization(&mut connection, &caller, &name, Permission::ManageWorkspaces).await?;
+    let read = OrganizationPermission::Read;
+    let (organization, standing) =
+        auth::organization_and_standing(&mut connection, &caller, &name, read).await?;
+    auth::allow(standing.creates_workspaces())?;
     let name = body.required("name")?;
     let project = match requested_project(&mut connection, &organization, &body).await? {
         Some(project) => project,
         None => projects::default_of(&mut connection, &organization.id).await?,
     };
+    auth::allow(standing.may_in_project(&project.id, ProjectPermission::CreateWorkspaces))?;
     let mut new = settings::fresh(&headers);
     settings::apply(&body, &mut new, &inherited(&organization, &project))?;
     if let Some(pool) = &new.agent_pool_id {
@@ -329,7 +372,7 @@ pub(in crate::http) async fn create(
         .await?
         .ok_or(ApiError::NotFound)?;
     Ok(Answer::created(Document::one(
-        resource(&mut connection, &record).await?,
+        resource(&mut connection, &caller, &record).await?,
     )))
 }
 
@@ -348,11 +391,14 @@ pub(super) async fn by_name(
     connection: &mut Connection,
     caller: &Caller,
     (organization, name): &(String, String),
-    permission: Permission,
+    permission: WorkspacePermission,
 ) -> Result<WorkspaceRecord> {
-    let organization = auth::organization(connection, caller, organization, permission).await?;
+    let read = OrganizationPermission::Read;
+    let (organization, standing) =
+        auth::organization_and_standing(connection, caller, organization, read).await?;
     workspaces::by_name(connection, &organization.id, name)
         .await?
+        .filter(|record| standing.may_in_workspace(&record.id, &record.project_id, permission))
         .ok_or(ApiError::NotFound)
 }
 
@@ -364,8 +410,8 @@ pub(in crate::http) async fn show(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = auth::workspace(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
-    shown(&app, &mut connection, &record, &params).await
+    let record = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
+    shown(&app, &mut connection, &caller, &record, &params).await
 }
 
 /// `GET organizations/:org/workspaces/:name`
@@ -376,14 +422,20 @@ pub(in crate::http) async fn show_by_name(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = by_name(&mut connection, &caller, &names, Permission::ReadWorkspace).await?;
-    shown(&app, &mut connection, &record, &params).await
+    let record = by_name(&mut connection, &caller, &names, WorkspacePermission::Read).await?;
+    shown(&app, &mut connection, &caller, &record, &params).await
 }
 
-async fn shown(app: &App, connection: &mut Connection, record: &WorkspaceRecord, params: &Params) -> Result {
-    let more = included(app, connection, record, params).await?;
+async fn shown(
+    app: &App,
+    connection: &mut Connection,
+    caller: &Caller,
+    record: &WorkspaceRecord,
+    params: &Params,
+) -> Result {
+    let more = included(app, connection, caller, record, params).await?;
     Ok(Answer::ok(
-        Document::one(resource(connection, record).await?).include(more),
+        Document::one(resource(connection, caller, record).await?).include(more),
     ))
 }
 
@@ -395,7 +447,7 @@ pub(in crate::http) async fn update(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = auth::workspace(&mut connection, &caller, &id, Permission::ManageWorkspaces).await?;
+    let record = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Manage).await?;
     updated(&app, connection, &caller, record, &body).await
 }
 
@@ -407,7 +459,7 @@ pub(in crate::http) async fn update_by_name(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let record = by_name(&mut connection, &caller, &names, Permission::ManageWorkspaces).await?;
+    let record = by_name(&mut connection, &caller, &names, WorkspacePermission::Manage).await?;
     updated(&app, connection, &caller, record, &body).await
 }
 
@@ -422,7 +474,13 @@ async fn updated(
         .await?
         .ok_or(ApiError::NotFound)?;
     let project = match requested_project(&mut connection, &organization, item).await? {
-        Some(project) => project,
+        Some(project) => {
+            if project.id != record.project_id {
+                let standing = auth::standing(&mut connection, caller, &record.organization_id).await?;
+                auth::allow(standing.may_in_project(&project.id, ProjectPermission::CreateWorkspaces))?;
+            }
+            project
+        }
         None => projects::get(&mut connection, &record.project_id)
             .await?
             .ok_or(ApiError::NotFound)?,
@@ -475,7 +533,7 @@ async fn updated(
         .await?
         .ok_or(ApiError::NotFound)?;
     Ok(Answer::ok(Document::one(
-        resource(&mut connection, &record).await?,
+        resource(&mut connection, caller, &record).await?,
     )))
 }
 
@@ -487,6 +545,6 @@ pub(in crate::http) async fn remote_state_consumers(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    auth::workspace(&mut connection, &caller, &id, Permission::ReadWorkspace).await?;
+    auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
     Ok(Answer::ok(params.paged(Vec::new(), 0)))
 }

@@ -1,9 +1,7 @@
 //! The installation itself: for site administrators.
 
 use askama::Template;
-use axum::Router;
 use axum::extract::State;
-use axum::routing::{get, post};
 use serde_json::json;
 use terrapool_store::organizations::{self, Visible};
 use terrapool_store::{audit, gauges, installation, pools, users};
@@ -21,11 +19,12 @@ use super::visitor::Visitor;
 use crate::app::App;
 use crate::http::answer::Params;
 use crate::http::error::ApiError;
+use crate::http::routes::{Routes, get, post};
 use crate::{shared_agent, waiting};
 
 /// The routes.
-pub(super) fn routes() -> Router<App> {
-    Router::new()
+pub(super) fn routes() -> Routes {
+    Routes::new()
         .route("/app/admin", get(show))
         .route("/app/admin/shared-token", post(create_shared_token))
         .route("/app/admin/audit", get(show_audit))

@@ -2,15 +2,13 @@
 
 use std::sync::LazyLock;
 
-use axum::Router;
 use axum::extract::Path;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use sha2::{Digest as _, Sha256};
 
-use crate::app::App;
+use crate::http::routes::{Routes, get};
 
 /// A file and the address it has.
 struct Asset {
@@ -70,8 +68,8 @@ pub fn favicon() -> &'static str {
 }
 
 /// The routes. They need no sign-in.
-pub fn routes() -> Router<App> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::new()
         .route("/static/{name}", get(serve))
         .route("/favicon.ico", get(|| async { serve_asset(&FAVICON) }))
 }

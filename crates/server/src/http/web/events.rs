@@ -1,8 +1,6 @@
 //! Server-sent events: what changes on a page while somebody looks.
 
-use axum::Router;
 use axum::extract::{Path, State};
-use axum::routing::get;
 use terrapool_store::overview;
 
 use super::error::WebError;
@@ -12,10 +10,11 @@ use super::visitor::Visitor;
 use super::watch;
 use crate::app::App;
 use crate::http::answer::Params;
+use crate::http::routes::{Routes, get};
 
 /// The routes.
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/app/{org}/events", get(stream))
+pub(super) fn routes() -> Routes {
+    Routes::new().route("/app/{org}/events", get(stream))
 }
 
 /// `GET /app/:org/events?run=` or `?page=`

@@ -110,6 +110,19 @@ pub fn request_with_lists(attributes: Value, relationships: &[(&str, Vec<String>
     body(attributes, relationships.iter().map(many).collect())
 }
 
+/// The same that names one resource, in the list of a request about a relationship.
+pub fn request_named(id: &str) -> ApiBody {
+    let item = Item {
+        id: Some(id.to_owned()),
+        ..Item::default()
+    };
+    ApiBody(Body {
+        items: vec![item.clone()],
+        item,
+        ..Body::default()
+    })
+}
+
 /// The headers that mark a request as the web UI's.
 pub fn own_headers() -> axum::http::HeaderMap {
     axum::http::HeaderMap::from_iter([(

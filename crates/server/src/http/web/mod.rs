@@ -3,7 +3,6 @@
 //! A page's handler reads by the store, decides by pure functions, and fills a template. What changes something goes
 //! through the API's own handlers.
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -13,6 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 
 use super::error::ApiError;
+use super::routes::Routes;
 use crate::app::App;
 
 pub mod assets;
@@ -43,8 +43,8 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 );
 
 /// The routes.
-pub fn router(app: &App) -> Router<App> {
-    let pages = Router::new()
+pub fn router(app: &App) -> Routes {
+    let pages = Routes::new()
         .merge(sign_in::routes())
         .merge(events::routes())
         .merge(workspaces::routes())
@@ -53,8 +53,8 @@ pub fn router(app: &App) -> Router<App> {
         .merge(organizations::routes())
         .merge(account::routes())
         .merge(administration::routes())
-        .layer(middleware::from_fn_with_state(app.clone(), dress));
-    Router::new().merge(assets::routes()).merge(pages)
+        .around(|router| router.layer(middleware::from_fn_with_state(app.clone(), dress)));
+    Routes::new().merge(assets::routes()).merge(pages)
 }
 
 /// Gives pages their headers, and failures their page.

@@ -32,6 +32,8 @@ pub enum Section {
     Fleet,
     /// Pool access.
     Access,
+    /// Members and teams.
+    People,
     /// Audit log.
     Audit,
     /// The organization's settings.
@@ -60,6 +62,17 @@ pub struct Navigation {
     pub name: String,
     /// What stands beside the links.
     pub counts: Counts,
+    /// What the visitor may look at.
+    pub rights: Rights,
+}
+
+/// Which pages of an organization the visitor may look at, beyond those of every member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rights {
+    /// Pages that show what waits and runs everywhere.
+    pub reads_queues: bool,
+    /// Pages of owners.
+    pub manages: bool,
 }
 
 /// A sentence about what was just done.
@@ -223,6 +236,7 @@ impl Shell {
         visitor: &Visitor,
         organization: &OrganizationRecord,
         counts: Counts,
+        rights: Rights,
         section: Section,
         title: impl Into<String>,
     ) -> Self {
@@ -230,6 +244,7 @@ impl Shell {
         shell.organization = Some(Navigation {
             name: organization.name.clone(),
             counts,
+            rights,
         });
         let page = shell.title.clone();
         shell.crumbs = vec![Crumb {

@@ -3,12 +3,10 @@
 use std::net::SocketAddr;
 
 use askama::Template;
-use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{SET_COOKIE, USER_AGENT};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Redirect};
-use axum::routing::{get, post};
 use serde_json::json;
 use terrapool_protocol::secret::Secret;
 use terrapool_store::users::{self, UserRecord};
@@ -24,13 +22,14 @@ use crate::app::App;
 use crate::auth::{password, session};
 use crate::http::answer::Params;
 use crate::http::error::ApiError;
+use crate::http::routes::{Routes, get, post};
 
 /// Seconds that a session's cookie is kept; the session may be over before.
 const COOKIE_SECONDS: u64 = web_sessions::LONGEST.0 / 1000;
 
 /// The routes.
-pub(super) fn routes() -> Router<App> {
-    Router::new()
+pub(super) fn routes() -> Routes {
+    Routes::new()
         .route("/", get(|| async { Redirect::to("/app") }))
         .route("/sign-in", get(show).post(sign_in))
         .route("/sign-out", post(sign_out))

@@ -5,17 +5,20 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use terrapool_model::permission::Standing;
 use terrapool_store::db::Connection;
 use terrapool_store::organizations::OrganizationRecord;
 use terrapool_store::overview;
+use terrapool_store::sight::Sight;
 use terrapool_store::users::UserRecord;
 use terrapool_store::web_sessions::SessionRecord;
+use terrapool_store::workspaces::WorkspaceRecord;
 
 use super::error::WebError;
-use super::page::{Flash, RootAttributes, Section, Shell, Theme};
+use super::page::{Flash, Rights, RootAttributes, Section, Shell, Theme};
 use super::parts::Tone;
 use crate::app::App;
-use crate::auth::{self, Caller, Permission, session};
+use crate::auth::{self, Caller, OrganizationPermission, ProjectPermission, WorkspacePermission, session};
 
 /// Somebody who is signed in and looks at a page.
 #[derive(Debug, Clone)]
@@ -80,32 +83,19 @@ impl Visitor {
         app: &App,
         connection: &mut Connection,
         name: &str,
-        permission: Permission,
+        permission: OrganizationPermission,
     ) -> Result<Place, WebError> {
-        let organization = auth::organization(connection, &self.caller, name, permission).await?;
-        let counts = overview::counts(connection, &organization.id, app.now()).await?;
+        let (organization, standing) =
+            auth::organization_and_standing(connection, &self.caller, name, permission).await?;
+        let sight = auth::sight(&self.caller, &standing);
+        let counts = overview::counts(connection, &organization.id, &sight, app.now()).await?;
         Ok(Place {
             visitor: self.clone(),
             organization,
+            standing,
+            sight,
             counts,
         })
-    }
-
-    /// Whether the visitor may do something in an organization: for buttons that others see without effect.
-    ///
-    /// # Errors
-    /// [`WebError`] when the database fails.
-    pub async fn may(
-        &self,
-        connection: &mut Connection,
-        organization: &OrganizationRecord,
-        permission: Permission,
-    ) -> Result<bool, WebError> {
-        match auth::require(connection, &self.caller, &organization.id, permission).await {
-            Ok(()) => Ok(true),
-            Err(crate::http::error::ApiError::NotFound) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 
@@ -116,6 +106,10 @@ pub struct Place {
     pub visitor: Visitor,
     /// The organization.
     pub organization: OrganizationRecord,
+    /// What the visitor is in it.
+    pub standing: Standing,
+    /// What of it the visitor sees.
+    pub sight: Sight,
     /// What stands beside the links.
     pub counts: overview::Counts,
 }
@@ -123,7 +117,48 @@ pub struct Place {
 impl Place {
     /// The frame of a page.
     pub fn shell(&self, section: Section, title: impl Into<String>) -> Shell {
-        Shell::of(&self.visitor, &self.organization, self.counts, section, title)
+        let rights = Rights {
+            reads_queues: self.may(OrganizationPermission::ReadQueues),
+            manages: self.may(OrganizationPermission::Manage),
+        };
+        Shell::of(
+            &self.visitor,
+            &self.organization,
+            self.counts,
+            rights,
+            section,
+            title,
+        )
+    }
+
+    /// Whether the visitor may do this in the organization.
+    pub fn may(&self, permission: OrganizationPermission) -> bool {
+        self.standing.may(permission)
+    }
+
+    /// Whether the visitor may do this with a workspace.
+    pub fn may_in_workspace(&self, record: &WorkspaceRecord, permission: WorkspacePermission) -> bool {
+        self.standing
+            .may_in_workspace(&record.id, &record.project_id, permission)
+    }
+
+    /// The projects that the visitor may do this with, by name: ids and names.
+    ///
+    /// # Errors
+    /// [`WebError`] when the database fails.
+    pub async fn projects(
+        &self,
+        connection: &mut Connection,
+        permission: ProjectPermission,
+    ) -> Result<Vec<(String, String)>, WebError> {
+        let mut projects: Vec<(String, String)> = overview::project_names(connection, &self.organization.id)
+            .await?
+            .into_iter()
+            .filter(|(id, _)| self.standing.may_in_project(id, permission))
+            .map(|(id, name)| (id.to_string(), name))
+            .collect();
+        projects.sort_by(|one, two| one.1.cmp(&two.1));
+        Ok(projects)
     }
 
     /// The address of a page of the organization: `path` begins with a slash.

@@ -1,11 +1,8 @@
 //! The user's own account.
 
-use axum::Router;
-use axum::routing::{get, post};
-
 use super::page::{Section, Shell};
 use super::visitor::Visitor;
-use crate::app::App;
+use crate::http::routes::{Routes, get, post};
 
 mod look;
 mod profile;
@@ -13,8 +10,8 @@ mod sessions;
 mod tokens;
 
 /// The routes.
-pub(super) fn routes() -> Router<App> {
-    Router::new()
+pub(super) fn routes() -> Routes {
+    Routes::new()
         .route("/app/settings/profile", get(profile::show).post(profile::save))
         .route("/app/settings/password", post(profile::change_password))
         .route("/app/settings/tokens", get(tokens::show).post(tokens::create))

@@ -11,7 +11,7 @@ use terrapool_store::projects::{self, ProjectFilter, ProjectRecord};
 use terrapool_store::workspaces::{self, WorkspaceFilter, WorkspaceOrder, WorkspaceRecord};
 
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::answer::Params;
 use crate::http::web::page::{Page, Section, Shell, html};
 use crate::http::web::paging::with_query;
@@ -126,7 +126,7 @@ pub(super) async fn show(
 ) -> Page {
     let mut connection = app.db.read().await?;
     let place = visitor
-        .organization(&app, &mut connection, &name, Permission::Read)
+        .organization(&app, &mut connection, &name, OrganizationPermission::ReadQueues)
         .await?;
     let id = &place.organization.id;
     let pools = pools::list(&mut connection, id, &PoolFilter::default(), &StorePage::first(50))

@@ -12,7 +12,7 @@ use terrapool_store::db::Connection;
 use terrapool_store::overview;
 
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::answer::Params;
 use crate::http::web::error::WebError;
 use crate::http::web::page::{Page, Section, Shell, html};
@@ -236,7 +236,7 @@ pub(super) async fn show(
 ) -> Page {
     let mut connection = app.db.read().await?;
     let place = visitor
-        .organization(&app, &mut connection, &name, Permission::ManageOrganization)
+        .organization(&app, &mut connection, &name, OrganizationPermission::Manage)
         .await?;
     let (shell, path) = (place.shell(Section::Audit, "Audit log"), place.address("/audit"));
     let organization = Some((&place.organization.id, place.organization.name.as_str()));

@@ -6,10 +6,10 @@ use axum::http::StatusCode;
 use serde_json::json;
 use terrapool_store::organizations;
 use terrapool_store::overview;
-use terrapool_store::workspaces;
+use terrapool_store::workspaces::{self, WorkspaceRecord};
 
 use crate::app::App;
-use crate::auth::{self, Permission};
+use crate::auth::{self, OrganizationPermission, WorkspacePermission};
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::encoded;
@@ -108,8 +108,9 @@ pub(super) async fn search(
 ) -> Page {
     let query = params.get("q").unwrap_or_default().trim().to_owned();
     let mut connection = app.db.read().await?;
-    let organization =
-        auth::organization(&mut connection, &visitor.caller, &name, Permission::ReadWorkspace).await?;
+    let read = OrganizationPermission::Read;
+    let (organization, standing) =
+        auth::organization_and_standing(&mut connection, &visitor.caller, &name, read).await?;
     let base = format!("/app/{name}");
     let found = overview::organization_of_subject(&mut connection, &query).await?;
     if let Some((id, place)) = found.filter(|(id, _)| *id == organization.id) {
@@ -123,10 +124,11 @@ pub(super) async fn search(
             _ => format!("{base}/projects?edit={query}#edit"),
         });
     }
-    if workspaces::by_name(&mut connection, &organization.id, &query)
-        .await?
-        .is_some()
-    {
+    let named = workspaces::by_name(&mut connection, &organization.id, &query).await?;
+    let visible = |record: &WorkspaceRecord| {
+        standing.may_in_workspace(&record.id, &record.project_id, WorkspacePermission::Read)
+    };
+    if named.as_ref().is_some_and(visible) {
         return see(&format!("{base}/workspaces/{query}"));
     }
     see(&format!("{base}/workspaces?q={}", encoded(&query)))

@@ -7,7 +7,7 @@ use terrapool_model::time::{Millis, Timestamp};
 use terrapool_store::overview::{self, JobView};
 
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::answer::Params;
 use crate::http::web::page::{Page, Section, Shell, html};
 use crate::http::web::parts::chart::{Bars, Spark};
@@ -88,7 +88,7 @@ pub(super) async fn show(
 ) -> Page {
     let mut connection = app.db.read().await?;
     let place = visitor
-        .organization(&app, &mut connection, &name, Permission::Read)
+        .organization(&app, &mut connection, &name, OrganizationPermission::ReadQueues)
         .await?;
     let now = app.now();
     let chosen = params.get("period").unwrap_or("24h");

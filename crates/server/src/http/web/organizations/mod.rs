@@ -1,20 +1,18 @@
 //! What belongs to a whole organization.
 
-use axum::Router;
-use axum::routing::{get, post};
-
-use crate::app::App;
+use crate::http::routes::{Routes, get, post};
 
 mod access;
 pub(super) mod audit;
 mod choice;
 mod fleet;
+mod people;
 mod projects;
 mod settings;
 
 /// The routes.
-pub(super) fn routes() -> Router<App> {
-    Router::new()
+pub(super) fn routes() -> Routes {
+    Routes::new()
         .route("/app", get(choice::home))
         .route("/app/organizations", get(choice::show).post(choice::create))
         .route("/app/{org}", get(choice::of_organization))
@@ -25,5 +23,20 @@ pub(super) fn routes() -> Router<App> {
         .route("/app/{org}/access", get(access::show))
         .route("/app/{org}/fleet", get(fleet::show))
         .route("/app/{org}/audit", get(audit::show))
+        .route("/app/{org}/people", get(people::show).post(people::add))
+        .route("/app/{org}/people/remove", post(people::remove))
+        .route("/app/{org}/people/teams", post(people::create_team))
+        .route(
+            "/app/{org}/people/teams/{id}",
+            get(people::show_team).post(people::save_team),
+        )
+        .route("/app/{org}/people/teams/{id}/members", post(people::add_to_team))
+        .route(
+            "/app/{org}/people/teams/{id}/members/remove",
+            post(people::remove_from_team),
+        )
+        .route("/app/{org}/people/teams/{id}/access", post(people::grant))
+        .route("/app/{org}/people/teams/{id}/access/revoke", post(people::revoke))
+        .route("/app/{org}/people/teams/{id}/delete", post(people::delete_team))
         .route("/app/{org}/settings", get(settings::show).post(settings::save))
 }

@@ -10,7 +10,7 @@ use terrapool_store::pools::{self, PoolFilter, PoolRecord};
 use terrapool_store::projects::{self, ProjectFilter, ProjectRecord};
 
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::{OrganizationPermission, ProjectPermission};
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
@@ -23,6 +23,8 @@ use crate::http::web::visitor::Visitor;
 #[template(path = "organization/projects.html")]
 struct ProjectsPage {
     shell: Shell,
+    may_create: bool,
+    may_edit: bool,
     base: String,
     rows: Vec<Row>,
     filled: Filled,
@@ -34,6 +36,7 @@ struct Row {
     id: String,
     name: String,
     description: String,
+    may_edit: bool,
     is_default: bool,
     workspaces: u64,
     runs_on: String,
@@ -93,10 +96,14 @@ async fn page(
 ) -> Page {
     let mut connection = app.db.read().await?;
     let place = visitor
-        .organization(app, &mut connection, organization, Permission::Read)
+        .organization(app, &mut connection, organization, OrganizationPermission::Read)
         .await?;
     let id = &place.organization.id;
-    let (records, _) = projects::list(&mut connection, id, &ProjectFilter::default(), 500, 0).await?;
+    let filter = ProjectFilter {
+        sight: place.sight.clone(),
+        ..ProjectFilter::default()
+    };
+    let (records, _) = projects::list(&mut connection, id, &filter, 500, 0).await?;
     let pools = pools::list(
         &mut connection,
         id,
@@ -136,6 +143,9 @@ async fn page(
             name: record.name.clone(),
             description: record.description.clone(),
             is_default: record.is_default,
+            may_edit: place
+                .standing
+                .may_in_project(&record.id, ProjectPermission::Manage),
             workspaces: record.workspace_count,
             runs_on: name_of(&stored(record).runs_on),
             pools: if usable.is_empty() {
@@ -149,6 +159,11 @@ async fn page(
     offered.extend(choices(&pools));
     let page = ProjectsPage {
         shell: place.shell(Section::Projects, "Projects"),
+        may_create: place.may(OrganizationPermission::CreateProjects),
+        may_edit: filled
+            .id
+            .parse()
+            .is_ok_and(|id| place.standing.may_in_project(&id, ProjectPermission::Manage)),
         base: place.address(""),
         rows: records.iter().map(row).collect(),
         choices: offered,

@@ -4,13 +4,13 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::json;
-use terrapool_store::organizations;
+use terrapool_store::memberships::{self, MembershipRecord};
 use terrapool_store::page::Page as StorePage;
 use terrapool_store::pools::{self, PoolFilter};
 
 use super::projects::{choices, runs_on};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::form::{SignedForm, request};
@@ -28,13 +28,13 @@ struct SettingsPage {
     email: String,
     runs_on: String,
     choices: Vec<(String, String)>,
-    members: Vec<(String, String)>,
+    members: Vec<MembershipRecord>,
 }
 
 async fn page(app: &App, visitor: &Visitor, name: &str, problem: Option<String>) -> Page {
     let mut connection = app.db.read().await?;
     let place = visitor
-        .organization(app, &mut connection, name, Permission::Read)
+        .organization(app, &mut connection, name, OrganizationPermission::Manage)
         .await?;
     let organization = &place.organization;
     let filter = PoolFilter::default();
@@ -56,7 +56,7 @@ async fn page(app: &App, visitor: &Visitor, name: &str, problem: Option<String>)
         email: organization.email.clone(),
         runs_on: runs_on(Some(organization.default_execution_mode), pool),
         choices: choices(&pools.items),
-        members: organizations::members(&mut connection, &organization.id).await?,
+        members: memberships::of_organization(&mut connection, &organization.id).await?,
     };
     html_with(status, &page)
 }

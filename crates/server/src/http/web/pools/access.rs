@@ -7,7 +7,7 @@ use terrapool_store::overview;
 
 use super::frame::{self, Frame, Names, Tab};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::tfe;
 use crate::http::web::form::{SignedForm, request_with_lists};
 use crate::http::web::page::{Page, Section, Shell, html, see_with};
@@ -95,7 +95,7 @@ pub(super) async fn save(State(app): State<App>, Path(names): Path<Names>, form:
         &mut connection,
         &visitor,
         &names,
-        Permission::ManageAgentPools,
+        OrganizationPermission::ManageAgentPools,
     )
     .await?;
     drop(connection);

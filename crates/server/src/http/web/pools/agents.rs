@@ -39,6 +39,7 @@ struct LivePart {
 /// What changes while somebody looks.
 struct Live {
     base: String,
+    manages: bool,
     banner: Option<Banner>,
     queue: Vec<QueueRow>,
     stalled: usize,
@@ -142,6 +143,7 @@ async fn live(connection: &mut Connection, seen: &Seen) -> Result<Live, WebError
     let newest = state.agents.iter().map(|agent| agent.last_ping_at).max();
     Ok(Live {
         base: seen.frame.base.clone(),
+        manages: seen.frame.manages,
         banner: banner(seen, connected),
         stalled: state.stalled(),
         queue,

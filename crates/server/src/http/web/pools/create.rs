@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde_json::json;
 
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::form::{SignedForm, made_id, request};
@@ -41,7 +41,12 @@ fn page(place: &Place, status: StatusCode, name: String, problem: Option<String>
 pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(organization): Path<String>) -> Page {
     let mut connection = app.db.read().await?;
     let place = visitor
-        .organization(&app, &mut connection, &organization, Permission::ManageAgentPools)
+        .organization(
+            &app,
+            &mut connection,
+            &organization,
+            OrganizationPermission::ManageAgentPools,
+        )
         .await?;
     page(&place, StatusCode::OK, String::new(), None)
 }
@@ -68,7 +73,12 @@ pub(super) async fn create(
             let problem = error.problem()?;
             let mut connection = app.db.read().await?;
             let place = visitor
-                .organization(&app, &mut connection, &organization, Permission::ManageAgentPools)
+                .organization(
+                    &app,
+                    &mut connection,
+                    &organization,
+                    OrganizationPermission::ManageAgentPools,
+                )
                 .await?;
             let name = fields.text("name").to_owned();
             page(&place, StatusCode::UNPROCESSABLE_ENTITY, name, Some(problem))

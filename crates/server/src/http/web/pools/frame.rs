@@ -9,7 +9,7 @@ use terrapool_store::pools::{self, PoolRecord};
 
 use super::status;
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::web::error::WebError;
 use crate::http::web::page::{Current, Section, Shell};
 use crate::http::web::parts::status::Status;
@@ -39,6 +39,7 @@ pub(super) struct Frame {
     pub(super) about: String,
     pub(super) tokens: u64,
     pub(super) shared: bool,
+    pub(super) manages: bool,
     tab: Tab,
 }
 
@@ -89,7 +90,7 @@ pub(super) async fn pool(
     connection: &mut Connection,
     visitor: &Visitor,
     (organization, id): &Names,
-    permission: Permission,
+    permission: OrganizationPermission,
 ) -> Result<(Place, PoolRecord), WebError> {
     let place = visitor
         .organization(app, connection, organization, permission)
@@ -111,8 +112,8 @@ pub(super) async fn see(
     tab: Tab,
 ) -> Result<Seen, WebError> {
     let permission = match tab {
-        Tab::Agents | Tab::Access => Permission::Read,
-        Tab::Install | Tab::Tokens | Tab::Settings => Permission::ManageAgentPools,
+        Tab::Agents | Tab::Access => OrganizationPermission::ReadQueues,
+        Tab::Install | Tab::Tokens | Tab::Settings => OrganizationPermission::ManageAgentPools,
     };
     let (place, pool) = pool(app, connection, visitor, names, permission).await?;
     let now = app.now();
@@ -132,6 +133,7 @@ pub(super) async fn see(
         },
         tokens: tokens.total,
         shared: state.pool.organization_id.is_none(),
+        manages: place.may(OrganizationPermission::ManageAgentPools),
         tab,
     };
     Ok(Seen {

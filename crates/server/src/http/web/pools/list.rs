@@ -8,7 +8,7 @@ use terrapool_store::{overview, pools};
 
 use super::{figures, frame, status};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::web::error::WebError;
 use crate::http::web::page::{Page, Section, Shell, html};
 use crate::http::web::parts::chart::{Pips, Spark};
@@ -25,6 +25,7 @@ pub(super) const DAY: Millis = Millis::from_seconds(24 * 3600);
 #[template(path = "pools/list.html")]
 struct ListPage {
     shell: Shell,
+    manages: bool,
     base: String,
     stalled: Vec<(String, String, String)>,
     rows: Vec<Row>,
@@ -58,7 +59,7 @@ struct Row {
 pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<String>) -> Page {
     let mut connection = app.db.read().await?;
     let place = visitor
-        .organization(&app, &mut connection, &name, Permission::Read)
+        .organization(&app, &mut connection, &name, OrganizationPermission::Read)
         .await?;
     let now = app.now();
     let states = waiting::of_organization(&mut connection, &place.organization.id, true, now).await?;
@@ -87,6 +88,7 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(name): P
     });
     let page = ListPage {
         shell: place.shell(Section::Pools, "Agent pools"),
+        manages: place.may(OrganizationPermission::ManageAgentPools),
         base: place.address(""),
         stalled,
         connected: rows.iter().map(|row| row.connected).sum(),
@@ -133,7 +135,8 @@ async fn row(
     let users = pools::workspaces(connection, &pool.id).await?.len();
     Ok(Row {
         name: pool.name.clone(),
-        address: (!shared).then(|| place.address(&format!("/agent-pools/{}", pool.id))),
+        address: (!shared && place.may(OrganizationPermission::ReadQueues))
+            .then(|| place.address(&format!("/agent-pools/{}", pool.id))),
         about: if shared {
             "Kept by the operators of this server".to_owned()
         } else {

@@ -1,11 +1,9 @@
 //! Agent pools and their agents.
 
-use axum::Router;
-use axum::routing::{get, post};
-
 use super::error::WebError;
 use super::visitor::Visitor;
 use crate::app::App;
+use crate::http::routes::{Routes, get, post};
 
 mod access;
 mod agent;
@@ -21,9 +19,9 @@ pub(super) mod status;
 mod tokens;
 
 /// The routes.
-pub(super) fn routes() -> Router<App> {
+pub(super) fn routes() -> Routes {
     const POOL: &str = "/app/{org}/agent-pools/{pool}";
-    Router::new()
+    Routes::new()
         .route("/app/{org}/agent-pools", get(list::show).post(create::create))
         .route("/app/{org}/agent-pools/new", get(create::show))
         .route(POOL, get(agents::show))

@@ -13,7 +13,7 @@ use terrapool_store::{audit, overview};
 use super::figures;
 use super::frame::{self, Frame, Names, Seen, Tab};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::error::ApiError;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
@@ -197,7 +197,7 @@ pub(super) async fn save(State(app): State<App>, Path(names): Path<Names>, form:
         &mut connection,
         &visitor,
         &names,
-        Permission::ManageAgentPools,
+        OrganizationPermission::ManageAgentPools,
     )
     .await?;
     drop(connection);
@@ -256,7 +256,7 @@ pub(super) async fn delete(State(app): State<App>, Path(names): Path<Names>, for
         &mut connection,
         &visitor,
         &names,
-        Permission::ManageAgentPools,
+        OrganizationPermission::ManageAgentPools,
     )
     .await?;
     drop(connection);

@@ -14,7 +14,7 @@ use super::frame::{self, Frame, Names, Tab};
 use super::install::NewToken;
 use super::{connect, install};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
@@ -150,7 +150,7 @@ pub(super) async fn revoke(State(app): State<App>, Path(names): Path<Names>, for
         &mut connection,
         &visitor,
         &names,
-        Permission::ManageAgentPools,
+        OrganizationPermission::ManageAgentPools,
     )
     .await?;
     let id: TokenId = fields.text("id").parse().map_err(|_| WebError::not_found())?;

@@ -7,7 +7,7 @@ use terrapool_store::overview::ListedRun;
 
 use super::load::{Names, find};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::WorkspacePermission;
 use crate::http::answer::ApiBody;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
@@ -16,9 +16,10 @@ use crate::http::web::page::{Page, see};
 use crate::http::web::visitor::{Place, Visitor};
 use crate::http::web::workspaces::require_name;
 
+/// The run, as far as the visitor sees it; what may be done with it is checked by the action.
 async fn found(app: &App, visitor: &Visitor, names: &Names) -> Result<(Place, ListedRun), WebError> {
     let mut connection = app.db.read().await?;
-    let (place, _, listed) = find(app, &mut connection, visitor, names, Permission::ApplyRuns).await?;
+    let (place, _, listed) = find(app, &mut connection, visitor, names, WorkspacePermission::Read).await?;
     Ok((place, listed))
 }
 
@@ -81,8 +82,14 @@ pub(super) async fn force_cancel(State(app): State<App>, Path(names): Path<Names
 pub(super) async fn retry(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
     let visitor = form.visitor;
     let mut connection = app.db.read().await?;
-    let (place, workspace, listed) =
-        find(&app, &mut connection, &visitor, &names, Permission::QueueRuns).await?;
+    let (place, workspace, listed) = find(
+        &app,
+        &mut connection,
+        &visitor,
+        &names,
+        WorkspacePermission::QueueRuns,
+    )
+    .await?;
     drop(connection);
     let run = &listed.run;
     let attributes = json!({

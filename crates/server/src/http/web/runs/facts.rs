@@ -37,7 +37,8 @@ pub(super) fn of(loaded: &Loaded) -> Vec<Fact> {
     let mut facts = vec![Fact {
         name: "Pool",
         text: loaded.listed.pool.clone().unwrap_or_else(|| "deleted".to_owned()),
-        address: (loaded.listed.pool.is_some() && !shared).then(|| pools.clone()),
+        address: (loaded.listed.pool.is_some() && !shared && loaded.rights.reads_queues)
+            .then(|| pools.clone()),
     }];
     if let Some(job) = job
         && let Some(agent) = &job.agent
@@ -48,7 +49,7 @@ pub(super) fn of(loaded: &Loaded) -> Vec<Fact> {
             address: job
                 .agent_id
                 .as_ref()
-                .filter(|_| !shared)
+                .filter(|_| !shared && loaded.rights.reads_queues)
                 .map(|id| format!("{pools}/agents/{id}")),
         });
     }

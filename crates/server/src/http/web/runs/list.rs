@@ -6,7 +6,7 @@ use terrapool_store::overview::{self, RunFilter};
 
 use super::{RunRow, rows};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::answer::Params;
 use crate::http::web::page::{Page, Section, Shell, html};
 use crate::http::web::paging::{Chip, Paging, with_query};
@@ -57,7 +57,7 @@ pub(super) async fn show(
 ) -> Page {
     let mut connection = app.db.read().await?;
     let place = visitor
-        .organization(&app, &mut connection, &name, Permission::ReadWorkspace)
+        .organization(&app, &mut connection, &name, OrganizationPermission::Read)
         .await?;
     let value = |name: &str| params.get(name).unwrap_or_default().to_owned();
     let (query, status, pool) = (value("q"), value("status"), value("pool"));
@@ -76,6 +76,7 @@ pub(super) async fn show(
         statuses: statuses.to_vec(),
         pool: pool.parse().ok(),
         text: Some(query.clone()).filter(|query| !query.is_empty()),
+        sight: place.sight.clone(),
         ..RunFilter::default()
     };
     let organization = &place.organization.id;

@@ -15,7 +15,7 @@ use terrapool_store::workspaces::{self, WorkspaceRecord};
 use terrapool_store::{artifacts, users};
 
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::{OrganizationPermission, WorkspacePermission};
 use crate::http::web::changes::plan::{self, Plan};
 use crate::http::web::error::WebError;
 use crate::http::web::logs;
@@ -44,7 +44,17 @@ pub(super) struct Loaded {
     pub(super) behind: Vec<ListedRun>,
     pub(super) states: Vec<StateVersionRecord>,
     pub(super) current: Option<StateVersionRecord>,
+    pub(super) rights: Rights,
     pub(super) now: Timestamp,
+}
+
+/// What the visitor may do with the run: for the buttons that are shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rights {
+    pub(super) queue: bool,
+    pub(super) apply: bool,
+    pub(super) force_cancel: bool,
+    pub(super) reads_queues: bool,
 }
 
 impl Loaded {
@@ -71,13 +81,14 @@ pub(super) async fn find(
     connection: &mut Connection,
     visitor: &Visitor,
     (organization, workspace, run): &Names,
-    permission: Permission,
+    permission: WorkspacePermission,
 ) -> Result<(Place, WorkspaceRecord, ListedRun), WebError> {
     let place = visitor
-        .organization(app, connection, organization, permission)
+        .organization(app, connection, organization, OrganizationPermission::Read)
         .await?;
     let record = workspaces::by_name(connection, &place.organization.id, workspace)
         .await?
+        .filter(|record| place.may_in_workspace(record, permission))
         .ok_or_else(WebError::not_found)?;
     let id = run.parse().map_err(|_| WebError::not_found())?;
     let listed = overview::by_ids(connection, std::slice::from_ref(&id))
@@ -95,7 +106,7 @@ pub(super) async fn load(
     visitor: &Visitor,
     names: &Names,
 ) -> Result<(Place, Loaded), WebError> {
-    let (place, workspace, listed) = find(app, connection, visitor, names, Permission::ReadWorkspace).await?;
+    let (place, workspace, listed) = find(app, connection, visitor, names, WorkspacePermission::Read).await?;
     let (now, run) = (app.now(), &listed.run);
     let mut jobs = overview::of_run(connection, &run.id).await?;
     let apply_job = jobs
@@ -119,7 +130,15 @@ pub(super) async fn load(
         .into_iter()
         .filter(|version| version.run_id.as_ref() == Some(&run.id))
         .collect();
+    let may = |permission| place.may_in_workspace(&workspace, permission);
+    let rights = Rights {
+        queue: may(WorkspacePermission::QueueRuns),
+        apply: may(WorkspacePermission::ApplyRuns),
+        force_cancel: may(WorkspacePermission::ForceCancelRuns),
+        reads_queues: place.may(OrganizationPermission::ReadQueues),
+    };
     let loaded = Loaded {
+        rights,
         base: place.address(&format!("/workspaces/{}/runs/{}", workspace.name, run.id)),
         organization: place.organization.name.clone(),
         plan_job: jobs.pop(),

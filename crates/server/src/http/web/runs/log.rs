@@ -12,7 +12,7 @@ use terrapool_store::runs::RunRecord;
 
 use super::load::{Loaded, Names, find};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::WorkspacePermission;
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
@@ -262,7 +262,7 @@ pub(super) async fn lines(
     params: Params,
 ) -> Page {
     let mut connection = app.db.read().await?;
-    let (_, _, listed) = find(&app, &mut connection, &visitor, &names, Permission::ReadWorkspace).await?;
+    let (_, _, listed) = find(&app, &mut connection, &visitor, &names, WorkspacePermission::Read).await?;
     drop(connection);
     let phase = params.get("phase").unwrap_or_default();
     let id = log_id(&listed.run, phase).ok_or_else(WebError::not_found)?;
@@ -282,7 +282,7 @@ pub(super) async fn lines(
 
 async fn raw(app: App, visitor: Visitor, names: Names, phase: &str) -> Page {
     let mut connection = app.db.read().await?;
-    let (_, _, listed) = find(&app, &mut connection, &visitor, &names, Permission::ReadWorkspace).await?;
+    let (_, _, listed) = find(&app, &mut connection, &visitor, &names, WorkspacePermission::Read).await?;
     drop(connection);
     let id = log_id(&listed.run, phase).ok_or_else(WebError::not_found)?;
     let mut bytes = app
@@ -324,7 +324,14 @@ pub(super) async fn raw_apply(State(app): State<App>, visitor: Visitor, Path(nam
 /// `GET …/plan.json`: with sensitive values in clear, so it needs the right to read states.
 pub(super) async fn plan_json(State(app): State<App>, visitor: Visitor, Path(names): Path<Names>) -> Page {
     let mut connection = app.db.read().await?;
-    let (_, _, listed) = find(&app, &mut connection, &visitor, &names, Permission::ReadState).await?;
+    let (_, _, listed) = find(
+        &app,
+        &mut connection,
+        &visitor,
+        &names,
+        WorkspacePermission::ReadState,
+    )
+    .await?;
     drop(connection);
     let plan = Path(listed.run.plan_id.to_string());
     let mut answer = tfe::plans::json_output(State(app), visitor.caller, plan).await?;

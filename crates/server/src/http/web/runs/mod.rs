@@ -1,7 +1,5 @@
 //! Runs: the list, the page of each, and what people do with them.
 
-use axum::Router;
-use axum::routing::{get, post};
 use terrapool_model::time::Timestamp;
 use terrapool_store::db::Connection;
 use terrapool_store::overview::ListedRun;
@@ -11,7 +9,7 @@ use super::error::WebError;
 use super::parts::status::{self, Status};
 use super::parts::time::{Ago, between};
 use super::visitor::Place;
-use crate::app::App;
+use crate::http::routes::{Routes, get, post};
 use crate::waiting;
 
 mod actions;
@@ -27,9 +25,9 @@ mod view;
 pub(super) use events::{stream, swap};
 
 /// The routes.
-pub(super) fn routes() -> Router<App> {
+pub(super) fn routes() -> Routes {
     const RUN: &str = "/app/{org}/workspaces/{name}/runs/{run}";
-    Router::new()
+    Routes::new()
         .route("/app/{org}/runs", get(list::show))
         .route("/app/{org}/{name}/runs/{run}", get(page::from_cli))
         .route(RUN, get(page::show))

@@ -167,7 +167,7 @@ pub(super) fn view(loaded: &Loaded, filter: &Filter, logs: Vec<log::Panel>) -> R
 
 fn buttons(loaded: &Loaded) -> Buttons {
     let run = &loaded.listed.run;
-    let actions = run.actions(loaded.now);
+    let (actions, rights) = (run.actions(loaded.now), loaded.rights);
     let destroyed: Vec<String> = loaded
         .plan
         .iter()
@@ -177,11 +177,11 @@ fn buttons(loaded: &Loaded) -> Buttons {
         .collect();
     let count = run.plan_counts.map_or(0, |counts| counts.destroy);
     Buttons {
-        confirm: actions.is_confirmable,
-        discard: actions.is_discardable,
-        cancel: actions.is_cancelable,
-        force: actions.is_force_cancelable,
-        retry: run.status.is_terminal(),
+        confirm: actions.is_confirmable && rights.apply,
+        discard: actions.is_discardable && rights.apply,
+        cancel: actions.is_cancelable && if run.plan_only { rights.queue } else { rights.apply },
+        force: actions.is_force_cancelable && rights.force_cancel,
+        retry: run.status.is_terminal() && rights.queue,
         destroyed_more: destroyed.len().saturating_sub(MOST_NAMED),
         destroyed: destroyed.into_iter().take(MOST_NAMED).collect(),
         destroyed_count: count,

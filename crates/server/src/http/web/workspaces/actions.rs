@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::frame;
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::WorkspacePermission;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::form::{SignedForm, made_id, own_headers, request, request_with};
@@ -19,8 +19,14 @@ pub(super) async fn start_run(
 ) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
     let mut connection = app.db.read().await?;
-    let (place, record) =
-        frame::workspace(&app, &mut connection, &visitor, &names, Permission::QueueRuns).await?;
+    let (place, record) = frame::workspace(
+        &app,
+        &mut connection,
+        &visitor,
+        &names,
+        WorkspacePermission::QueueRuns,
+    )
+    .await?;
     drop(connection);
     let kind = fields.text("kind");
     let attributes = json!({
@@ -53,7 +59,7 @@ pub(super) async fn lock(
     let (visitor, fields) = (form.visitor, form.fields);
     let mut connection = app.db.read().await?;
     let (place, record) =
-        frame::workspace(&app, &mut connection, &visitor, &names, Permission::LockWorkspace).await?;
+        frame::workspace(&app, &mut connection, &visitor, &names, WorkspacePermission::Lock).await?;
     drop(connection);
     let body = request(json!({"reason": fields.some("reason")}));
     let id = Path(record.id.to_string());
@@ -71,7 +77,7 @@ pub(super) async fn unlock(
     let visitor = form.visitor;
     let mut connection = app.db.read().await?;
     let (place, record) =
-        frame::workspace(&app, &mut connection, &visitor, &names, Permission::LockWorkspace).await?;
+        frame::workspace(&app, &mut connection, &visitor, &names, WorkspacePermission::Lock).await?;
     drop(connection);
     let id = Path(record.id.to_string());
     tfe::locks::unlock(State(app), visitor.caller.clone(), id).await?;
@@ -97,8 +103,14 @@ pub(super) async fn force_unlock(
 ) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
     let mut connection = app.db.read().await?;
-    let (place, record) =
-        frame::workspace(&app, &mut connection, &visitor, &names, Permission::ForceUnlock).await?;
+    let (place, record) = frame::workspace(
+        &app,
+        &mut connection,
+        &visitor,
+        &names,
+        WorkspacePermission::ForceUnlock,
+    )
+    .await?;
     drop(connection);
     require_name(fields.text("name"), &record.name)?;
     let attempt = fields.some("attempt");
@@ -127,7 +139,7 @@ pub(super) async fn delete(
         &mut connection,
         &visitor,
         &names,
-        Permission::ManageWorkspaces,
+        WorkspacePermission::Manage,
     )
     .await?;
     drop(connection);

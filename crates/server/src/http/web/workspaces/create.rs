@@ -5,12 +5,11 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use terrapool_store::db::Connection;
-use terrapool_store::overview;
 use terrapool_store::page::Page as StorePage;
 use terrapool_store::pools::{self, PoolFilter};
 
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::{self, OrganizationPermission, ProjectPermission};
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
@@ -65,12 +64,9 @@ async fn page(
     problem: Option<String>,
 ) -> Page {
     let organization = &place.organization.id;
-    let mut projects: Vec<(String, String)> = overview::project_names(connection, organization)
-        .await?
-        .into_iter()
-        .map(|(id, name)| (id.to_string(), name))
-        .collect();
-    projects.sort_by(|one, two| one.1.cmp(&two.1));
+    let projects = place
+        .projects(connection, ProjectPermission::CreateWorkspaces)
+        .await?;
     let listed = pools::list(
         connection,
         organization,
@@ -104,8 +100,9 @@ pub(super) async fn show(
 ) -> Page {
     let mut connection = app.db.read().await?;
     let place = visitor
-        .organization(&app, &mut connection, &organization, Permission::ManageWorkspaces)
+        .organization(&app, &mut connection, &organization, OrganizationPermission::Read)
         .await?;
+    auth::allow(place.standing.creates_workspaces())?;
     let pool = params.get("pool").unwrap_or_default().to_owned();
     let filled = Filled {
         mode: if pool.is_empty() {
@@ -161,7 +158,7 @@ pub(super) async fn create(
             let problem = error.problem()?;
             let mut connection = app.db.read().await?;
             let place = visitor
-                .organization(&app, &mut connection, &organization, Permission::ManageWorkspaces)
+                .organization(&app, &mut connection, &organization, OrganizationPermission::Read)
                 .await?;
             let (status, filled) = (StatusCode::UNPROCESSABLE_ENTITY, Filled::of(&fields));
             page(&mut connection, &place, status, filled, Some(problem)).await

@@ -12,7 +12,7 @@ use terrapool_store::{configuration_versions, jobs, pools, projects, state_versi
 
 use super::engine_words;
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::{OrganizationPermission, WorkspacePermission};
 use crate::http::web::error::WebError;
 use crate::http::web::page::{Current, Section, Shell};
 use crate::http::web::parts::status::{self, Status};
@@ -74,7 +74,41 @@ pub(super) struct Frame {
     pub(super) runs: u64,
     pub(super) states: u64,
     pub(super) variables: u64,
+    pub(super) rights: Rights,
     tab: Tab,
+}
+
+/// What the visitor may do here: for the buttons that are shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rights {
+    pub(super) queue: bool,
+    pub(super) lock: bool,
+    pub(super) force_unlock: bool,
+    pub(super) write_variables: bool,
+    pub(super) write_state: bool,
+    pub(super) read_state: bool,
+    pub(super) manage: bool,
+    /// Pages that show what waits and runs everywhere.
+    pub(super) reads_queues: bool,
+    /// Pages of owners.
+    pub(super) owns: bool,
+}
+
+impl Rights {
+    fn of(place: &Place, record: &WorkspaceRecord) -> Self {
+        let may = |permission| place.may_in_workspace(record, permission);
+        Self {
+            queue: may(WorkspacePermission::QueueRuns),
+            lock: may(WorkspacePermission::Lock),
+            force_unlock: may(WorkspacePermission::ForceUnlock),
+            write_variables: may(WorkspacePermission::WriteVariables),
+            write_state: may(WorkspacePermission::WriteState),
+            read_state: may(WorkspacePermission::ReadState),
+            manage: may(WorkspacePermission::Manage),
+            reads_queues: place.may(OrganizationPermission::ReadQueues),
+            owns: place.may(OrganizationPermission::Manage),
+        }
+    }
 }
 
 impl Frame {
@@ -118,13 +152,14 @@ pub(super) async fn workspace(
     connection: &mut Connection,
     visitor: &Visitor,
     (organization, name): &(String, String),
-    permission: Permission,
+    permission: WorkspacePermission,
 ) -> Result<(Place, WorkspaceRecord), WebError> {
     let place = visitor
-        .organization(app, connection, organization, permission)
+        .organization(app, connection, organization, OrganizationPermission::Read)
         .await?;
     let record = workspaces::by_name(connection, &place.organization.id, name)
         .await?
+        .filter(|record| place.may_in_workspace(record, permission))
         .ok_or_else(WebError::not_found)?;
     Ok((place, record))
 }
@@ -136,7 +171,7 @@ pub(super) async fn see(
     visitor: &Visitor,
     names: &(String, String),
     tab: Tab,
-    permission: Permission,
+    permission: WorkspacePermission,
 ) -> Result<Seen, WebError> {
     let (place, record) = workspace(app, connection, visitor, names, permission).await?;
     let now = app.now();
@@ -183,6 +218,7 @@ pub(super) async fn see(
         runs: record.run_count,
         states,
         variables: variables::of_workspace(connection, &record.id).await?.len() as u64,
+        rights: Rights::of(&place, &record),
         tab,
     };
     Ok(Seen {
@@ -208,7 +244,9 @@ async fn pool(
                 let pool = pools::get(connection, id).await?;
                 (
                     pool.map_or_else(|| id.to_string(), |pool| pool.name),
-                    Some(place.address(&format!("/agent-pools/{id}"))),
+                    place
+                        .may(OrganizationPermission::ReadQueues)
+                        .then(|| place.address(&format!("/agent-pools/{id}"))),
                 )
             }
         },

@@ -18,7 +18,7 @@ use terrapool_store::{page::Page as StorePage, pools};
 
 use super::engine_words;
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::OrganizationPermission;
 use crate::http::answer::Params;
 use crate::http::web::error::WebError;
 use crate::http::web::page::{Page, Section, Shell, html};
@@ -42,6 +42,8 @@ struct ListPage {
     needs: Vec<Need>,
     everything: u64,
     has_pool: bool,
+    may_create: bool,
+    may_pool: bool,
     cloud: Code,
     query: String,
     chips: Vec<Chip>,
@@ -99,7 +101,7 @@ pub(super) async fn show(
 ) -> Page {
     let mut connection = app.db.read().await?;
     let place = visitor
-        .organization(&app, &mut connection, &name, Permission::ReadWorkspace)
+        .organization(&app, &mut connection, &name, OrganizationPermission::Read)
         .await?;
     let now = app.now();
     let base = place.address("");
@@ -119,6 +121,7 @@ pub(super) async fn show(
     let filter = WorkspaceFilter {
         name: Some(query.to_owned()).filter(|query| !query.is_empty()),
         run_statuses: statuses.iter().map(|status| (*status).to_owned()).collect(),
+        sight: place.sight.clone(),
         ..WorkspaceFilter::default()
     };
     let organization = &place.organization.id;
@@ -131,7 +134,7 @@ pub(super) async fn show(
         u64::try_from(paging.page.offset()).unwrap_or(0),
     )
     .await?;
-    let (counts, _) = overview::current_statuses(&mut connection, organization).await?;
+    let (counts, _) = overview::current_statuses(&mut connection, organization, &place.sight).await?;
     let reasons = waiting::of_queued_runs(&mut connection, organization, now).await?;
     let rows = rows(&mut connection, &place, &records, &reasons, now).await?;
     let pools = pools::list(
@@ -153,6 +156,8 @@ pub(super) async fn show(
         needs: needs(&mut connection, &place, now).await?,
         everything: place.counts.workspaces,
         has_pool: pools.total > 0,
+        may_create: place.standing.creates_workspaces(),
+        may_pool: place.may(OrganizationPermission::ManageAgentPools),
         cloud: cloud_block(&app, &place.organization.name, "my-workspace"),
         query: query.to_owned(),
         chips: CHIPS
@@ -250,7 +255,7 @@ async fn rows(
 async fn needs(connection: &mut Connection, place: &Place, now: Timestamp) -> Result<Vec<Need>, WebError> {
     let organization = &place.organization.id;
     let mut needs = Vec::new();
-    let asking = overview::asking(connection, organization, MOST_NEEDS).await?;
+    let asking = overview::asking(connection, organization, &place.sight, MOST_NEEDS).await?;
     for listed in &asking {
         let (run, workspace) = (&listed.run, &listed.workspace);
         let address = place.address(&format!("/workspaces/{workspace}/runs/{}", run.id));
@@ -282,7 +287,10 @@ async fn needs(connection: &mut Connection, place: &Place, now: Timestamp) -> Re
     }
     for state in waiting::of_organization(connection, organization, false, now).await? {
         let stalled = state.stalled();
-        if stalled == 0 || state.pool.organization_id.is_none() {
+        if stalled == 0
+            || state.pool.organization_id.is_none()
+            || !place.may(OrganizationPermission::ReadQueues)
+        {
             continue;
         }
         let connected = state.connected(now).count();

@@ -1,11 +1,9 @@
 //! Workspaces and their tabs.
 
-use axum::Router;
-use axum::routing::{get, post};
 use terrapool_model::engine::EngineKind;
 use terrapool_store::workspaces::WorkspaceRecord;
 
-use crate::app::App;
+use crate::http::routes::{Routes, get, post};
 
 mod actions;
 mod create;
@@ -19,8 +17,8 @@ mod variables;
 pub(super) use actions::require_name;
 
 /// The routes.
-pub(super) fn routes() -> Router<App> {
-    Router::new()
+pub(super) fn routes() -> Routes {
+    Routes::new()
         .route("/app/{org}/workspaces", get(list::show).post(create::create))
         .route("/app/{org}/workspaces/new", get(create::show))
         .route("/app/{org}/workspaces/{name}", get(overview::show))

@@ -13,7 +13,7 @@ use super::frame::{self, Frame, LockEnd, Seen, Tab};
 use super::list::cloud_block;
 use super::states::{self, Output};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::WorkspacePermission;
 use crate::http::answer::Params;
 use crate::http::web::error::WebError;
 use crate::http::web::page::{Page, Section, Shell, html};
@@ -59,7 +59,7 @@ pub(super) async fn show(
     Path(names): Path<(String, String)>,
 ) -> Page {
     let mut connection = app.db.read().await?;
-    let permission = Permission::ReadWorkspace;
+    let permission = WorkspacePermission::Read;
     let seen = frame::see(&app, &mut connection, &visitor, &names, Tab::Overview, permission).await?;
     let filter = RunFilter {
         workspace: Some(seen.record.id.clone()),
@@ -67,9 +67,9 @@ pub(super) async fn show(
     };
     let organization = &seen.place.organization.id;
     let listed = overview::list_runs(&mut connection, organization, &filter, &StorePage::first(8)).await?;
-    let may_read = visitor
-        .may(&mut connection, &seen.place.organization, Permission::ReadOutputs)
-        .await?;
+    let may_read = seen
+        .place
+        .may_in_workspace(&seen.record, WorkspacePermission::ReadOutputs);
     let current = state_versions::current(&mut connection, &seen.record.id).await?;
     let document = match &current {
         Some(version) if may_read => states::read(&app, version).await?,
@@ -202,7 +202,7 @@ pub(super) async fn runs(
     params: Params,
 ) -> Page {
     let mut connection = app.db.read().await?;
-    let permission = Permission::ReadWorkspace;
+    let permission = WorkspacePermission::Read;
     let seen = frame::see(&app, &mut connection, &visitor, &names, Tab::Runs, permission).await?;
     let paging = Paging::new(&params, &format!("{}/runs", seen.frame.base), &[], "newest first");
     let filter = RunFilter {

@@ -16,7 +16,7 @@ use terrapool_store::workspaces::WorkspaceRecord;
 use super::create::execution;
 use super::frame::{self, Frame, LockEnd, Tab};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::{ProjectPermission, WorkspacePermission};
 use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::form::{Fields, SignedForm, request_with};
@@ -113,7 +113,7 @@ async fn page(
     refused: Option<(Filled, String)>,
 ) -> Page {
     let mut connection = app.db.read().await?;
-    let permission = Permission::ReadWorkspace;
+    let permission = WorkspacePermission::Read;
     let seen = frame::see(app, &mut connection, visitor, names, Tab::Settings, permission).await?;
     let (record, organization) = (&seen.record, &seen.place.organization);
     let listed = pools::list(
@@ -150,12 +150,17 @@ async fn page(
         Some(ExecutionMode::Local) => "on the caller’s machine".to_owned(),
         Some(ExecutionMode::Remote) | None => "in the shared pool".to_owned(),
     };
-    let mut projects: Vec<(String, String)> = overview::project_names(&mut connection, &organization.id)
-        .await?
-        .into_iter()
-        .map(|(id, name)| (id.to_string(), name))
-        .collect();
-    projects.sort_by(|one, two| one.1.cmp(&two.1));
+    let mut projects = seen
+        .place
+        .projects(&mut connection, ProjectPermission::CreateWorkspaces)
+        .await?;
+    let own = record.project_id.to_string();
+    if let Some(project) = project
+        .as_ref()
+        .filter(|_| !projects.iter().any(|(id, _)| *id == own))
+    {
+        projects.insert(0, (own, project.name.clone()));
+    }
     let status = if refused.is_some() {
         StatusCode::UNPROCESSABLE_ENTITY
     } else {
@@ -221,7 +226,7 @@ pub(super) async fn save(
         &mut connection,
         &visitor,
         &names,
-        Permission::ManageWorkspaces,
+        WorkspacePermission::Manage,
     )
     .await?;
     drop(connection);

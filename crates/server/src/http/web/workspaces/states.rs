@@ -17,7 +17,7 @@ use terrapool_store::workspaces::WorkspaceRecord;
 use super::actions::require_name;
 use super::frame::{self, Frame, LockEnd, Seen, Tab, plain};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::WorkspacePermission;
 use crate::http::answer::Params;
 use crate::http::error::ApiError;
 use crate::http::tfe;
@@ -141,19 +141,14 @@ pub(super) async fn show(
     params: Params,
 ) -> Page {
     let mut connection = app.db.read().await?;
-    let permission = Permission::ReadWorkspace;
+    let permission = WorkspacePermission::Read;
     let seen = frame::see(&app, &mut connection, &visitor, &names, Tab::States, permission).await?;
     let path = format!("{}/states", seen.frame.base);
     let paging = Paging::new(&params, &path, &[], "newest first");
     let offset = u64::try_from(paging.page.offset()).unwrap_or(0);
     let (records, total) =
         state_versions::list(&mut connection, &seen.record.id, paging.page.size, offset).await?;
-    let may_read = visitor
-        .may(&mut connection, &seen.place.organization, Permission::ReadState)
-        .await?;
-    let may_write = visitor
-        .may(&mut connection, &seen.place.organization, Permission::WriteState)
-        .await?;
+    let (may_read, may_write) = (seen.frame.rights.read_state, seen.frame.rights.write_state);
     let to = chosen(&mut connection, &seen, params.get("to"), &records).await?;
     let from = match (params.get("from"), &to) {
         (Some(id), _) => chosen(&mut connection, &seen, Some(id), &records).await?,
@@ -351,8 +346,14 @@ pub(super) async fn download(
 ) -> Page {
     let mut connection = app.db.read().await?;
     let names = (organization, name);
-    let (place, record) =
-        frame::workspace(&app, &mut connection, &visitor, &names, Permission::ReadState).await?;
+    let (place, record) = frame::workspace(
+        &app,
+        &mut connection,
+        &visitor,
+        &names,
+        WorkspacePermission::ReadState,
+    )
+    .await?;
     drop(connection);
     let answer =
         tfe::state_versions::download(State(app.clone()), visitor.caller.clone(), Path(id.clone())).await?;
@@ -380,8 +381,14 @@ pub(super) async fn act(
     let (visitor, fields) = (form.visitor, form.fields);
     let mut connection = app.db.read().await?;
     let names = (organization, name);
-    let (place, record) =
-        frame::workspace(&app, &mut connection, &visitor, &names, Permission::WriteState).await?;
+    let (place, record) = frame::workspace(
+        &app,
+        &mut connection,
+        &visitor,
+        &names,
+        WorkspacePermission::WriteState,
+    )
+    .await?;
     let version = id.parse().map_err(|_| WebError::not_found())?;
     let version = state_versions::get(&mut connection, &version)
         .await?

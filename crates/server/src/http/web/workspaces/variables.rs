@@ -9,7 +9,7 @@ use terrapool_store::variables::{self, VariableRecord, category_name};
 
 use super::frame::{self, Frame, LockEnd, Tab};
 use crate::app::App;
-use crate::auth::Permission;
+use crate::auth::WorkspacePermission;
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
@@ -97,7 +97,7 @@ async fn page(
     refused: Option<(Filled, String)>,
 ) -> Page {
     let mut connection = app.db.read().await?;
-    let permission = Permission::ReadVariables;
+    let permission = WorkspacePermission::ReadVariables;
     let seen = frame::see(app, &mut connection, visitor, names, Tab::Variables, permission).await?;
     let records = variables::of_workspace(&mut connection, &seen.record.id).await?;
     let status = if refused.is_some() {
@@ -157,7 +157,7 @@ pub(super) async fn save(
         &mut connection,
         &visitor,
         &names,
-        Permission::WriteVariables,
+        WorkspacePermission::WriteVariables,
     )
     .await?;
     let id = fields.text("id");
@@ -215,7 +215,7 @@ pub(super) async fn delete(
         &mut connection,
         &visitor,
         &names,
-        Permission::WriteVariables,
+        WorkspacePermission::WriteVariables,
     )
     .await?;
     drop(connection);
