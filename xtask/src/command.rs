@@ -28,7 +28,12 @@ pub(crate) fn program(name: &str) -> Command {
 
 /// Cargo, as it started this task.
 pub(crate) fn cargo() -> Command {
-    let mut command = program(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    as_cargo(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+}
+
+/// A program that builds like cargo does.
+pub(crate) fn as_cargo(name: &str) -> Command {
+    let mut command = program(name);
     // Set by `cargo run` for this task's own package; they would make later builds differ from a plain one.
     for (name, _) in std::env::vars() {
         if name.starts_with("CARGO_PKG_")

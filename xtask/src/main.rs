@@ -11,6 +11,7 @@ mod engines;
 mod image;
 mod package;
 mod packages;
+mod systems;
 mod test;
 
 use std::process::ExitCode;

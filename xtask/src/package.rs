@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::command::{cargo, check, output, program, target_dir, workspace};
 use crate::image::hex;
 use crate::{image, packages};
-use tools::Tools;
+use tools::{Nfpm, Zig};
 
 /// The oldest C library that the agent runs on: RHEL 7's.
 const OLDEST_GLIBC: (u32, u32) = (2, 17);
@@ -54,7 +54,7 @@ impl Architecture {
 enum Build {
     /// As they are shipped.
     Release,
-    /// Without optimization, and the server as `cargo build` has left it: for tests.
+    /// As `cargo build` makes them, for tests on this machine.
     Quick,
 }
 
@@ -85,6 +85,19 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Packages for tests, and the agent's of a next version in `next` beside them.
+pub(crate) fn make_quick() -> anyhow::Result<PathBuf> {
+    let (mut job, tools) = make_all(Build::Quick, Architecture::OWN)?;
+    let folder = job.folder.clone();
+    job.version = format!("{}99-next", job.version);
+    job.folder = folder.join("next");
+    std::fs::create_dir_all(&job.folder)?;
+    for format in ["deb", "rpm"] {
+        nfpm(&job, &tools, "agent", format)?;
+    }
+    Ok(folder)
+}
+
 /// What all steps need to know.
 struct Job {
     architecture: Architecture,
@@ -98,6 +111,10 @@ struct Job {
 }
 
 fn make(build: Build, architecture: Architecture) -> anyhow::Result<PathBuf> {
+    make_all(build, architecture).map(|(job, _)| job.folder)
+}
+
+fn make_all(build: Build, architecture: Architecture) -> anyhow::Result<(Job, Nfpm)> {
     packages::ensure(&[packages::BUILD, packages::IMAGE])?;
     let installed =
         output(program("rustc").args(["--print", "target-libdir", "--target", architecture.target()]))?;
@@ -108,7 +125,7 @@ fn make(build: Build, architecture: Architecture) -> anyhow::Result<PathBuf> {
             architecture.target()
         );
     }
-    let tools = Tools::obtain()?;
+    let tools = Nfpm::obtain()?;
     let folder = target_dir().join("packages");
     let job = Job {
         architecture,
@@ -123,7 +140,7 @@ fn make(build: Build, architecture: Architecture) -> anyhow::Result<PathBuf> {
             _ => std::fs::create_dir_all(path)?,
         }
     }
-    programs(&job, build, &tools)?;
+    programs(&job, build)?;
     sandbox_image(&job)?;
     texts(&job)?;
     for format in ["deb", "rpm"] {
@@ -148,7 +165,7 @@ fn make(build: Build, architecture: Architecture) -> anyhow::Result<PathBuf> {
         bill::write(&job, package)?;
     }
     checksums(&job.folder)?;
-    Ok(job.folder)
+    Ok((job, tools))
 }
 
 /// The commit's time, unless the environment says another.
@@ -164,51 +181,45 @@ fn epoch() -> anyhow::Result<i64> {
 }
 
 /// Builds both programs and puts them into the stage.
-fn programs(job: &Job, build: Build, tools: &Tools) -> anyhow::Result<()> {
+fn programs(job: &Job, build: Build) -> anyhow::Result<()> {
+    if build == Build::Quick {
+        check(cargo().args(["build", "--locked", "--workspace", "--bins"]))?;
+        for binary in ["terrapool-agent", "terrapool"] {
+            let program = target_dir().join("debug").join(binary);
+            check(
+                crate::command::program("strip")
+                    .arg("-o")
+                    .arg(job.stage.join(binary))
+                    .arg(program),
+            )?;
+        }
+        return Ok(());
+    }
     let target = job.architecture.target();
     let folder = target_dir().join("package/build");
-    let (profile, built) = match build {
-        Build::Release => ("release", "release"),
-        Build::Quick => ("dev", "debug"),
-    };
-    let mut wanted = vec![("terrapool-agent", "terrapool-agent")];
-    if build == Build::Release {
-        wanted.push(("terrapool-server", "terrapool"));
-    }
+    let zig = Zig::obtain()?;
     // Each on its own: what one needs of a shared crate would otherwise be built into the other.
-    for (package, binary) in wanted {
-        let mut zigbuild = tools.zigbuild();
+    for (package, binary) in [
+        ("terrapool-agent", "terrapool-agent"),
+        ("terrapool-server", "terrapool"),
+    ] {
+        let mut zigbuild = zig.build();
         zigbuild
             .args([
                 "zigbuild",
                 "--locked",
+                "--release",
                 "--bins",
                 "--package",
                 package,
-                "--profile",
-                profile,
                 "--target",
             ])
             .arg(format!("{target}.{}.{}", OLDEST_GLIBC.0, OLDEST_GLIBC.1))
-            .env("CARGO_TARGET_DIR", &folder)
-            .env("CARGO_PROFILE_DEV_DEBUG", "0")
-            .env("CARGO_PROFILE_DEV_STRIP", "symbols");
+            .env("CARGO_TARGET_DIR", &folder);
         check(&mut zigbuild)?;
-        let program = folder.join(target).join(built).join(binary);
+        let program = folder.join(target).join("release").join(binary);
         oldest_glibc(&program)?;
         std::fs::copy(&program, job.stage.join(binary))?;
-    }
-    if build == Build::Quick {
-        let mut plain = cargo();
-        plain.args(["build", "--locked", "--workspace", "--bins"]);
-        check(&mut plain)?;
-        let stripped = job.stage.join("terrapool");
-        let mut strip = program("strip");
-        strip
-            .arg("-o")
-            .arg(&stripped)
-            .arg(target_dir().join("debug/terrapool"));
-        check(&mut strip)?;
     }
     Ok(())
 }
@@ -289,8 +300,8 @@ fn activate(text: &str, shown: &str, set: &str) -> anyhow::Result<String> {
     Ok(text.replacen(shown, &format!("{shown}{set}"), 1))
 }
 
-fn nfpm(job: &Job, tools: &Tools, which: &str, format: &str) -> anyhow::Result<()> {
-    let mut nfpm = tools.nfpm();
+fn nfpm(job: &Job, tools: &Nfpm, which: &str, format: &str) -> anyhow::Result<()> {
+    let mut nfpm = tools.command();
     nfpm.args(["package", "--config"])
         .arg(format!("packaging/{which}/nfpm.yaml"))
         .args(["--packager", format, "--target"])

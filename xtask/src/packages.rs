@@ -34,6 +34,12 @@ pub(crate) const IMAGE: &[Need] = &[
 ];
 /// To run containers.
 pub(crate) const CONTAINERS: &[Need] = &[need("dockerd", "docker.io"), need("iptables", "iptables")];
+/// To make systems that packages are installed into.
+pub(crate) const SYSTEMS: &[Need] = &[
+    need("mmdebstrap", "mmdebstrap"),
+    need("rpm", "rpm"),
+    need("docker", "docker.io"),
+];
 /// To build the engines that the tests use.
 pub(crate) const GO: &[Need] = &[need("go", "golang-go")];
 /// To test.
@@ -42,6 +48,8 @@ pub(crate) const TEST: &[Need] = &[
     need("pip3", "python3-pip"),
     need("ip", "iproute2"),
     need("socat", "socat"),
+    need("squid", "squid"),
+    need("openssl", "openssl"),
     need("chromium", "chromium"),
     need("chromedriver", "chromium-driver"),
     need("/usr/share/fonts/truetype/dejavu", "fonts-dejavu-core"),

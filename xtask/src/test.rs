@@ -10,7 +10,8 @@ use anyhow::bail;
 use crate::command::{cargo, check, find_program, output, program, target_dir};
 use crate::container_engine::ContainerEngine;
 use crate::engines::Engines;
-use crate::{image, packages};
+use crate::systems::Systems;
+use crate::{image, package, packages};
 
 /// Crates that a program may be made of (`cargo tree -e normal`): each is code that has to be trusted and updated.
 const BUDGETS: [(&str, usize); 2] = [("terrapool-agent", 250), ("terrapool-runner", 40)];
@@ -54,13 +55,29 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
         Ok(())
     })?;
     let engine = ContainerEngine::obtain()?;
+    let mut made = PathBuf::new();
+    step("packages", || {
+        made = package::make_quick()?;
+        Ok(())
+    })?;
+    let mut systems = None;
+    step("clean systems", || {
+        systems = Some(Systems::obtain(&engine)?);
+        Ok(())
+    })?;
     step("tests", || {
         let mut test = cargo();
         test.args(["test", "--locked", "--workspace", "--no-fail-fast"])
             .args(arguments);
         test.env("DOCKER_HOST", &engine.host)
             .env("TERRAPOOL_BIN_DIR", target_dir().join("debug"))
-            .env("TERRAPOOL_TEST_ENGINES", &folder);
+            .env("TERRAPOOL_TEST_ENGINES", &folder)
+            .env("TERRAPOOL_TEST_PACKAGES", &made)
+            .env("TERRAPOOL_TEST_MITMPROXY", mitmproxy()?);
+        if let Some(systems) = &systems {
+            test.env("TERRAPOOL_TEST_SYSTEM", &systems.image)
+                .env("TERRAPOOL_TEST_SYSTEM_ROOT", &systems.host);
+        }
         check(&mut test)
     })?;
     Ok(ExitCode::SUCCESS)
@@ -107,6 +124,19 @@ fn cargo_deny() -> anyhow::Result<PathBuf> {
         );
     }
     Ok(binary)
+}
+
+/// A proxy that looks into TLS, from PyPI, in a folder of its own.
+fn mitmproxy() -> anyhow::Result<PathBuf> {
+    let folder = target_dir().join("tools/mitmproxy");
+    if !folder.join("bin/mitmdump").exists() {
+        let mut pip = program("pip3");
+        pip.args(["install", "--quiet", "--target"])
+            .arg(&folder)
+            .arg("mitmproxy");
+        check(&mut pip)?;
+    }
+    Ok(folder)
 }
 
 fn budgets() -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use crate::auth::attempts::Attempts;
 use crate::config::Config;
 use crate::http::rate_limit::RateLimiter;
 use crate::logs::LogStore;
+use crate::packages::Fetches;
 use crate::presence::Presence;
 
 /// The parts of a running control plane. Cheap to clone.
@@ -27,6 +28,8 @@ pub struct App {
     pub rate_limiter: RateLimiter,
     /// Wrong passwords lately.
     pub sign_in_attempts: Attempts,
+    /// Packages that were fetched lately.
+    pub fetches: Fetches,
     /// The configuration.
     pub config: Arc<Config>,
 }

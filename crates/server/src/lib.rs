@@ -11,6 +11,7 @@ pub mod demo;
 pub mod doctor;
 pub mod http;
 pub mod logs;
+pub mod packages;
 pub mod presence;
 pub mod reconcile;
 pub mod secrets;

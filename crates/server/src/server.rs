@@ -172,6 +172,7 @@ pub async fn open_with(
         presence: crate::presence::Presence::default(),
         rate_limiter: http::rate_limit::RateLimiter::default(),
         sign_in_attempts: crate::auth::attempts::Attempts::default(),
+        fetches: crate::packages::Fetches::default(),
         config: Arc::new(config),
     })
 }

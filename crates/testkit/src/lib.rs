@@ -14,4 +14,5 @@ pub mod installation;
 pub mod runs;
 pub mod secluded;
 pub mod seed;
+pub mod system;
 pub mod wait;

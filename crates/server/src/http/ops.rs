@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde_json::json;
@@ -15,6 +15,7 @@ use terrapool_store::gauges;
 use super::error::ApiError;
 use crate::app::App;
 use crate::http::routes::{Routes, get};
+use crate::packages::Fetch;
 
 pub(super) fn router() -> Routes {
     Routes::new()
@@ -46,8 +47,18 @@ async fn discovery() -> Response {
     .into_response()
 }
 
+/// What the commands of a pool's pages add to a package's address.
+#[derive(serde::Deserialize)]
+struct For {
+    pool: Option<String>,
+}
+
 /// A file of the packages folder.
-async fn package(State(app): State<App>, Path(path): Path<String>) -> Result<Response, ApiError> {
+async fn package(
+    State(app): State<App>,
+    Path(path): Path<String>,
+    Query(wanted): Query<For>,
+) -> Result<Response, ApiError> {
     let folder = app.config.packages_dir.as_ref().ok_or(ApiError::NotFound)?;
     let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['\\', '\0']);
     if !path.split('/').all(plain) {
@@ -60,9 +71,14 @@ async fn package(State(app): State<App>, Path(path): Path<String>) -> Result<Res
     if !metadata.is_file() {
         return Err(ApiError::NotFound);
     }
+    if let Some(pool) = wanted.pool.and_then(|pool| pool.parse().ok()) {
+        let at = app.now();
+        app.fetches.note(pool, Fetch { file: path, at });
+    }
+    let length = HeaderValue::from(metadata.len());
     let body = axum::body::Body::from_stream(tokio_util::io::ReaderStream::new(file));
     let kind = HeaderValue::from_static("application/octet-stream");
-    Ok(([(CONTENT_TYPE, kind)], body).into_response())
+    Ok(([(CONTENT_TYPE, kind), (CONTENT_LENGTH, length)], body).into_response())
 }
 
 /// The routes of the metrics listener.

@@ -78,6 +78,7 @@ pub(crate) async fn plane_on(database: TestDatabase) -> Plane {
         presence: Presence::default(),
         rate_limiter: RateLimiter::default(),
         sign_in_attempts: terrapool_server::auth::attempts::Attempts::default(),
+        fetches: terrapool_server::packages::Fetches::default(),
         config: Arc::new(config),
     };
     let token = secrets::new_token(TokenKind::Agent, app.db.entropy().as_ref());

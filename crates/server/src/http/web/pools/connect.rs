@@ -8,7 +8,7 @@ use terrapool_store::overview;
 use terrapool_store::page::Page as StorePage;
 
 use super::frame::{self, Names, Seen, Tab};
-use super::install::{Commands, NewToken, commands, own_ca};
+use super::install::{Commands, Ingredients, NewToken, commands, own_ca};
 use crate::app::App;
 use crate::http::web::error::WebError;
 use crate::http::web::page::{Page, Section, Shell, html};
@@ -17,6 +17,7 @@ use crate::http::web::parts::time::{Ago, between};
 use crate::http::web::parts::words::megabytes;
 use crate::http::web::parts::{Code, Icon, Tone};
 use crate::http::web::visitor::Visitor;
+use crate::packages::Offered;
 use crate::waiting;
 
 #[derive(Template)]
@@ -91,7 +92,7 @@ async fn newest_token(
     Ok(listed.items.into_iter().next())
 }
 
-async fn arrival(connection: &mut Connection, seen: &Seen) -> Result<Arrival, WebError> {
+async fn arrival(app: &App, connection: &mut Connection, seen: &Seen) -> Result<Arrival, WebError> {
     let (now, pool) = (seen.now, seen.pool());
     let token = newest_token(connection, seen).await?;
     let agent = seen.state.connected(now).last();
@@ -100,24 +101,36 @@ async fn arrival(connection: &mut Connection, seen: &Seen) -> Result<Arrival, We
     let Some(agent) = agent else {
         let presented = token.as_ref().and_then(|token| token.last_used_at);
         let since = token.map_or(seen.now, |token| token.created_at);
+        let package = match app.fetches.last(&pool.id) {
+            Some(fetch) => Some(done("Package fetched", fetch.file, Some(Ago::new(fetch.at, now)))),
+            None if presented.is_some() || Offered::find(app.config.packages_dir.as_deref()).is_empty() => {
+                None
+            }
+            None => Some(now_doing(
+                "Package fetched",
+                "not yet, by the commands above; where it is installed already it need not be",
+            )),
+        };
+        let token = match presented {
+            Some(at) => done("Token presented", "", Some(Ago::new(at, now))),
+            None => now_doing(
+                "Token presented",
+                "not yet: no agent has registered with this token",
+            ),
+        };
+        let rest = [
+            token,
+            to_come("Registered, clock and version checked", ""),
+            to_come(
+                "First run taken",
+                "the first one that waits, or the next one that is started",
+            ),
+        ];
         return Ok(Arrival {
             base,
             heading: Status::new(Tone::Live, "run", "Waiting for the first agent"),
             detail: between(since, now).to_string(),
-            checks: vec![
-                match presented {
-                    Some(at) => done("Token presented", "", Some(Ago::new(at, now))),
-                    None => now_doing(
-                        "Token presented",
-                        "not yet: no agent has registered with this token",
-                    ),
-                },
-                to_come("Registered, clock and version checked", ""),
-                to_come(
-                    "First run taken",
-                    "the first one that waits, or the next one that is started",
-                ),
-            ],
+            checks: package.into_iter().chain(rest).collect(),
             connected: false,
         });
     };
@@ -166,10 +179,19 @@ async fn arrival(connection: &mut Connection, seen: &Seen) -> Result<Arrival, We
 pub(super) async fn page(app: &App, seen: Seen, new: Option<NewToken>) -> Page {
     let ca = own_ca(app).await;
     let mut connection = app.db.read().await?;
-    let arrival = arrival(&mut connection, &seen).await?;
+    let arrival = arrival(app, &mut connection, &seen).await?;
     let token = newest_token(&mut connection, &seen).await?;
     let needs_mb = seen.pool().settings.default_limits.memory_mb;
-    let secret = new.as_ref().map(|token| token.secret.as_str());
+    let offered = Offered::find(app.config.packages_dir.as_deref());
+    let pool = seen.pool().id.clone();
+    let made = Ingredients {
+        url: &app.config.public_url,
+        ca: ca.as_deref(),
+        token: new.as_ref().map(|token| token.secret.as_str()),
+        needs_mb,
+        pool: pool.as_str(),
+        offered: &offered,
+    };
     let events = seen
         .place
         .address(&format!("/events?page=connect:{}", seen.frame.id));
@@ -182,7 +204,7 @@ pub(super) async fn page(app: &App, seen: Seen, new: Option<NewToken>) -> Page {
         name: seen.frame.name.clone(),
         host: app.config.public_host().to_owned(),
         needs: megabytes(needs_mb + 256),
-        commands: commands(&app.config.public_url, ca.as_deref(), secret, needs_mb),
+        commands: commands(&made),
         had_token: token.map(|token| token.description),
         new,
         arrival,
@@ -220,7 +242,7 @@ pub(super) async fn live_parts(app: &App, visitor: &Visitor, names: &Names) -> R
     let mut connection = app.db.read().await?;
     let seen = frame::see(app, &mut connection, visitor, names, Tab::Install).await?;
     let part = ArrivalPart {
-        arrival: arrival(&mut connection, &seen).await?,
+        arrival: arrival(app, &mut connection, &seen).await?,
     };
     Ok(vec![
         part.render()

@@ -10,6 +10,7 @@ use crate::http::web::page::{Page, Section, Shell, html};
 use crate::http::web::parts::words::megabytes;
 use crate::http::web::parts::{Code, Icon};
 use crate::http::web::visitor::Visitor;
+use crate::packages::Offered;
 use crate::tls::CA_FILE;
 
 /// What stands for a token that was not made on this page.
@@ -23,6 +24,8 @@ pub(super) struct NewToken {
 
 /// The commands, one for each way.
 pub(super) struct Commands {
+    pub(super) deb: Option<Code>,
+    pub(super) rpm: Option<Code>,
     pub(super) terminal: Code,
     pub(super) service: Code,
     pub(super) container: Code,
@@ -47,9 +50,42 @@ fn here(path: &str, mark: &str, text: &str) -> String {
     format!("cat > {path} <<'{mark}'\n{}\n{mark}\n", text.trim_end())
 }
 
+/// What commands are made of.
+pub(super) struct Ingredients<'a> {
+    /// The server's address.
+    pub(super) url: &'a str,
+    /// Certificates that have to be trusted.
+    pub(super) ca: Option<&'a str>,
+    /// The token, when it was just made.
+    pub(super) token: Option<&'a str>,
+    /// Memory in MiB for a run.
+    pub(super) needs_mb: u64,
+    /// The pool.
+    pub(super) pool: &'a str,
+    /// What the server has.
+    pub(super) offered: &'a Offered,
+}
+
+/// Fetches a package, installs it, configures and starts the agent.
+fn from_package(made: &Ingredients<'_>, file: &str, end: &str, install: &str) -> String {
+    let (url, pool) = (made.url, made.pool);
+    let token = made.token.unwrap_or(NO_TOKEN);
+    let ca = made.ca.map_or_else(String::new, |pem| here("ca.pem", "CA", pem));
+    let (trusted, trust) = made
+        .ca
+        .map_or(("", ""), |_| (" --cacert ca.pem", " --ca-file ca.pem"));
+    format!(
+        "{ca}curl -fsS{trusted} -o terrapool-agent.{end} '{url}/packages/{file}?pool={pool}'\n{install} \
+         ./terrapool-agent.{end}\nsudo terrapool-agent configure --url {url}{trust} --token-stdin <<'TOKEN'\n{token}\n\
+         TOKEN\nsudo systemctl enable --now terrapool-agent\n"
+    )
+}
+
 /// The commands for a token.
-pub(super) fn commands(url: &str, ca: Option<&str>, token: Option<&str>, needs_mb: u64) -> Commands {
-    let token = token.unwrap_or(NO_TOKEN);
+pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
+    let (url, ca, needs_mb) = (made.url, made.ca, made.needs_mb);
+    let packaged = made.offered.deb.is_some() || made.offered.rpm.is_some();
+    let token = made.token.unwrap_or(NO_TOKEN);
     let code = |id, text: String| Code {
         id,
         text: text.trim_end().to_owned(),
@@ -82,20 +118,65 @@ pub(super) fn commands(url: &str, ca: Option<&str>, token: Option<&str>, needs_m
          Restart=always\nRestartSec=5\nTimeoutStopSec=15min\nKillMode=mixed\n\n[Install]\nWantedBy=multi-user.target\n\
          UNIT\nsudo systemctl daemon-reload && sudo systemctl enable --now terrapool-agent\n"
     );
+    let image = made.offered.image.as_deref().zip(made.offered.image_tag());
+    let (load, binary, image) = match &image {
+        Some((file, tag)) => (
+            format!(
+                "sudo curl -fsS{} '{url}/packages/{file}?pool={}' | sudo docker load\n",
+                ca.map_or("", |_| " --cacert /etc/terrapool/ca.pem"),
+                made.pool
+            ),
+            "",
+            tag.as_str(),
+        ),
+        None => (
+            String::new(),
+            "-v \"$(command -v terrapool-agent)\":/usr/local/bin/terrapool-agent:ro \\\n  ",
+            "debian:12-slim terrapool-agent run",
+        ),
+    };
     let container = format!(
-        "{files}sudo docker run -d --name terrapool-agent --restart unless-stopped --stop-timeout 900 --network host \\\n  \
+        "{files}{load}sudo docker run -d --name terrapool-agent --restart unless-stopped --stop-timeout 900 --network host \\\n  \
          -e TERRAPOOL_URL={url} -e TERRAPOOL_TOKEN_FILE={system}/agent.token \\\n  {}\
          -e TERRAPOOL_AGENT_DATA_DIR=/var/lib/terrapool-agent \\\n  -v {system}:{system}:ro \\\n  \
          -v /var/run/docker.sock:/var/run/docker.sock \\\n  \
          -v /var/lib/terrapool-agent:/var/lib/terrapool-agent \\\n  \
-         -v \"$(command -v terrapool-agent)\":/usr/local/bin/terrapool-agent:ro \\\n  \
-         debian:12-slim terrapool-agent run\n",
+         {binary}{image}\n",
         ca.map_or("", |_| "-e TERRAPOOL_CA_FILE=/etc/terrapool/ca.pem \\\n  "),
     );
     let drop_in = "sudo mkdir -p /etc/systemd/system/terrapool-agent.service.d\nsudo tee \
                    /etc/systemd/system/terrapool-agent.service.d";
     let restart = "sudo systemctl daemon-reload && sudo systemctl restart terrapool-agent";
+    // The package's engine pulls images by itself.
+    let (also, restart_all) = if packaged {
+        let engine = "/etc/systemd/system/terrapool-docker.service.d";
+        (
+            format!(
+                "sudo mkdir -p {engine}\nsudo ln -sf /etc/systemd/system/terrapool-agent.service.d/proxy.conf \
+                 {engine}/proxy.conf\n"
+            ),
+            "sudo systemctl daemon-reload\nsudo systemctl restart terrapool-docker\nsudo systemctl restart terrapool-agent",
+        )
+    } else {
+        (String::new(), restart)
+    };
+    let configured = |what: &str| {
+        format!(
+            "sudo terrapool-agent configure {what}\nsudo systemctl daemon-reload\nsudo systemctl restart terrapool-agent"
+        )
+    };
     Commands {
+        deb: made.offered.deb.as_deref().map(|file| {
+            code(
+                "c-deb",
+                from_package(made, file, "deb", "sudo apt-get install -y"),
+            )
+        }),
+        rpm: made
+            .offered
+            .rpm
+            .as_deref()
+            .map(|file| code("c-rpm", from_package(made, file, "rpm", "sudo yum install -y"))),
         terminal: code("c-bin", terminal),
         service: code("c-service", service),
         container: code("c-docker", container),
@@ -103,22 +184,30 @@ pub(super) fn commands(url: &str, ca: Option<&str>, token: Option<&str>, needs_m
             "c-proxy",
             format!(
                 "{drop_in}/proxy.conf >/dev/null <<'EOF'\n[Service]\n\
-                 Environment=\"HTTPS_PROXY=http://proxy.example.com:3128\" \"NO_PROXY=localhost,10.0.0.0/8\"\nEOF\n{restart}"
+                 Environment=\"HTTPS_PROXY=http://proxy.example.com:3128\" \"NO_PROXY=localhost,10.0.0.0/8\"\nEOF\n{also}{restart_all}"
             ),
         ),
         root: Code::new(
             "c-root",
-            format!(
-                "{drop_in}/root.conf >/dev/null <<'EOF'\n[Service]\nEnvironment=TERRAPOOL_AGENT_USER=root\nEOF\n{restart}"
-            ),
+            if packaged {
+                configured("--user=root")
+            } else {
+                format!(
+                    "{drop_in}/root.conf >/dev/null <<'EOF'\n[Service]\nEnvironment=TERRAPOOL_AGENT_USER=root\nEOF\n{restart}"
+                )
+            },
         ),
         more: Code::new(
             "c-more",
-            format!(
-                "{drop_in}/runs.conf >/dev/null <<'EOF'\n[Service]\n\
+            if packaged {
+                configured(&format!("--concurrency=4 --memory={}", needs_mb * 4))
+            } else {
+                format!(
+                    "{drop_in}/runs.conf >/dev/null <<'EOF'\n[Service]\n\
                  Environment=TERRAPOOL_AGENT_CONCURRENCY=4 TERRAPOOL_AGENT_MEMORY={}\nEOF\n{restart}",
-                needs_mb * 4
-            ),
+                    needs_mb * 4
+                )
+            },
         ),
         doctor: Code::new("c-doctor", "terrapool-agent doctor"),
     }
@@ -140,11 +229,19 @@ struct InstallPage {
 pub(super) async fn page(app: &App, seen: Seen, new: Option<NewToken>) -> Page {
     let ca = own_ca(app).await;
     let needs_mb = seen.pool().settings.default_limits.memory_mb;
-    let secret = new.as_ref().map(|token| token.secret.as_str());
+    let offered = Offered::find(app.config.packages_dir.as_deref());
+    let made = Ingredients {
+        url: &app.config.public_url,
+        ca: ca.as_deref(),
+        token: new.as_ref().map(|token| token.secret.as_str()),
+        needs_mb,
+        pool: seen.pool().id.as_str(),
+        offered: &offered,
+    };
     let page = InstallPage {
         shell: seen.shell("Install"),
         host: app.config.public_host().to_owned(),
-        commands: commands(&app.config.public_url, ca.as_deref(), secret, needs_mb),
+        commands: commands(&made),
         needs: megabytes(needs_mb),
         for_four: needs_mb * 4 + 256,
         new,
@@ -167,7 +264,30 @@ mod tests {
 
     #[test]
     fn a_token_goes_in_by_a_file_and_never_as_an_argument() {
-        let commands = commands("https://tp.example:8443", Some("PEM\n"), Some("tpa_x"), 512);
+        let offered = Offered {
+            deb: Some("a.deb".to_owned()),
+            rpm: Some("a.rpm".to_owned()),
+            image: None,
+        };
+        let commands = commands(&Ingredients {
+            url: "https://tp.example:8443",
+            ca: Some("PEM\n"),
+            token: Some("tpa_x"),
+            needs_mb: 512,
+            pool: "apool-1",
+            offered: &offered,
+        });
+        for code in [&commands.deb, &commands.rpm].into_iter().flatten() {
+            assert!(code.text.contains("?pool=apool-1'"), "{}", code.text);
+            assert!(code.text.contains("\ntpa_x\nTOKEN\n"), "{}", code.text);
+            assert!(code.text.contains(" --ca-file ca.pem "), "{}", code.text);
+        }
+        assert!(
+            commands
+                .root
+                .text
+                .starts_with("sudo terrapool-agent configure --user=root\n")
+        );
         for code in [&commands.terminal, &commands.service, &commands.container] {
             assert_eq!(code.text.matches("tpa_x").count(), 1, "{}", code.text);
             let line = code.text.lines().find(|line| line.contains("tpa_x"));
@@ -179,7 +299,15 @@ mod tests {
 
     #[test]
     fn without_an_authority_of_its_own_no_certificate_is_copied() {
-        let commands = commands("https://tp.example", None, None, 512);
+        let commands = commands(&Ingredients {
+            url: "https://tp.example",
+            ca: None,
+            token: None,
+            needs_mb: 512,
+            pool: "apool-1",
+            offered: &Offered::default(),
+        });
+        assert!(commands.deb.is_none() && commands.container.text.contains("debian:12-slim"));
         assert!(!commands.terminal.text.contains("CA_FILE"));
         assert!(commands.terminal.text.contains(NO_TOKEN));
     }

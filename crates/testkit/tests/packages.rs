@@ -1,0 +1,290 @@
+//! The packages, installed into clean systems and used as the manual says.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use terrapool_testkit::installation::Installation;
+use terrapool_testkit::runs::Workspace;
+use terrapool_testkit::system::{System, documented, documented_with, made, on_path, package, packages};
+
+const MANUAL: &str = include_str!("../../../docs/install.md");
+
+/// An apply that waits in its second step until a file is there.
+const STEPS: &str = r#"
+resource "terraform_data" "first" {}
+resource "terraform_data" "second" {
+  depends_on = [terraform_data.first]
+  provisioner "local-exec" {
+    command = "echo second waits; while [ ! -e /terrapool/work/go ]; do sleep 0.1; done; echo second goes"
+  }
+}
+"#;
+
+const WHO: &str = r#"
+resource "terraform_data" "who" {
+  provisioner "local-exec" {
+    command = "echo user $(id -u)"
+  }
+}
+"#;
+
+struct Site {
+    installation: Installation,
+    system: System,
+    pool: String,
+}
+
+impl Site {
+    /// A control plane that offers the packages, and a clean host with a token and engines.
+    async fn start() -> Self {
+        let folder = packages().display().to_string();
+        let installation = Installation::start_with(&[("TERRAPOOL_PACKAGES_DIR", &folder)]).await;
+        let (pool, token) = installation.create_pool("private").await;
+        let system = System::boot().await;
+        std::fs::write(system.share().join("token"), format!("{token}\n")).expect("a file can be written");
+        std::fs::copy(installation.ca(), system.share().join("ca.pem")).expect("the server has a CA");
+        system.bring(&on_path("terraform"));
+        system
+            .run("install -D /mnt/terraform /usr/local/bin/terraform")
+            .await;
+        Self {
+            installation,
+            system,
+            pool,
+        }
+    }
+
+    /// Types commands of the manual, with this control plane's address.
+    async fn type_in(&self, commands: &str) {
+        let typed = commands.replace("https://terrapool.example.com", &self.installation.url());
+        self.system.run(&typed).await;
+    }
+
+    async fn installed(&self) {
+        self.system.relay(self.installation.port()).await;
+        self.type_in(&documented(MANUAL, "Debian 10")).await;
+        self.registered().await;
+    }
+
+    async fn registered(&self) {
+        self.system
+            .prints("terrapool-agent status || true", "connected")
+            .await;
+    }
+
+    async fn workspace(&self, name: &str, configuration: &str) -> Workspace {
+        let attributes = json!({"execution-mode": "agent", "agent-pool-id": self.pool, "auto-apply": true});
+        self.installation
+            .workspace(name, &attributes, configuration)
+            .await
+    }
+
+    async fn run(&self, workspace: &Workspace) -> String {
+        self.installation
+            .run(workspace, &json!({"auto-apply": true}))
+            .await
+    }
+
+    /// The id of the service's process.
+    async fn process(&self) -> String {
+        let shown = self
+            .system
+            .run("systemctl show -p MainPID --value terrapool-agent")
+            .await;
+        shown.trim().to_owned()
+    }
+
+    /// Waits until another process than this one has registered.
+    async fn replaced(&self, before: &str) {
+        let script = format!(
+            "now=$(systemctl show -p MainPID --value terrapool-agent); [ \"$now\" != 0 ] && [ \"$now\" != {before} ] \
+             && terrapool-agent status || true"
+        );
+        self.system.prints(&script, "connected").await;
+    }
+}
+
+#[tokio::test]
+async fn a_package_is_installed_as_the_manual_says_and_an_upgrade_in_the_middle_of_an_apply_does_not_end_it()
+{
+    let site = Site::start().await;
+    site.installed().await;
+    let status = site
+        .system
+        .run("systemctl status --no-pager terrapool-agent")
+        .await;
+    assert!(status.contains("Status: \"in pool private; 0 jobs\""), "{status}");
+    let arguments = site.system.run("tr '\\0' ' ' < /proc/$(systemctl show -p MainPID --value terrapool-agent)/cmdline; tr '\\0' ' ' < /proc/$(systemctl show -p MainPID --value terrapool-agent)/environ").await;
+    assert!(!arguments.contains("tpa"), "{arguments}");
+
+    let workspace = site.workspace("network", STEPS).await;
+    let run = site.run(&workspace).await;
+    site.installation.log_shows(&run, "apply", "second waits").await;
+    let process = site.process().await;
+    site.system
+        .bring(&package(&packages().join("next"), "terrapool-agent_", ".deb"));
+    site.system.run("dpkg -i /mnt/terrapool-agent_*next*.deb").await;
+    site.replaced(&process).await;
+    site.system
+        .run(&format!(
+            "export DOCKER_HOST=unix:///run/terrapool-docker/docker.sock; \
+             docker exec $(docker ps -q --filter name=terrapool-{run}-apply) touch /terrapool/work/go"
+        ))
+        .await;
+    site.installation.run_reaches(&run, "applied").await;
+    let log = site.installation.phase_log(&run, "apply").await;
+    assert!(log.contains("second goes"), "{log}");
+    let journal = site
+        .system
+        .run("journalctl --no-pager -o cat -u terrapool-agent")
+        .await;
+    assert!(journal.contains(&format!("run={run}")), "{journal}");
+
+    // Root in the sandbox, as users of such agents know it.
+    site.type_in(&documented_with(MANUAL, "Settings", "--user=root"))
+        .await;
+    site.registered().await;
+    let who = site.workspace("who", WHO).await;
+    let run = site.run(&who).await;
+    site.installation.run_reaches(&run, "applied").await;
+    let log = site.installation.phase_log(&run, "apply").await;
+    assert!(log.contains("user 0"), "{log}");
+
+    // What was configured and what is known outlive the package; a purge takes both.
+    let system = &site.system;
+    system.run("dpkg -r terrapool-agent").await;
+    system
+        .run("test -s /etc/terrapool-agent/token && test -s /var/lib/terrapool-agent/instance.key && ! test -e /usr/bin/terrapool-agent")
+        .await;
+    system.run("dpkg -P terrapool-agent").await;
+    system
+        .run("! test -e /etc/terrapool-agent && ! test -e /var/lib/terrapool-agent && ! grep terrapool /etc/subuid")
+        .await;
+}
+
+#[tokio::test]
+async fn the_servers_package_leads_from_its_installation_to_a_first_agent_token() {
+    let system = System::boot().await;
+    let deb = package(&packages(), "terrapool_", ".deb");
+    system.bring(&deb);
+    let commands = documented(MANUAL, "The control plane");
+    let (install, _) = commands
+        .split_once("docker load")
+        .expect("the container comes after the package");
+    let token = system.run(install).await;
+    let token = token.lines().last().unwrap_or_default();
+    assert!(token.len() > 20 && !token.contains(' '), "{token}");
+    let call = "curl -fsS --cacert /var/lib/terrapool/ca.pem";
+    system
+        .run(&format!("{call} https://localhost:8443/healthz"))
+        .await;
+    system
+        .run(&format!("{call} -o /tmp/a.deb https://localhost:8443/packages/$(basename /usr/share/terrapool/packages/*.deb); dpkg -i /tmp/a.deb"))
+        .await;
+    let organization = format!(
+        "{call} -H 'Authorization: Bearer {token}' -H 'Content-Type: application/vnd.api+json' \
+         https://localhost:8443/api/v2/organizations -d '{{\"data\": {{\"type\": \"organizations\", \"attributes\": \
+         {{\"name\": \"acme\", \"email\": \"ada@example.com\"}}}}}}'"
+    );
+    let made: Value = serde_json::from_str(&system.run(&organization).await).expect("the API answers JSON");
+    assert_eq!(made["data"]["id"], "acme");
+    system
+        .run("systemctl restart terrapool && systemctl is-active terrapool")
+        .await;
+    system
+        .run("dpkg -r terrapool && test -s /var/lib/terrapool/keyring")
+        .await;
+    system
+        .run("dpkg -P terrapool && ! test -e /var/lib/terrapool")
+        .await;
+}
+
+/// A folder with what an archive of a system holds.
+fn unpacked(variable: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let archive = made(variable);
+    run(Command::new("tar")
+        .args(["--exclude=./dev/*", "-xf"])
+        .arg(&archive)
+        .arg("-C")
+        .arg(folder.path()));
+    folder
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?}: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text
+}
+
+#[test]
+fn rpm_installs_upgrades_and_erases_and_leaves_configuration_and_data() {
+    let root = unpacked("TERRAPOOL_TEST_SYSTEM_ROOT");
+    let at = |path: &str| root.path().join(path);
+    let rpm = |arguments: &[&str], file: Option<&Path>| {
+        let mut command = Command::new("rpm");
+        command.arg("--root").arg(root.path()).args(arguments);
+        command.args(file);
+        run(&mut command)
+    };
+    rpm(&["--initdb"], None);
+    // The distribution's packages are not in rpm's database here.
+    rpm(
+        &["-i", "--nodeps"],
+        Some(&package(&packages(), "terrapool-agent-", ".rpm")),
+    );
+    assert!(at("usr/bin/terrapool-agent").exists());
+    assert!(at("usr/lib/systemd/system/terrapool-docker.service").exists());
+    let users = std::fs::read_to_string(at("etc/passwd")).expect("a system has users");
+    assert!(users.contains("terrapool-agent:"), "{users}");
+    let configuration = at("etc/terrapool-agent/agent.toml");
+    std::fs::write(&configuration, "# ours\n").expect("the package has made it");
+    let next = package(&packages().join("next"), "terrapool-agent-", ".rpm");
+    rpm(&["-U", "--nodeps"], Some(&next));
+    assert!(rpm(&["-q", "terrapool-agent"], None).contains("next"));
+    rpm(&["-V", "--nodeps", "terrapool-agent"], None);
+    rpm(&["-e", "--nodeps", "terrapool-agent"], None);
+    assert!(!at("usr/bin/terrapool-agent").exists());
+    let kept = std::fs::read_to_string(&configuration).expect("erasing keeps what people wrote");
+    assert_eq!(kept, "# ours\n");
+    assert!(at("var/lib/terrapool-agent").exists());
+}
+
+#[test]
+fn checksums_and_lists_of_contents_are_those_of_what_is_there() {
+    run(Command::new("sha256sum")
+        .args(["--check", "--quiet", "SHA256SUMS"])
+        .current_dir(packages()));
+    let list = package(&packages(), "terrapool-agent-", ".cdx.json");
+    let list: Value = serde_json::from_slice(&std::fs::read(list).expect("a file")).expect("JSON");
+    let names: Vec<&str> = list["components"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|component| component["name"].as_str())
+        .collect();
+    assert!(
+        names.contains(&"rustls") && !names.contains(&"proptest"),
+        "{names:?}"
+    );
+}
+
+#[test]
+fn the_images_hold_programs_that_run_in_them() {
+    for (name, program) in [("terrapool-agent", "terrapool-agent"), ("terrapool", "terrapool")] {
+        let file = package(&packages(), &format!("{name}-0"), ".image.tar");
+        let loaded = run(Command::new("docker").arg("load").arg("-i").arg(&file));
+        let tag = loaded.trim().trim_start_matches("Loaded image: ");
+        let shown = run(Command::new("docker").args(["run", "--rm", tag, "--version"]));
+        assert!(shown.starts_with(&format!("{program} ")), "{shown}");
+        run(Command::new("docker").args(["rmi", tag]));
+    }
+}
