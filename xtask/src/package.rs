@@ -168,12 +168,14 @@ fn make_all(build: Build, architecture: Architecture) -> anyhow::Result<(Job, Nf
     Ok((job, tools))
 }
 
-/// The commit's time, unless the environment says another.
+/// The commit's time, unless the environment says another; 1970 where there is no commit to ask.
 fn epoch() -> anyhow::Result<i64> {
     let text = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(text) => text,
-        Err(_) => output(program("git").args(["log", "-1", "--format=%ct"]))
-            .context("the time of the files is the commit's; without git, set SOURCE_DATE_EPOCH")?,
+        Err(_) => output(program("git").args(["log", "-1", "--format=%ct"])).unwrap_or_else(|error| {
+            eprintln!("    files are of 1970, because the commit's time is not known: {error:#}");
+            "0".to_owned()
+        }),
     };
     text.trim()
         .parse()
