@@ -192,7 +192,9 @@ impl Step<'_> {
                 "a newer process of this agent has registered",
             ))
         } else if !claim.pool_is_allowed {
-            Some(Refusal::NotAllowed("the workspace may not use the agent's pool"))
+            Some(Refusal::NotAllowed(
+                "the agent's pool is paused, or the workspace may not use it",
+            ))
         } else if run.status.phase() != Some(claim.phase) {
             Some(Refusal::RunEnded(run.status))
         } else {

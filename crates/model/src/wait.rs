@@ -42,6 +42,8 @@ pub struct QueuedJob {
     pub ahead: u64,
     /// The workspace may use the pool.
     pub allowed: bool,
+    /// A person has paused the pool.
+    pub paused: bool,
     /// When an agent of the pool was heard last; `None`: none ever was, or none is remembered.
     pub last_heard: Option<Timestamp>,
 }
@@ -91,6 +93,8 @@ pub enum WaitReason {
     Next,
     /// The workspace may not use the pool any more.
     NotAllowed,
+    /// A person has paused the pool.
+    Paused,
     /// Another run of the workspace has to end, or to be decided on, first.
     BehindRun {
         /// The run that holds the workspace.
@@ -115,10 +119,29 @@ pub enum WaitReason {
 }
 
 impl WaitReason {
+    /// The word in the API.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoAgent { .. } => "no-agent",
+            Self::Draining { .. } => "draining",
+            Self::TooLarge { .. } => "too-large",
+            Self::NoMemory { .. } => "no-memory",
+            Self::NoSlot { .. } => "no-slot",
+            Self::Ahead { .. } => "ahead",
+            Self::Next => "next",
+            Self::NotAllowed => "not-allowed",
+            Self::Paused => "paused",
+            Self::BehindRun { .. } => "behind-run",
+            Self::LockedByUser { .. } => "locked-by-user",
+            Self::Quarantined { .. } => "quarantined",
+            Self::Scheduling => "scheduling",
+        }
+    }
+
     /// Whether the run can't start unless somebody changes something.
     pub fn is_stalled(&self) -> bool {
         match self {
-            Self::NoAgent { .. } | Self::TooLarge { .. } | Self::NotAllowed => true,
+            Self::NoAgent { .. } | Self::TooLarge { .. } | Self::NotAllowed | Self::Paused => true,
             Self::Draining { .. }
             | Self::NoMemory { .. }
             | Self::NoSlot { .. }
@@ -138,6 +161,7 @@ impl WaitReason {
             Self::NoAgent { .. }
             | Self::TooLarge { .. }
             | Self::NotAllowed
+            | Self::Paused
             | Self::Ahead { .. }
             | Self::Next
             | Self::BehindRun { .. }
@@ -153,6 +177,9 @@ impl WaitReason {
 pub fn of_job(job: &QueuedJob, agents: &[PoolAgent]) -> WaitReason {
     if !job.allowed {
         return WaitReason::NotAllowed;
+    }
+    if job.paused {
+        return WaitReason::Paused;
     }
     let connected: Vec<&PoolAgent> = agents.iter().filter(|agent| agent.connected).collect();
     if connected.is_empty() {
@@ -241,6 +268,7 @@ mod tests {
             needs_mb: 512,
             ahead: 0,
             allowed: true,
+            paused: false,
             last_heard: None,
         }
     }
@@ -316,6 +344,11 @@ mod tests {
             ..job()
         };
         assert_eq!(of_job(&refused, &[agent(2, 2048)]), WaitReason::NotAllowed);
+        let paused = QueuedJob {
+            paused: true,
+            ..job()
+        };
+        assert_eq!(of_job(&paused, &[agent(2, 2048)]), WaitReason::Paused);
         let draining = PoolAgent {
             draining: true,
             ..agent(2, 2048)

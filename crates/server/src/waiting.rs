@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
 use terrapool_model::agent_status::AgentStatus;
 use terrapool_model::id::{AgentPoolId, OrganizationId, RunId};
+use terrapool_model::lock::Lock;
 use terrapool_model::run::RunStatus;
 use terrapool_model::time::Timestamp;
 use terrapool_model::wait::{self, PoolAgent, QueuedJob, WaitReason};
@@ -96,6 +98,7 @@ pub async fn of_pool(
                 needs_mb: waiting.job.limits.memory_mb,
                 ahead: waiting.ahead,
                 allowed: shared || (!moved && pool.access.allows(&waiting.workspace_id, &waiting.project_id)),
+                paused: pool.settings.paused,
                 last_heard,
             };
             let reason = wait::of_job(&job, &seen);
@@ -175,10 +178,23 @@ pub async fn of_run(
     workspace: &WorkspaceRecord,
     now: Timestamp,
 ) -> Result<Option<WaitReason>, StoreError> {
+    under_lock(connection, run, &workspace.lock, now).await
+}
+
+/// The same, by the lock of the run's workspace.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn under_lock(
+    connection: &mut Connection,
+    run: &RunRecord,
+    lock: &Lock,
+    now: Timestamp,
+) -> Result<Option<WaitReason>, StoreError> {
     match run.status {
         RunStatus::Pending => {
             let ahead = runs::queue_position(connection, run).await?;
-            Ok(Some(wait::of_pending(&run.id, &workspace.lock, ahead)))
+            Ok(Some(wait::of_pending(&run.id, lock, ahead)))
         }
         RunStatus::PlanQueued | RunStatus::ApplyQueued => Ok(of_pool_by_run(connection, &run.pool_id, now)
             .await?
@@ -212,6 +228,42 @@ pub async fn sentence(connection: &mut Connection, reason: &WaitReason) -> Resul
         }
         other => words(other),
     })
+}
+
+/// A reason as the API gives it: its word, whether the run can start unless somebody changes something, a sentence, and
+/// the figures of the word.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn document(connection: &mut Connection, reason: &WaitReason) -> Result<Value, StoreError> {
+    let mut figures = figures(reason);
+    figures["reason"] = json!(reason.as_str());
+    figures["stalled"] = json!(reason.is_stalled());
+    figures["message"] = json!(sentence(connection, reason).await?);
+    Ok(figures)
+}
+
+fn figures(reason: &WaitReason) -> Value {
+    let time = |at: &Option<Timestamp>| at.map(terrapool_tfe::time::iso8601);
+    match reason {
+        WaitReason::NoAgent { since } => json!({"since": time(since)}),
+        WaitReason::Draining { agents } => json!({"agents": agents}),
+        WaitReason::TooLarge {
+            needs_mb,
+            largest_mb,
+            lost,
+        } => json!({"needs-mb": needs_mb, "largest-mb": largest_mb, "lost-agent": lost}),
+        WaitReason::NoMemory {
+            needs_mb,
+            most_free_mb,
+        } => json!({"needs-mb": needs_mb, "most-free-mb": most_free_mb}),
+        WaitReason::NoSlot { slots, ahead } => json!({"slots": slots, "ahead": ahead}),
+        WaitReason::Ahead { ahead } => json!({"ahead": ahead}),
+        WaitReason::BehindRun { run, ahead } => json!({"run": run.as_str(), "ahead": ahead}),
+        WaitReason::LockedByUser { user } => json!({"user": user.as_str()}),
+        WaitReason::Quarantined { run, until } => json!({"run": run.as_str(), "until": time(until)}),
+        WaitReason::Next | WaitReason::NotAllowed | WaitReason::Paused | WaitReason::Scheduling => json!({}),
+    }
 }
 
 /// "3 runs", "1 run".
@@ -279,6 +331,9 @@ pub fn words(reason: &WaitReason) -> String {
             "The workspace may not use this pool any more. Change the pool's access, or \
              cancel the run and give the workspace another pool."
                 .to_owned()
+        }
+        WaitReason::Paused => {
+            "The pool is paused: its agents are given nothing new until a person ends the pause.".to_owned()
         }
         WaitReason::BehindRun { run, ahead } if *ahead > 1 => {
             format!(

@@ -131,6 +131,9 @@ pub async fn claim(tx: &mut Tx, claim: &NewClaim) -> Result<JobRecord, Transitio
         None => (None, None),
     };
     let allowed = agent_pool.as_ref() == Some(&job.pool_id) && may_use(tx, &job).await?;
+    let paused = pools::get(tx, &job.pool_id)
+        .await?
+        .is_some_and(|pool| pool.settings.paused);
     let current = match (&loaded.current_state_version, phase) {
         (Some(version), Phase::Plan) => lifecycle::state_ref(tx, version).await?,
         (None, Phase::Plan) | (Some(_) | None, Phase::Apply) => None,
@@ -146,7 +149,7 @@ pub async fn claim(tx: &mut Tx, claim: &NewClaim) -> Result<JobRecord, Transitio
         session: claim.session,
         session_is_newest: newest == Some(claim.session),
         incarnation_is_equal: incarnation == Some(claim.incarnation),
-        pool_is_allowed: allowed,
+        pool_is_allowed: allowed && !paused,
         current,
     });
     lifecycle::drive_loaded(tx, loaded, &event, &Details::default()).await?;

@@ -42,6 +42,8 @@ pub struct PoolSettings {
     pub image: Option<String>,
     /// What sandboxes reach.
     pub sandbox_network: SandboxNetwork,
+    /// A person has paused it: nothing new is given to its agents.
+    pub paused: bool,
 }
 
 /// A pool.

@@ -349,6 +349,8 @@ pub struct Run {
     pub error_message: Option<String>,
     /// Why it is errored: failed, engine_lost, agent_lost, not_started, restored. An addition of this product.
     pub error_reason: Option<&'static str>,
+    /// Why it waits, with its figures; null when it does not. An addition of this product.
+    pub wait_reason: Option<Value>,
     /// What was learnt after its end: none, delivered, overridden. An addition of this product.
     pub aftermath: &'static str,
 }

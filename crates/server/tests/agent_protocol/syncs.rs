@@ -1,6 +1,7 @@
 //! What a sync answers, and when.
 
 use axum::http::StatusCode;
+use serde_json::{Value, json};
 use std::time::Duration;
 use terrapool_model::run::RunStatus;
 use terrapool_model::time::Millis;
@@ -144,7 +145,47 @@ async fn a_cancel_of_a_job_that_was_claimed_after_the_sync_ends_the_sync(kind: D
     assert_eq!(answered.unwrap().answers[0].verdict, Verdict::Cancel);
 }
 
+async fn a_paused_pool_gives_nothing_out_and_its_runs_say_so(kind: DatabaseKind) {
+    let plane = plane(kind).await;
+    let agent = plane.agent("one").await;
+    let pool = format!("agent-pools/{}", plane.seed.pool);
+    let pause = |paused: bool| {
+        let body = json!({"data": {"type": "agent-pools", "attributes": {"paused": paused}}});
+        plane.api("PATCH", &pool, Some(body))
+    };
+    let run = plane.seed.create(plane.seed.new_run()).await;
+    let path = format!("runs/{}", run.id);
+    let before = agent.sync(HOLD).await;
+    assert_eq!(before.offers.len(), 1);
+    let paused: Value = pause(true).await.json();
+    assert_eq!(paused["data"]["attributes"]["paused"], true);
+    // What was offered before is not given out any more either.
+    let offer = &before.offers[0];
+    let refused = agent
+        .try_claim(&offer.job, offer.generation, &plane.attempt())
+        .await;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    assert!(agent.sync(Millis(100)).await.offers.is_empty());
+    let waits: Value = plane.api("GET", &path, None).await.json();
+    let reason = &waits["data"]["attributes"]["wait-reason"];
+    assert_eq!(
+        (&reason["reason"], &reason["stalled"]),
+        (&json!("paused"), &json!(true))
+    );
+    // The end of the pause reaches a sync that is held.
+    let held = {
+        let agent = agent.clone();
+        tokio::spawn(async move { agent.sync(HOLD).await })
+    };
+    let resumed: Value = pause(false).await.json();
+    assert_eq!(resumed["data"]["attributes"]["paused"], false);
+    assert_eq!(held.await.unwrap().offers.len(), 1);
+    let waits: Value = plane.api("GET", &path, None).await.json();
+    assert_ne!(waits["data"]["attributes"]["wait-reason"]["reason"], "paused");
+}
+
 on_both!(
+    a_paused_pool_gives_nothing_out_and_its_runs_say_so,
     a_cancel_of_a_job_that_was_claimed_after_the_sync_ends_the_sync,
     a_held_sync_is_answered_at_once_when_there_is_work,
     a_sync_without_news_is_held_and_then_answered,

@@ -247,6 +247,7 @@ const POLICY: &str = "
 /app/{org}/agent-pools/{pool}/tokens/revoke POST=owner
 /app/{org}/agent-pools/{pool}/access GET=owner POST=owner
 /app/{org}/agent-pools/{pool}/settings GET=owner POST=owner
+/app/{org}/agent-pools/{pool}/pause POST=owner
 /app/{org}/agent-pools/{pool}/delete POST=owner
 /app/{org}/agent-pools/{pool}/agents/{agent} GET=owner
 /app/{org}/agent-pools/{pool}/agents/{agent}/delete POST=owner

@@ -16,6 +16,8 @@ pub struct AgentPool {
     pub created_at: String,
     pub organization_scoped: bool,
     pub agent_count: u64,
+    /// Its agents are given nothing new. An addition of this product.
+    pub paused: bool,
     /// Times of leases, stops and locks, in seconds; null is never. An addition of this product.
     pub lease_times: BTreeMap<&'static str, Option<u64>>,
     /// What the sandboxes of its jobs may use and reach. An addition of this product.

@@ -337,7 +337,9 @@ async fn look(app: &App, session: &Session, request: &Sync, arrived: Millis) -> 
         .map(|pool| pool.settings)
         .unwrap_or_default();
     let offers = match mode {
-        SyncMode::Normal if request.capacity.free_slots > 0 && !session.agent.drain_wanted => {
+        SyncMode::Normal
+            if request.capacity.free_slots > 0 && !session.agent.drain_wanted && !settings.paused =>
+        {
             let ready = jobs::ready(&mut connection, &session.agent.pool_id).await?;
             app.presence.reserve(
                 &session.agent.pool_id,

@@ -67,6 +67,7 @@ async fn resource(
         created_at: iso8601(pool.created_at),
         organization_scoped: pool.access.organization_scoped,
         agent_count: count,
+        paused: pool.settings.paused,
         lease_times: lease_times::shown(&pool.settings.times),
         sandbox: sandbox_settings::shown(&pool.settings),
     };
@@ -177,9 +178,11 @@ async fn requested(
     }
     let times = lease_times::requested(item, &settings.times)?;
     let sandbox = sandbox_settings::requested(item, settings)?;
-    let changed = times.is_some() || sandbox.is_some();
+    let paused = item.flag("paused")?;
+    let changed = times.is_some() || sandbox.is_some() || paused.is_some();
     let next = PoolSettings {
         times: times.unwrap_or(settings.times),
+        paused: paused.unwrap_or(settings.paused),
         ..sandbox.unwrap_or_else(|| settings.clone())
     };
     Ok(PoolChange {

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use serde_json::{Value, json};
 use terrapool_model::execution::ExecutionMode;
 use terrapool_model::id::{AgentPoolId, RunId};
+use terrapool_model::lock::Lock;
 use terrapool_model::run::ErrorReason;
 use terrapool_model::time::Timestamp;
 use terrapool_protocol::job::{OutputFormat, RunVariable};
@@ -28,6 +29,7 @@ use crate::app::App;
 use crate::auth::{self, Caller, OrganizationPermission, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::error::ApiError;
+use crate::waiting;
 
 /// Times by status, as clients read them.
 pub(super) fn timestamps(times: &BTreeMap<String, Timestamp>) -> BTreeMap<String, String> {
@@ -49,19 +51,22 @@ pub(super) async fn rights(
         queue: may(WorkspacePermission::QueueRuns),
         apply: may(WorkspacePermission::ApplyRuns),
         force_cancel: may(WorkspacePermission::ForceCancelRuns),
+        lock: workspace.lock.clone(),
     })
 }
 
 /// What somebody may do with runs of a workspace.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct RunRights {
     queue: bool,
     apply: bool,
     force_cancel: bool,
+    /// The workspace's lock, for which its runs may wait.
+    lock: Lock,
 }
 
 impl RunRights {
-    fn over(self, run: &RunRecord) -> attributes::RunPermissions {
+    fn over(&self, run: &RunRecord) -> attributes::RunPermissions {
         attributes::RunPermissions {
             can_apply: self.apply,
             can_cancel: if run.plan_only { self.queue } else { self.apply },
@@ -78,11 +83,15 @@ impl RunRights {
 pub(super) async fn resource(
     connection: &mut Connection,
     run: &RunRecord,
-    rights: RunRights,
+    rights: &RunRights,
     app: &App,
 ) -> Result<Resource> {
     let actions = run.actions(app.now());
     let position = runs::queue_position(connection, run).await?;
+    let wait_reason = match waiting::under_lock(connection, run, &rights.lock, app.now()).await? {
+        Some(reason) => Some(waiting::document(connection, &reason).await?),
+        None => None,
+    };
     let variables = match &run.variables {
         None => None,
         Some(sealed) => Some(open_variables(app, run, sealed)?),
@@ -102,6 +111,7 @@ pub(super) async fn resource(
             is_force_cancelable: actions.is_force_cancelable,
         },
         permissions: rights.over(run),
+        wait_reason,
         auto_apply: run.auto_apply,
         allow_config_generation: run.allow_config_generation,
         allow_empty_apply: run.allow_empty_apply,
@@ -236,7 +246,7 @@ pub(in crate::http) async fn show(
     let rights = rights(&mut connection, &caller, &workspace).await?;
     let more = included(&app, &mut connection, &caller, &run, &params).await?;
     Ok(Answer::ok(
-        Document::one(resource(&mut connection, &run, rights, &app).await?).include(more),
+        Document::one(resource(&mut connection, &run, &rights, &app).await?).include(more),
     ))
 }
 
@@ -261,7 +271,7 @@ pub(in crate::http) async fn of_workspace(
     let rights = rights(&mut connection, &caller, &workspace).await?;
     let (mut resources, mut more) = (Vec::new(), Vec::new());
     for run in &listed.items {
-        resources.push(resource(&mut connection, run, rights, &app).await?);
+        resources.push(resource(&mut connection, run, &rights, &app).await?);
         more.extend(included(&app, &mut connection, &caller, run, &params).await?);
     }
     Ok(Answer::ok(params.paged(resources, listed.total).include(more)))
@@ -287,7 +297,7 @@ pub(in crate::http) async fn queue(
             continue;
         };
         let rights = rights(&mut connection, &caller, &workspace).await?;
-        resources.push(resource(&mut connection, run, rights, &app).await?);
+        resources.push(resource(&mut connection, run, &rights, &app).await?);
     }
     Ok(Answer::ok(params.paged(resources, listed.total)))
 }
@@ -520,7 +530,7 @@ pub(in crate::http) async fn create(
     let mut connection = app.db.read().await?;
     let rights = rights(&mut connection, &caller, &workspace).await?;
     Ok(Answer::created(Document::one(
-        resource(&mut connection, &run, rights, &app).await?,
+        resource(&mut connection, &run, &rights, &app).await?,
     )))
 }
 

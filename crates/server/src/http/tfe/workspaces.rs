@@ -169,7 +169,7 @@ async fn included(
         && let Some(run) = runs::get(connection, run).await?
     {
         let rights = super::runs::rights(connection, caller, record).await?;
-        resources.push(super::runs::resource(connection, &run, rights, app).await?);
+        resources.push(super::runs::resource(connection, &run, &rights, app).await?);
     }
     Ok(resources)
 }

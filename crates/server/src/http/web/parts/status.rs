@@ -93,6 +93,7 @@ impl fmt::Display for Picture<'_> {
 pub fn of_wait(reason: &terrapool_model::wait::WaitReason) -> Status {
     use terrapool_model::wait::WaitReason;
     let (tone, icon, word) = match reason {
+        WaitReason::Paused => (Tone::Warn, "stop", "Paused"),
         WaitReason::NoAgent { .. } | WaitReason::TooLarge { .. } | WaitReason::NotAllowed => {
             (Tone::Bad, "warn", "Stalled")
         }

@@ -40,6 +40,7 @@ pub(super) struct Frame {
     pub(super) tokens: u64,
     pub(super) shared: bool,
     pub(super) manages: bool,
+    pub(super) paused: bool,
     tab: Tab,
 }
 
@@ -134,6 +135,7 @@ pub(super) async fn see(
         tokens: tokens.total,
         shared: state.pool.organization_id.is_none(),
         manages: place.may(OrganizationPermission::ManageAgentPools),
+        paused: state.pool.settings.paused,
         tab,
     };
     Ok(Seen {

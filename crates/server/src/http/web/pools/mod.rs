@@ -34,6 +34,7 @@ pub(super) fn routes() -> Routes {
             &format!("{POOL}/settings"),
             get(settings::show).post(settings::save),
         )
+        .route(&format!("{POOL}/pause"), post(settings::pause))
         .route(&format!("{POOL}/delete"), post(settings::delete))
         .route(&format!("{POOL}/agents/{{agent}}"), get(agent::show))
         .route(&format!("{POOL}/agents/{{agent}}/delete"), post(agent::delete))

@@ -247,6 +247,23 @@ pub(super) async fn save(State(app): State<App>, Path(names): Path<Names>, form:
     see_with(&visitor, &address, "The settings are saved.")
 }
 
+/// `POST /app/:org/agent-pools/:id/pause`
+pub(super) async fn pause(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
+    let (visitor, paused) = (form.visitor, form.fields.text("paused") == "yes");
+    let (caller, id) = (visitor.caller.clone(), Path(names.1.clone()));
+    tfe::agent_pools::update(State(app), caller, id, request(json!({"paused": paused}))).await?;
+    let said = if paused {
+        "The pool is paused. What runs goes on; nothing new is given out."
+    } else {
+        "The pool gives out runs again."
+    };
+    see_with(
+        &visitor,
+        &format!("/app/{}/agent-pools/{}", names.0, names.1),
+        said,
+    )
+}
+
 /// `POST /app/:org/agent-pools/:id/delete`
 pub(super) async fn delete(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
