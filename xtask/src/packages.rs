@@ -48,6 +48,7 @@ pub(crate) const TEST: &[Need] = &[
     need("pip3", "python3-pip"),
     need("ip", "iproute2"),
     need("socat", "socat"),
+    need("docker-registry", "docker-registry"),
     need("squid", "squid"),
     need("openssl", "openssl"),
     need("chromium", "chromium"),

@@ -4,6 +4,7 @@ mod actions;
 mod adopt;
 mod claim;
 mod prepare;
+mod relay;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -126,6 +127,8 @@ struct Shell {
     log: Option<LogDelivery>,
     state: Option<StateDelivery>,
     pieces: Option<mpsc::Sender<ArtifactPiece>>,
+    /// What the sandbox asks the control plane for.
+    relay: relay::Relay,
     /// Whether the engine phase was executed, as far as the runner said.
     marker: bool,
     /// An earlier process journaled the start: where nothing is left that tells, it counts as executed.
@@ -196,6 +199,7 @@ fn open(shared: Arc<Shared>, attempt: Attempt, memory_mb: u64) -> (Handle, Shell
         log: None,
         state: None,
         pieces: None,
+        relay: relay::Relay::default(),
         marker: false,
         assumed_started: false,
         resumed: false,
@@ -338,6 +342,27 @@ impl Shell {
                     state.push(mark, body);
                 }
             }
+            FromRunner::Request {
+                request,
+                method,
+                path,
+                headers,
+                credential,
+            } => {
+                let asked = relay::Asked {
+                    method,
+                    path,
+                    headers,
+                    credential,
+                    body,
+                };
+                if let (Some(runner), Some(own)) = (self.runner.clone(), self.credential.clone()) {
+                    let job = (self.shared.control_plane.clone(), self.attempt.job.clone(), own);
+                    self.relay.begin(request, asked, job, runner);
+                }
+            }
+            FromRunner::More { request } => self.relay.more(request),
+            FromRunner::Close { request } => self.relay.close(request),
             FromRunner::ArtifactData { name, last, .. } => {
                 if let Some(pieces) = &self.pieces {
                     let _ = pieces

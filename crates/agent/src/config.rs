@@ -72,6 +72,7 @@ pub(crate) struct File {
     user: Option<String>,
     driver: Option<String>,
     image: Option<String>,
+    registry_auth: Option<PathBuf>,
     engines: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     docker_host: Option<String>,
@@ -147,6 +148,9 @@ pub struct Overrides {
     /// Image of the sandboxes; the agent's own when left out.
     #[arg(long, env = "TERRAPOOL_AGENT_IMAGE")]
     pub image: Option<String>,
+    /// Credentials of image registries, as `docker login` writes them (config.json).
+    #[arg(long, env = "TERRAPOOL_AGENT_REGISTRY_AUTH", value_name = "FILE")]
+    pub registry_auth: Option<PathBuf>,
     /// Folder with engines: terraform_1.11.4/terraform, tofu_1.11.14/tofu, …
     #[arg(long, env = "TERRAPOOL_AGENT_ENGINES", value_name = "DIR")]
     pub engines: Option<PathBuf>,
@@ -186,6 +190,8 @@ pub struct Config {
     pub user: SandboxUser,
     /// Image of the sandboxes; the agent's own when `None`.
     pub image: Option<String>,
+    /// Credentials of image registries.
+    pub registry_auth: Option<PathBuf>,
     /// Folder with engines.
     pub engines: Option<PathBuf>,
     /// Certificates to trust besides the system's.
@@ -304,6 +310,7 @@ impl Config {
             cpu_millis: cpu.map(|cpu| u64::from(cpu) * 1000),
             user: user.map_or(Ok(SandboxUser::Unprivileged), |text| parse_user(&text))?,
             image: overrides.image.clone().or(file.image).filter(nonempty),
+            registry_auth: overrides.registry_auth.clone().or(file.registry_auth),
             engines: overrides.engines.clone().or(file.engines),
             ca_file: overrides.ca_file.clone().or(file.ca_file),
             docker_host: std::env::var("DOCKER_HOST")

@@ -71,6 +71,9 @@ impl CallError {
 #[derive(Debug, Clone)]
 pub struct ControlPlane {
     http: reqwest::Client,
+    /// Follows no redirects: what a sandbox asks for leads to the control plane and nowhere else.
+    relay: reqwest::Client,
+    url: String,
     base: String,
 }
 
@@ -94,29 +97,36 @@ impl ControlPlane {
     /// # Errors
     /// [`CallError::Setup`] when the certificates cannot be read.
     pub fn new(config: &Config) -> Result<Self, CallError> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("terrapool-agent/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .https_only(true)
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .http2_keep_alive_timeout(Duration::from_secs(20))
-            .tcp_nodelay(true);
+        let mut certificates = Vec::new();
         if let Some(path) = &config.ca_file {
             let setup = |source: Box<dyn std::error::Error + Send + std::marker::Sync>| CallError::Setup {
                 context: format!("certificates of {} cannot be used", path.display()),
                 source,
             };
             let pem = std::fs::read(path).map_err(|error| setup(Box::new(error)))?;
-            let certificates =
+            certificates =
                 reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| setup(Box::new(error)))?;
-            builder = builder.tls_certs_merge(certificates);
         }
-        let http = builder.build().map_err(|error| CallError::Setup {
-            context: "the HTTPS client cannot be set up".to_owned(),
-            source: Box::new(error),
-        })?;
+        let client = |redirects: reqwest::redirect::Policy| {
+            reqwest::Client::builder()
+                .user_agent(concat!("terrapool-agent/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIMEOUT)
+                .https_only(true)
+                .http2_keep_alive_interval(Duration::from_secs(20))
+                .http2_keep_alive_timeout(Duration::from_secs(20))
+                .tcp_nodelay(true)
+                .redirect(redirects)
+                .tls_certs_merge(certificates.clone())
+                .build()
+                .map_err(|error| CallError::Setup {
+                    context: "the HTTPS client cannot be set up".to_owned(),
+                    source: Box::new(error),
+                })
+        };
         Ok(Self {
-            http,
+            http: client(reqwest::redirect::Policy::default())?,
+            relay: client(reqwest::redirect::Policy::none())?,
+            url: config.url.clone(),
             base: format!("{}/agent/v1", config.url),
         })
     }
@@ -124,6 +134,67 @@ impl ControlPlane {
     /// The HTTPS client, with its certificates and proxies, for downloads.
     pub fn http(&self) -> &reqwest::Client {
         &self.http
+    }
+
+    /// Host of the control plane, with its port unless that is 443.
+    pub fn host(&self) -> String {
+        let host = self.url.trim_start_matches("https://");
+        let host = host.split('/').next().unwrap_or_default();
+        host.strip_suffix(":443").unwrap_or(host).to_owned()
+    }
+
+    /// What a run reads, with the scope of its job. `path` is one of the list of routes, with its query.
+    ///
+    /// # Errors
+    /// [`CallError::Unavailable`] when there is no answer.
+    pub async fn relay(
+        &self,
+        credential: &Secret,
+        job: &JobId,
+        path: &str,
+        headers: &[(String, String)],
+    ) -> Result<Response, CallError> {
+        let url = format!("{}/jobs/{job}/relay{path}", self.base);
+        self.hand_on(credential, Method::GET, url, headers, Bytes::new())
+            .await
+    }
+
+    /// A request to the API with a credential that is the configuration's own. `path` begins at the root.
+    ///
+    /// # Errors
+    /// [`CallError::Unavailable`] when there is no answer.
+    pub async fn forward(
+        &self,
+        credential: &Secret,
+        method: Method,
+        path: &str,
+        headers: &[(String, String)],
+        body: Bytes,
+    ) -> Result<Response, CallError> {
+        let url = format!("{}{path}", self.url);
+        self.hand_on(credential, method, url, headers, body).await
+    }
+
+    async fn hand_on(
+        &self,
+        credential: &Secret,
+        method: Method,
+        url: String,
+        headers: &[(String, String)],
+        body: Bytes,
+    ) -> Result<Response, CallError> {
+        let mut request = self
+            .relay
+            .request(method, url)
+            .bearer_auth(credential.expose())
+            .body(body);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        // Only until the answer begins: a state may be large, and whoever reads it slow.
+        tokio::time::timeout(ANSWER_TIMEOUT, self.send(request))
+            .await
+            .unwrap_or_else(|_| Err(CallError::Unavailable("it took too long".to_owned())))
     }
 
     fn request(&self, method: Method, path: &str, credential: &Secret) -> RequestBuilder {

@@ -2,6 +2,9 @@
 //!
 //! Looked up in the engines folder, then on PATH if its version matches, then in what was downloaded before, then in
 //! the catalogue entry that came with the job. A download is kept only when its digest is right.
+//!
+//! What is here when the agent starts is pinned by its digest, and so is what is downloaded later: a binary that changes
+//! while the agent runs is not used any more.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -15,6 +18,8 @@ use terrapool_protocol::job::{EngineDownload, EngineRequest};
 use tokio::sync::Mutex;
 
 use crate::config::Config;
+
+mod downloads;
 
 /// An engine that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,19 @@ pub enum EngineError {
         /// Why.
         problem: String,
     },
+    /// A file is not what it was.
+    #[error(
+        "engine {path} is not what it was: its SHA-256 is {found}, it was {pinned}. When that is right, restart the agent; \
+         a downloaded engine is fetched again once its folder is removed"
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What it is now.
+        found: String,
+        /// What it was when the agent started, or when it was downloaded.
+        pinned: String,
+    },
     /// A file cannot be read.
     #[error("engine {path} cannot be read")]
     Read {
@@ -68,6 +86,8 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Engines {
     known: Mutex<BTreeMap<Engine, PathBuf>>,
+    /// Digests that binaries have to have. Held while those of the start are read.
+    pins: Mutex<BTreeMap<PathBuf, String>>,
     digests: Mutex<BTreeMap<PathBuf, (std::time::SystemTime, u64, String)>>,
     downloads: PathBuf,
     http: reqwest::Client,
@@ -83,16 +103,66 @@ impl Engines {
                 known.insert(engine, path);
             }
         }
-        known.extend(in_folder(&downloads));
+        let downloaded = downloads::usable(&downloads, in_folder(&downloads));
+        known.extend(
+            downloaded
+                .iter()
+                .map(|(engine, (path, _))| (engine.clone(), path.clone())),
+        );
         if let Some(folder) = &config.engines {
             known.extend(in_folder(folder));
         }
-        Arc::new(Self {
+        let engines = Arc::new(Self {
             known: Mutex::new(known),
+            pins: Mutex::new(downloaded.into_values().collect()),
             digests: Mutex::default(),
             downloads,
             http,
-        })
+        });
+        // Hashing takes a while; a job that comes meanwhile waits for it.
+        let pinning = Arc::clone(&engines);
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move { pinning.pin(begun).await });
+        // The task holds the lock from here on. An error would mean that it ended, which it does with it.
+        let _ = begins.await;
+        engines
+    }
+
+    /// Reads the digests of everything that is there, unless it is known what they have to be.
+    async fn pin(&self, begun: tokio::sync::oneshot::Sender<()>) {
+        let mut pins = self.pins.lock().await;
+        let _ = begun.send(());
+        let paths: Vec<PathBuf> = self.known.lock().await.values().cloned().collect();
+        for path in paths {
+            if pins.contains_key(&path) {
+                continue;
+            }
+            match self.read_digest(&path).await {
+                Ok(sha256) => {
+                    tracing::debug!(path = %path.display(), sha256, "pinned an engine");
+                    pins.insert(path, sha256);
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "an engine cannot be pinned"
+                    );
+                }
+            }
+        }
+        drop(pins);
+        self.sweep().await;
+    }
+
+    /// Removes downloads that nobody has used for long, or that are too many.
+    async fn sweep(&self) {
+        let mut known = self.known.lock().await;
+        let folder = self.downloads.clone();
+        let removed = tokio::task::spawn_blocking(move || downloads::sweep(&folder)).await;
+        for path in removed.unwrap_or_default() {
+            tracing::info!(path = %path.display(), "removed a downloaded engine that is not used any more");
+            known.retain(|_, binary| !binary.starts_with(&path));
+        }
     }
 
     /// What needs no download.
@@ -126,6 +196,9 @@ impl Engines {
         if let Some((engine, path)) = local {
             drop(known);
             let sha256 = self.digest(&path).await?;
+            if path.starts_with(&self.downloads) {
+                downloads::note_use(&path);
+            }
             return Ok(Found { engine, path, sha256 });
         }
         let offered = request
@@ -149,15 +222,31 @@ impl Engines {
             kind: request.kind,
             version: download.version.clone(),
         };
-        let path = self.download(&engine, download).await?;
+        let (path, installed) = self.download(&engine, download).await?;
+        self.pins.lock().await.insert(path.clone(), installed);
         known.insert(engine.clone(), path.clone());
         drop(known);
         let sha256 = self.digest(&path).await?;
+        self.sweep().await;
         Ok(Found { engine, path, sha256 })
     }
 
-    /// The digest of a binary, read anew whenever the file changed.
+    /// The digest of a binary, which has to be what it was.
     async fn digest(&self, path: &Path) -> Result<String, EngineError> {
+        let pinned = self.pins.lock().await.get(path).cloned();
+        let found = self.read_digest(path).await?;
+        match pinned {
+            Some(pinned) if pinned != found => Err(EngineError::Changed {
+                path: path.to_owned(),
+                found,
+                pinned,
+            }),
+            Some(_) | None => Ok(found),
+        }
+    }
+
+    /// The digest of a binary, read anew whenever the file changed.
+    async fn read_digest(&self, path: &Path) -> Result<String, EngineError> {
         let read = |source| EngineError::Read {
             path: path.to_owned(),
             source,
@@ -180,7 +269,12 @@ impl Engines {
         Ok(sha256)
     }
 
-    async fn download(&self, engine: &Engine, download: &EngineDownload) -> Result<PathBuf, EngineError> {
+    /// Downloads an engine; answers where it is and its digest.
+    async fn download(
+        &self,
+        engine: &Engine,
+        download: &EngineDownload,
+    ) -> Result<(PathBuf, String), EngineError> {
         let fail = |problem: String| EngineError::Download {
             kind: engine.kind,
             version: engine.version.to_string(),
@@ -208,23 +302,28 @@ impl Engines {
         let path = folder.join(engine.kind.binary());
         let target = path.clone();
         let kind = engine.kind;
-        let install = move || -> std::io::Result<()> {
+        let install = move || -> std::io::Result<String> {
             std::fs::create_dir_all(&folder)?;
             let binary = if bytes.starts_with(b"PK") {
                 from_zip(&bytes, kind)?
             } else {
                 bytes.to_vec()
             };
+            let sha256 = hex(&Sha256::digest(&binary));
             let temporary = folder.join(".new");
             std::fs::write(&temporary, binary)?;
             std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o755))?;
-            std::fs::rename(&temporary, &target)
+            // First what it has to be: a binary without that is not used.
+            downloads::write_pin(&target, &sha256)?;
+            std::fs::rename(&temporary, &target)?;
+            downloads::note_use(&target);
+            Ok(sha256)
         };
-        tokio::task::spawn_blocking(install)
+        let sha256 = tokio::task::spawn_blocking(install)
             .await
             .unwrap_or_else(|_| Err(std::io::Error::other("the task ended early")))
             .map_err(|error| fail(error.to_string()))?;
-        Ok(path)
+        Ok((path, sha256))
     }
 }
 
@@ -302,4 +401,79 @@ pub fn hex(bytes: &[u8]) -> String {
             let _ = write!(text, "{byte:02x}");
             text
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use terrapool_protocol::job::EngineRequest;
+
+    use super::*;
+    use crate::config::SandboxUser;
+
+    fn config(folder: &Path) -> Config {
+        Config {
+            url: "https://localhost".to_owned(),
+            token: terrapool_protocol::secret::Secret::new("t"),
+            name: "test".to_owned(),
+            data_dir: folder.join("data"),
+            concurrency: 1,
+            memory_mb: None,
+            cpu_millis: None,
+            user: SandboxUser::Unprivileged,
+            image: None,
+            registry_auth: None,
+            engines: Some(folder.join("engines")),
+            ca_file: None,
+            docker_host: None,
+        }
+    }
+
+    fn request(version: &str) -> EngineRequest {
+        EngineRequest {
+            kind: EngineKind::Terraform,
+            version: version.to_owned(),
+            download: None,
+        }
+    }
+
+    fn put(folder: &Path, version: &str, content: &str) -> PathBuf {
+        let path = folder.join(format!("terraform_{version}/terraform"));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_changes_while_the_agent_runs_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        put(&folder.path().join("engines"), "0.0.1", "one");
+        let changing = put(&folder.path().join("engines"), "0.0.2", "two");
+        let engines = Engines::discover(&config(folder.path()), reqwest::Client::new()).await;
+        assert!(engines.obtain(&request("0.0.2")).await.is_ok());
+        std::fs::write(&changing, "something else").unwrap();
+        let error = engines.obtain(&request("0.0.2")).await.unwrap_err();
+        assert!(matches!(error, EngineError::Changed { .. }), "{error}");
+        assert!(engines.obtain(&request("0.0.1")).await.is_ok());
+        // The next start takes it as it is.
+        let engines = Engines::discover(&config(folder.path()), reqwest::Client::new()).await;
+        assert!(engines.obtain(&request("0.0.2")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_download_has_to_be_what_was_downloaded_after_a_restart_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let downloads = folder.path().join("data/engines");
+        let good = put(&downloads, "0.0.3", "good");
+        downloads::write_pin(&good, &hex(&Sha256::digest("good"))).unwrap();
+        let changed = put(&downloads, "0.0.4", "changed");
+        downloads::write_pin(&changed, &hex(&Sha256::digest("original"))).unwrap();
+        // Nobody knows what this one has to be.
+        put(&downloads, "0.0.5", "unknown");
+        let engines = Engines::discover(&config(folder.path()), reqwest::Client::new()).await;
+        assert!(engines.obtain(&request("0.0.3")).await.is_ok());
+        let error = engines.obtain(&request("0.0.4")).await.unwrap_err();
+        assert!(matches!(error, EngineError::Changed { .. }), "{error}");
+        let error = engines.obtain(&request("0.0.5")).await.unwrap_err();
+        assert!(matches!(error, EngineError::Unknown { .. }), "{error}");
+    }
 }

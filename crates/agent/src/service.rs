@@ -98,6 +98,8 @@ const FIRST_SETTINGS: Settings = Settings {
     retry_min: Millis(500),
     retry_max: Millis::from_seconds(30),
     default_limits: Limits::DEFAULT,
+    image: None,
+    network: SandboxNetwork::Closed,
 };
 
 /// What the loop hears.
@@ -455,7 +457,7 @@ impl Service {
             agent = %registered.agent, pool = registered.pool_name, session = registered.session,
             slots = self.config.concurrency, "registered; waiting for jobs"
         );
-        self.settings = registered.settings;
+        self.set(registered.settings.clone());
         self.hold = self.hold.min(self.settings.hold);
         self.shared.session.send_replace(Some(Session {
             number: registered.session,
@@ -464,6 +466,16 @@ impl Service {
         self.mode = SyncMode::Normal;
         self.registered = Some(registered);
         self.answered();
+    }
+
+    fn set(&mut self, settings: Settings) {
+        let key = self.shared.driver.key(
+            settings.image.as_deref(),
+            settings.network,
+            settings.default_limits,
+        );
+        self.shared.warm.keep(&key);
+        self.settings = settings;
     }
 
     fn answered(&mut self) {
@@ -559,7 +571,9 @@ impl Service {
 
     fn hear(&mut self, sent: Boottime, synced: Synced) {
         self.answered();
-        self.settings = synced.settings;
+        if synced.mode == SyncMode::Normal {
+            self.set(synced.settings);
+        }
         if self.drain_wanted != synced.drain {
             tracing::info!(
                 drain = synced.drain,

@@ -71,6 +71,7 @@ fn spec(configuration: &[u8]) -> JobSpec {
             kill_after: Millis(5000),
             start_window: Millis(20_000),
         },
+        hostname: "tp.example.com".to_owned(),
     }
 }
 
@@ -95,6 +96,8 @@ async fn plan(main_tf: &str) -> (Outcome, String) {
         engine_sha256: found.sha256.clone(),
         engine_verified: true,
         known_schemas: Vec::new(),
+        hosts: Vec::new(),
+        notes: Vec::new(),
     };
     let link = &mut sandbox.link;
     link.sender.send(&work).await.unwrap();

@@ -6,6 +6,7 @@ pub mod agent_status;
 pub mod engine;
 pub mod execution;
 pub mod id;
+pub mod image;
 pub mod job;
 pub mod lock;
 pub mod permission;

@@ -7,6 +7,7 @@
 //! | `POST jobs/:id/claim` | session | [`Claim`] | [`Claimed`], 409 [`Refused`] |
 //! | `POST jobs/:id/start` | job | [`Start`] | [`Started`], 409 [`Refused`] |
 //! | `GET jobs/:id/bundle` | job | – | raw bytes: the parts, in order |
+//! | `GET jobs/:id/relay/…` | job | – | as the API answers what is on the list of [`relay`](crate::relay) |
 //! | `PATCH jobs/:id/log?offset=N` | job | raw bytes | [`LogPosition`], 416 [`LogPosition`] |
 //! | `PUT jobs/:id/state` | job | raw bytes; headers [`STATE_SERIAL`], [`STATE_LINEAGE`], [`CONTENT_SHA256`] | [`StateStored`] |
 //! | `PUT jobs/:id/artifacts/:name` | job | raw bytes; header [`CONTENT_SHA256`] | 204 |
@@ -94,7 +95,7 @@ pub struct Registered {
 }
 
 /// What the control plane wants from the agent's loop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// A sync may be held open this long.
     pub hold: Millis,
@@ -104,6 +105,12 @@ pub struct Settings {
     pub retry_max: Millis,
     /// Limits of a sandbox whose job says nothing else: what warm sandboxes are made with.
     pub default_limits: Limits,
+    /// Image of warm sandboxes; `None` is the agent's own.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// What warm sandboxes reach.
+    #[serde(default)]
+    pub network: SandboxNetwork,
 }
 
 /// Heartbeat, lease renewal and request for work.

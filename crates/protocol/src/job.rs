@@ -6,6 +6,7 @@ use terrapool_model::id::{ConfigurationVersionId, RunId, WorkspaceId};
 pub use terrapool_model::job::Phase;
 use terrapool_model::time::Millis;
 
+pub use crate::limits::{Limit, Limits};
 use crate::secret::Secret;
 
 /// How the engine writes its output.
@@ -147,17 +148,6 @@ pub struct EngineRequest {
     pub download: Option<EngineDownload>,
 }
 
-/// What one sandbox may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Memory in MiB; swap is off.
-    pub memory_mb: u64,
-    /// CPU in thousandths of a core.
-    pub cpu_millis: u64,
-    /// Processes and threads.
-    pub pids: u32,
-}
-
 /// What a sandbox reaches on the network. Other sandboxes, its gateway and the host's own addresses it never reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -169,21 +159,6 @@ pub enum SandboxNetwork {
     Metadata,
     /// Nothing at all.
     None,
-}
-
-impl Limits {
-    /// Where neither workspace nor pool says anything.
-    pub const DEFAULT: Self = Self {
-        memory_mb: 512,
-        cpu_millis: 1000,
-        pids: 512,
-    };
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
 }
 
 /// The times that bind this attempt; the control plane sends them, agents hard-code none.
@@ -244,6 +219,9 @@ pub struct JobSpec {
     pub limits: Limits,
     /// The times of this attempt.
     pub times: JobTimes,
+    /// The name by which people call the control plane (host, with its port unless that is 443).
+    #[serde(default)]
+    pub hostname: String,
 }
 
 /// How a job ended.

@@ -4,5 +4,7 @@
 pub mod agent;
 pub mod frame;
 pub mod job;
+pub mod limits;
+pub mod relay;
 pub mod runner;
 pub mod secret;

@@ -54,6 +54,13 @@ pub enum ToRunner {
         engine_verified: bool,
         /// Lock-file digests (see [`FromRunner::Finished`]) for which the agent holds the provider schemas.
         known_schemas: Vec<String>,
+        /// Names by which configurations may call the control plane (host, with its port unless that is 443). Requests
+        /// to them are served by the runner, which hands them on as [`FromRunner::Request`].
+        #[serde(default)]
+        hosts: Vec<String>,
+        /// Lines for the log about what the agent did beforehand.
+        #[serde(default)]
+        notes: Vec<String>,
     },
     /// Bytes of the bundle, in order; the cuts mean nothing.
     Part,
@@ -92,6 +99,25 @@ pub enum ToRunner {
         kind: StopKind,
         /// Becomes the outcome's message when the engine is stopped for a reason of ours.
         reason: StopReason,
+    },
+    /// The beginning of the answer to [`FromRunner::Request`].
+    Answer {
+        /// Which request.
+        request: u64,
+        /// HTTP status.
+        status: u16,
+        /// Headers, as [`crate::relay::ANSWER_HEADERS`] lists them.
+        headers: Vec<(String, String)>,
+        /// Bytes of the body, where they are known.
+        length: Option<u64>,
+    },
+    /// The body is a piece of an answer's body, of at most [`crate::frame::CHUNK`] bytes. The next one is sent once
+    /// [`FromRunner::More`] asks for it.
+    AnswerPart {
+        /// Which request.
+        request: u64,
+        /// Whether it is the last piece.
+        last: bool,
     },
     /// Everything was delivered; the runner ends and its sandbox may be removed.
     Release,
@@ -158,6 +184,30 @@ pub enum FromRunner {
         offset: u64,
         /// Whether it is the last piece.
         last: bool,
+    },
+    /// Somebody in the sandbox asks the control plane for something; the body is the request's. Sent again on a new
+    /// connection while it is not answered, when repeating it is harmless.
+    Request {
+        /// Names it on this runner.
+        request: u64,
+        /// HTTP method.
+        method: String,
+        /// Path and query.
+        path: String,
+        /// Headers, as [`crate::relay::REQUEST_HEADERS`] lists them.
+        headers: Vec<(String, String)>,
+        /// A credential that the configuration brings itself; none: the run asks.
+        credential: Option<Secret>,
+    },
+    /// A piece of an answer was taken: the next one may follow.
+    More {
+        /// Which request.
+        request: u64,
+    },
+    /// Whoever made a request is gone.
+    Close {
+        /// Which request.
+        request: u64,
     },
     /// The job has ended; log and files are complete. Sent again on each new connection.
     Finished {

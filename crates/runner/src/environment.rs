@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use terrapool_protocol::job::{JobSpec, VariableCategory};
+use terrapool_protocol::relay::{PLACEHOLDER, PREFIX};
 
 use crate::hcl;
 use crate::paths::Paths;
@@ -139,12 +140,39 @@ fn refusal(name: &str, value: &str) -> Option<&'static str> {
     None
 }
 
-/// Writes the engine's CLI configuration: the provider mirror, where there is one.
+/// What clients look for on a host of the API (service discovery).
+const SERVICES: [&str; 4] = ["tfe.v2", "tfe.v2.1", "tfe.v2.2", "state.v2"];
+
+/// Whether the engine takes this as a host's name; one that it does not take would end every command.
+fn is_host(name: &str) -> bool {
+    let (host, port) = name.rsplit_once(':').unwrap_or((name, "443"));
+    let labels = host.split('.').all(|label| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
+    });
+    labels && port.parse::<u16>().is_ok()
+}
+
+/// Writes the engine's CLI configuration: the relay at `port` as the control plane's `hosts`, and the provider mirror,
+/// where there is one.
 ///
 /// # Errors
 /// Of the job volume.
-pub fn write_cli_config(paths: &Paths) -> io::Result<()> {
+pub fn write_cli_config(paths: &Paths, hosts: &[String], port: Option<u16>) -> io::Result<()> {
     let mut text = String::from("disable_checkpoint = true\n");
+    for host in hosts.iter().filter(|host| is_host(host)) {
+        let Some(port) = port else { break };
+        let host = hcl::quote(host);
+        text.push_str(&format!("host {host} {{\n  services = {{\n"));
+        for service in SERVICES {
+            text.push_str(&format!(
+                "    \"{service}\" = \"http://127.0.0.1:{port}{PREFIX}\"\n"
+            ));
+        }
+        text.push_str(&format!(
+            "  }}\n}}\ncredentials {host} {{\n  token = \"{PLACEHOLDER}\"\n}}\n"
+        ));
+    }
     let mirror = paths.mirror();
     if mirror.is_dir() {
         let mirror = hcl::quote(&mirror.to_string_lossy());
@@ -157,7 +185,17 @@ pub fn write_cli_config(paths: &Paths) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::refusal;
+    use super::{is_host, refusal};
+
+    #[test]
+    fn only_names_that_the_engine_takes_become_hosts() {
+        for name in ["localhost:8443", "tp.example.com", "10.0.0.1:8443", "a-b.c:1"] {
+            assert!(is_host(name), "{name}");
+        }
+        for name in ["", "[::1]:8443", "a b", "-x.y", "x..y", "x:99999", "x/y", "\"x"] {
+            assert!(!is_host(name), "{name}");
+        }
+    }
 
     #[test]
     fn case_23_variables_that_would_leave_the_run_are_refused() {

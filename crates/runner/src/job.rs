@@ -11,7 +11,7 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 use terrapool_model::engine::{Engine, EngineKind};
 use terrapool_protocol::job::{
-    Artifact, ArtifactName, FailureReason, JobSpec, Outcome, OutputFormat, PartName, Phase, PlanMode,
+    Artifact, ArtifactName, FailureReason, JobSpec, Limit, Outcome, OutputFormat, PartName, Phase, PlanMode,
     StateMark, Usage,
 };
 use terrapool_protocol::runner::{FromRunner, RunnerStage, StopReason};
@@ -23,13 +23,15 @@ use crate::configuration::{self, LOCK_FILE};
 use crate::digest;
 use crate::environment::{self, Environment};
 use crate::error::{Failure, Halt};
+use crate::guard::{self, Guard};
 use crate::mask::{self, Masker};
 use crate::outcome;
 use crate::plan_archive::{self, Manifest};
 use crate::process::{self, Output};
+use crate::relay;
 use crate::remains;
-use crate::shared::{Shared, Status, Stop};
-use crate::spool::{LOG_LIMIT, Spool};
+use crate::shared::{Cause, Shared, Status, Stop};
+use crate::spool::Spool;
 use crate::state::StateWatcher;
 use crate::usage::ControlGroup;
 
@@ -48,6 +50,10 @@ pub struct Work {
     pub engine_verified: bool,
     /// Keys of the provider schemas that the agent has.
     pub known_schemas: Vec<String>,
+    /// Names by which configurations may call the control plane.
+    pub hosts: Vec<String>,
+    /// Lines for the log about what the agent did beforehand.
+    pub notes: Vec<String>,
 }
 
 /// Where temporary files go, found once per sandbox.
@@ -88,7 +94,8 @@ pub fn execute(
     received: Option<Failure>,
 ) -> FromRunner {
     let masker = Masker::new(mask::secrets(&work.spec).iter().map(String::as_str));
-    let spool = match Spool::create(shared, masker, LOG_LIMIT) {
+    let limits = work.spec.limits;
+    let spool = match Spool::create(shared, masker, limits.log_mb << 20) {
         Ok(spool) => spool,
         Err(failure) => return outcome::finished_without_log(&outcome::failed(failure)),
     };
@@ -105,6 +112,13 @@ pub fn execute(
         )
         .as_bytes(),
     );
+    for note in &work.notes {
+        spool.line(note);
+    }
+    if shared.children.is_init() {
+        set_open_files(limits.open_files);
+    }
+    Guard::start(shared, limits, work.spec.phase);
     let mut job = Job {
         shared,
         work,
@@ -125,8 +139,13 @@ pub fn execute(
         Ok(outcome) => outcome,
         Err(Halt::Stopped) => {
             let status = shared.status();
-            match status.stop {
-                Some(stop) if status.started => outcome::stopped(work.spec.phase, stop),
+            let (stop, started) = (status.stop.clone(), status.started);
+            drop(status);
+            match stop {
+                Some(stop) if started || matches!(stop.cause, Cause::Limit(_)) => {
+                    say_why(&spool, &stop);
+                    outcome::stopped(work.spec.phase, stop)
+                }
                 _ => Outcome::Canceled,
             }
         }
@@ -151,6 +170,27 @@ pub fn execute(
         schemas_key: job.left.schemas_key,
         usage,
     }
+}
+
+/// A run that reached a limit says so in its log.
+fn say_why(spool: &Spool, stop: &Stop) {
+    if let Cause::Limit(failure) = &stop.cause {
+        spool.flush();
+        spool.line(&format!("\nError: {}", failure.message));
+    }
+}
+
+/// Limits the open files of everything that is started from here on. The engine of the container may allow less.
+fn set_open_files(most: u32) {
+    let resource = rustix::process::Resource::Nofile;
+    let before = rustix::process::getrlimit(resource);
+    let most = u64::from(most).min(before.maximum.unwrap_or(u64::MAX));
+    let limit = rustix::process::Rlimit {
+        current: Some(most),
+        maximum: Some(most),
+    };
+    // A limit that is lowered is never refused.
+    let _ = rustix::process::setrlimit(resource, limit);
 }
 
 /// The name that Go has for this machine.
@@ -178,7 +218,15 @@ impl Job<'_> {
         for note in notes.iter().chain(&self.environment.notes) {
             self.spool.line(note);
         }
-        environment::write_cli_config(&self.shared.paths)
+        let port = match relay::start(self.shared) {
+            Ok(port) => Some(port),
+            Err(error) => {
+                let note = format!("The states of other workspaces cannot be read in this run: {error}.");
+                self.spool.line(&note);
+                None
+            }
+        };
+        environment::write_cli_config(&self.shared.paths, &self.work.hosts, port)
             .map_err(|error| Failure::io("write", &self.shared.paths.cli_config(), &error))?;
         if let Some(planned) = &planned {
             planned.check(&self.manifest(&root)?)?;
@@ -383,7 +431,8 @@ impl Job<'_> {
         let succeeded = exit.code.is_some_and(|code| good.contains(&code));
         match stop {
             // Whoever was told to end for a reason of ours, and yet came to the end of the work, has done it.
-            Some(stop) if stop.reason == StopReason::Canceled || !succeeded => {
+            Some(stop) if stop.cause == Cause::Asked(StopReason::Canceled) || !succeeded => {
+                say_why(self.spool, &stop);
                 return Some(outcome::stopped(self.work.spec.phase, stop));
             }
             _ if succeeded => return None,
@@ -409,9 +458,13 @@ impl Job<'_> {
         let more = self.group.out_of_memory_kills() > before;
         let limit = self.work.spec.limits.memory_mb;
         more.then(|| {
+            let peak = match self.group.peak_memory() {
+                Some(peak) => format!(" (peak {} MiB)", peak >> 20),
+                None => String::new(),
+            };
             let message = format!(
-                "The run needed more than its {limit} MiB of memory, and the kernel killed a process of it. Give the \
-                 workspace or its pool more memory."
+                "The run needed more than its {limit} MiB of memory{peak}, and the kernel killed a process of it. {}.",
+                guard::raise(Limit::Memory)
             );
             Failure::new(FailureReason::OutOfMemory, message)
         })
@@ -444,7 +497,7 @@ impl Job<'_> {
         let command = self.command(root, &arguments);
         let kills = self.group.out_of_memory_kills();
         let exit = self.engine_phase(root, command, &mut None)?;
-        let stop = self.shared.status().stop;
+        let stop = self.shared.status().stop.clone();
         if let Some(outcome) = self.ending(exit, &[0, 2], kills, stop) {
             return Ok(outcome);
         }
@@ -539,7 +592,7 @@ impl Job<'_> {
         let kills = self.group.out_of_memory_kills();
         let mut dump = None;
         let result = self.engine_phase(root, command, &mut dump);
-        let stop = self.shared.status().stop;
+        let stop = self.shared.status().stop.clone();
         if self.shared.status().started {
             self.left.state = watcher.finish(dump);
         }

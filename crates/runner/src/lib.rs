@@ -10,6 +10,7 @@ pub mod dump;
 pub mod environment;
 pub mod error;
 pub mod frames;
+pub mod guard;
 pub mod hcl;
 pub mod job;
 pub mod link;
@@ -17,6 +18,7 @@ pub mod mask;
 pub mod network;
 pub mod paths;
 pub mod plan_archive;
+pub mod relay;
 pub mod remains;
 pub mod runner;
 pub mod shared;
@@ -26,6 +28,7 @@ pub mod stop;
 pub mod usage;
 
 mod digest;
+mod http;
 mod outcome;
 mod process;
 

@@ -21,7 +21,7 @@ use crate::frames;
 use crate::job::{self, Work, artifact_path};
 use crate::outcome;
 use crate::remains;
-use crate::shared::{Shared, StateCopy};
+use crate::shared::{Cause, Shared, StateCopy};
 use crate::state;
 use crate::stop::DeadMan;
 
@@ -129,6 +129,7 @@ impl Connection {
         // Also one that was taken: whoever connects anew may not know of it, and waits for it at the end.
         status.state_sent = None;
         status.fetches.clear();
+        self.shared.relay.reconnected();
         Some(status.stage)
     }
 
@@ -163,15 +164,20 @@ impl Connection {
     ) -> io::Result<()> {
         loop {
             let (message, body) = frames::read_header(input, MAX_HEADER)?;
-            if let (ToRunner::Part, Some((_, receiver))) = (&message, bundle.as_mut()) {
-                frames::read_body(input, body, |bytes| receiver.accept(bytes))?;
-            } else {
-                frames::read_body(input, body, |_| {})?;
+            let mut kept = Vec::new();
+            match (&message, bundle.as_mut()) {
+                (ToRunner::Part, Some((_, receiver))) => {
+                    frames::read_body(input, body, |bytes| receiver.accept(bytes))?;
+                }
+                (ToRunner::AnswerPart { .. }, _) if body as usize <= CHUNK => {
+                    frames::read_body(input, body, |bytes| kept.extend_from_slice(bytes))?;
+                }
+                _ => frames::read_body(input, body, |_| {})?,
             }
             if self.shared.status().connection != self.number {
                 return Ok(());
             }
-            self.obey(message, bundle);
+            self.obey(message, kept, bundle);
             if bundle
                 .as_ref()
                 .is_some_and(|(_, receiver)| receiver.is_complete())
@@ -184,7 +190,7 @@ impl Connection {
         }
     }
 
-    fn obey(&self, message: ToRunner, bundle: &mut Option<(Work, Receiver)>) {
+    fn obey(&self, message: ToRunner, body: Vec<u8>, bundle: &mut Option<(Work, Receiver)>) {
         let shared = &self.shared;
         match message {
             ToRunner::Hello { .. } | ToRunner::Part => {}
@@ -195,6 +201,8 @@ impl Connection {
                 engine_sha256,
                 engine_verified,
                 known_schemas,
+                hosts,
+                notes,
             } => {
                 let work = Work {
                     spec: *spec,
@@ -203,6 +211,8 @@ impl Connection {
                     engine_sha256,
                     engine_verified,
                     known_schemas,
+                    hosts,
+                    notes,
                 };
                 *bundle = self.begin(work);
             }
@@ -228,11 +238,18 @@ impl Connection {
             }),
             ToRunner::Fetch { name } => shared.change(|status| status.fetches.push_back(name)),
             ToRunner::Stop { kind, reason } => {
-                shared.request_stop(kind, reason);
+                shared.request_stop(kind, Cause::Asked(reason));
                 if shared.status().stage == RunnerStage::Waiting {
                     finish(shared, outcome::finished_without_log(&Outcome::Canceled));
                 }
             }
+            ToRunner::Answer {
+                request,
+                status,
+                headers,
+                length,
+            } => shared.relay.head(request, status, headers, length),
+            ToRunner::AnswerPart { request, last } => shared.relay.part(request, body, last),
             ToRunner::Release => shared.change(|status| status.released = true),
         }
     }
@@ -307,6 +324,7 @@ fn finish(shared: &Shared, message: FromRunner) {
 /// What a connection has to send next.
 enum Next {
     Message(FromRunner),
+    Relayed(FromRunner, Vec<u8>),
     State(StateCopy),
     Log { offset: u64, length: u64 },
     Artifact(ArtifactName),
@@ -340,6 +358,7 @@ impl Sender {
             match self.next(&mut said) {
                 Next::End => return Ok(()),
                 Next::Message(message) => frames::write(output, &message, b"")?,
+                Next::Relayed(message, body) => frames::write(output, &message, &body)?,
                 Next::State(copy) => {
                     if let Some(mut file) = state::open(&copy) {
                         let message = FromRunner::State {
@@ -379,6 +398,9 @@ impl Sender {
                 status.state_in_flight = Some(copy.mark.sha256.clone());
                 status.state_sent = Some(copy.mark.sha256.clone());
                 return Next::State(copy);
+            }
+            if let Some((message, body)) = self.shared.relay.next() {
+                return Next::Relayed(message, body);
             }
             let window = (status.log_taken + LOG_WINDOW).min(status.log_size);
             if status.log_next < window {

@@ -6,7 +6,7 @@ use terrapool_protocol::runner::{FromRunner, StopReason};
 use crate::children::Exit;
 use crate::digest;
 use crate::error::Failure;
-use crate::shared::Stop;
+use crate::shared::{Cause, Stop};
 use crate::spool::Spool;
 
 /// The end of a job that has no log.
@@ -39,21 +39,22 @@ pub(crate) fn masked(outcome: Outcome, spool: &Spool) -> Outcome {
     }
 }
 
-/// The outcome of an engine phase that was stopped.
+/// The outcome of a job that was stopped, in its engine phase or before it.
 pub(crate) fn stopped(phase: Phase, stop: Stop) -> Outcome {
     let phase = phase.as_str();
-    match stop.reason {
-        StopReason::Canceled => Outcome::Canceled,
-        StopReason::LostContact => {
+    match stop.cause {
+        Cause::Asked(StopReason::Canceled) => Outcome::Canceled,
+        Cause::Asked(StopReason::LostContact) => {
             let message = format!(
                 "The {phase} was stopped: the agent had no contact with the control plane for longer than allowed."
             );
             failed(Failure::new(FailureReason::LostContact, message))
         }
-        StopReason::AgentEnds => {
+        Cause::Asked(StopReason::AgentEnds) => {
             let message = format!("The {phase} was stopped because its agent was shut down.");
             failed(Failure::new(FailureReason::Internal, message))
         }
+        Cause::Limit(failure) => failed(failure),
     }
 }
 

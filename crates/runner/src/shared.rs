@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use rustix::process::Pid;
 use terrapool_model::engine::Engine;
@@ -12,15 +13,26 @@ use terrapool_protocol::runner::{FromRunner, RunnerStage, StopKind, StopReason};
 use terrapool_protocol::secret::Secret;
 
 use crate::children::Children;
+use crate::error::Failure;
 use crate::paths::Paths;
+use crate::relay::Relay;
+
+/// Why a job is stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// The agent asked for it, or lost contact.
+    Asked(StopReason),
+    /// A limit was reached.
+    Limit(Failure),
+}
 
 /// A request to stop, as it stands by now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stop {
     /// The hardest kind that was asked for.
     pub kind: StopKind,
-    /// The first reason that was given.
-    pub reason: StopReason,
+    /// The first cause that was given.
+    pub cause: Cause,
 }
 
 /// A state copy on the job volume.
@@ -59,6 +71,8 @@ pub struct Status {
     pub stop: Option<Stop>,
     /// The process that runs now and gets signals.
     pub process: Option<Pid>,
+    /// When the engine phase printed something last.
+    pub last_output: Option<Instant>,
     /// Bytes in the spool.
     pub log_size: u64,
     /// Bytes that the agent has taken.
@@ -86,6 +100,8 @@ pub struct Shared {
     pub paths: Paths,
     /// Starting and reaping processes.
     pub children: Children,
+    /// Requests to the control plane.
+    pub relay: Relay,
     /// The log spool, open for reading, once there is a job.
     pub log: OnceLock<File>,
     status: Mutex<Status>,
@@ -101,6 +117,7 @@ impl Shared {
         Self {
             paths,
             children: Children::new(init),
+            relay: Relay::default(),
             log: OnceLock::new(),
             status: Mutex::new(Status {
                 key: None,
@@ -115,6 +132,7 @@ impl Shared {
                 engine: None,
                 stop: None,
                 process: None,
+                last_output: None,
                 log_size: 0,
                 log_taken: 0,
                 log_next: 0,
@@ -145,7 +163,17 @@ impl Shared {
 
     /// The spool has grown to this size.
     pub fn log_grew(&self, size: u64) {
-        self.status().log_size = size;
+        let mut status = self.status();
+        status.log_size = size;
+        status.last_output = Some(Instant::now());
+        drop(status);
+        self.outgoing.notify_all();
+    }
+
+    /// There is something to send.
+    pub fn outgoing(&self) {
+        // The sender looks with the lock held, so it either sees what is new or is waiting by now.
+        drop(self.status());
         self.outgoing.notify_all();
     }
 
@@ -171,10 +199,10 @@ impl Shared {
         }
     }
 
-    /// Asks for the end of the job. The first reason stays, the kind only becomes harder.
-    pub fn request_stop(&self, kind: StopKind, reason: StopReason) {
+    /// Asks for the end of the job. The first cause stays, the kind only becomes harder.
+    pub fn request_stop(&self, kind: StopKind, cause: Cause) {
         self.change(|status| {
-            let stop = status.stop.get_or_insert(Stop { kind, reason });
+            let stop = status.stop.get_or_insert(Stop { kind, cause });
             if kind == StopKind::Kill {
                 stop.kind = StopKind::Kill;
             }

@@ -5,14 +5,13 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
+use terrapool_protocol::job::Limit;
 
 use crate::digest;
 use crate::error::Failure;
+use crate::guard;
 use crate::mask::Masker;
 use crate::shared::Shared;
-
-/// Most bytes of a log before it is cut.
-pub const LOG_LIMIT: u64 = 64 << 20;
 
 /// Bytes that are kept of the end of a log that was cut.
 const TAIL: usize = 16 << 10;
@@ -131,8 +130,12 @@ impl Spool {
                 end.drain(..=line_end);
             }
             let gone = inner.left_out.saturating_sub(end.len() as u64);
-            let mut text =
-                format!("\n[{gone} bytes of the log were left out here: it was too large.]\n").into_bytes();
+            let text = format!(
+                "\n[{gone} bytes of the log were left out here: it was larger than the {} MiB that are allowed. {}.]\n",
+                inner.limit >> 20,
+                guard::raise(Limit::Log)
+            );
+            let mut text = text.into_bytes();
             text.append(&mut end);
             inner.broken = false;
             inner.write(&text);

@@ -15,7 +15,7 @@ use terrapool_model::time::Millis;
 use terrapool_protocol::runner::{RunnerStage, StopKind, StopReason};
 
 use crate::children::kill_everything;
-use crate::shared::Shared;
+use crate::shared::{Cause, Shared};
 
 /// Where the sequence of signals stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub fn run_sequence(shared: &Shared) {
         if status.finished.is_some() || status.released {
             return;
         }
-        let (Some(stop), Some(pid)) = (status.stop, status.process) else {
+        let (Some(kind), Some(pid)) = (status.stop.as_ref().map(|stop| stop.kind), status.process) else {
             status = shared.wait_control(status);
             continue;
         };
@@ -45,7 +45,7 @@ pub fn run_sequence(shared: &Shared) {
             None => (Duration::ZERO, Duration::ZERO),
         };
         let now = Instant::now();
-        let hard = stop.kind == StopKind::Kill;
+        let hard = kind == StopKind::Kill;
         match sent {
             Sent::Nothing => {
                 interrupt(pid);
@@ -94,7 +94,7 @@ pub fn obey_sigterm(shared: &Shared, mut signals: UnixStream) {
             idle
         });
         if !idle {
-            shared.request_stop(StopKind::Cancel, StopReason::AgentEnds);
+            shared.request_stop(StopKind::Cancel, Cause::Asked(StopReason::AgentEnds));
         }
     }
 }
@@ -175,7 +175,7 @@ impl DeadMan {
             let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
             match deadline {
                 Some(deadline) if now() >= deadline => {
-                    shared.request_stop(StopKind::Cancel, StopReason::LostContact);
+                    shared.request_stop(StopKind::Cancel, Cause::Asked(StopReason::LostContact));
                 }
                 other => self.arm(other),
             }

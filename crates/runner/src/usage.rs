@@ -23,6 +23,19 @@ impl ControlGroup {
             .or_else(|| self.number("memory/memory.max_usage_in_bytes"))
     }
 
+    /// Memory in use that is no page cache, in bytes.
+    pub fn anonymous_memory(&self) -> Option<u64> {
+        self.entry("memory.stat", "anon")
+            // With swap accounted, of which sandboxes have none; children included.
+            .or_else(|| self.entry("memory/memory.stat", "total_rss"))
+    }
+
+    /// How often a process or thread could not be made because there were too many.
+    pub fn refused_processes(&self) -> Option<u64> {
+        self.entry("pids.events", "max")
+            .or_else(|| self.entry("pids/pids.events", "max"))
+    }
+
     /// CPU time in milliseconds.
     pub fn cpu_ms(&self) -> Option<u64> {
         if let Some(microseconds) = self.entry("cpu.stat", "usage_usec") {
@@ -62,31 +75,76 @@ mod tests {
     use super::ControlGroup;
     use std::fs;
 
+    fn write(root: &std::path::Path, files: &[(&str, &str)]) {
+        for (name, text) in files {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    fn read(group: &ControlGroup) -> [Option<u64>; 5] {
+        [
+            group.peak_memory(),
+            group.anonymous_memory(),
+            group.cpu_ms(),
+            group.out_of_memory_kills(),
+            group.refused_processes(),
+        ]
+    }
+
+    /// As a kernel 6.18 with version 1 shows a container's group.
     #[test]
-    fn both_versions_of_control_groups_are_read() {
+    fn version_1_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let group = ControlGroup::new(folder.path());
+        assert_eq!(read(&group), [None; 5]);
+        let files = [
+            ("memory/memory.max_usage_in_bytes", "536870912\n"),
+            (
+                "memory/memory.stat",
+                "cache 4096\nrss 1000\nrss_huge 0\nshmem 0\nhierarchical_memory_limit 536870912\ntotal_cache 8192\n\
+                 total_rss 415236096\ntotal_shmem 0\n",
+            ),
+            (
+                "memory/memory.oom_control",
+                "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+            ),
+            ("cpuacct/cpuacct.usage", "7000000\n"),
+            ("pids/pids.events", "max 5\n"),
+        ];
+        write(folder.path(), &files);
         assert_eq!(
-            (group.peak_memory(), group.cpu_ms(), group.out_of_memory_kills()),
-            (None, None, None)
+            read(&group),
+            [Some(536_870_912), Some(415_236_096), Some(7), Some(2), Some(5)]
         );
-        fs::create_dir_all(folder.path().join("memory")).unwrap();
-        fs::create_dir_all(folder.path().join("cpuacct")).unwrap();
-        fs::write(folder.path().join("memory/memory.max_usage_in_bytes"), "5000\n").unwrap();
-        fs::write(
-            folder.path().join("memory/memory.oom_control"),
-            "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
-        )
-        .unwrap();
-        fs::write(folder.path().join("cpuacct/cpuacct.usage"), "7000000\n").unwrap();
-        assert_eq!(group.peak_memory(), Some(5000));
-        assert_eq!(group.cpu_ms(), Some(7));
-        assert_eq!(group.out_of_memory_kills(), Some(2));
-        fs::write(folder.path().join("memory.peak"), "6000\n").unwrap();
-        fs::write(folder.path().join("cpu.stat"), "usage_usec 9000\nuser_usec 1\n").unwrap();
-        fs::write(folder.path().join("memory.events"), "oom 4\noom_kill 3\n").unwrap();
-        assert_eq!(group.peak_memory(), Some(6000));
-        assert_eq!(group.cpu_ms(), Some(9));
-        assert_eq!(group.out_of_memory_kills(), Some(3));
+    }
+
+    /// As a kernel 6.1 with version 2 shows a container's group.
+    #[test]
+    fn version_2_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = ControlGroup::new(folder.path());
+        let files = [
+            ("memory.peak", "536870912\n"),
+            (
+                "memory.stat",
+                "anon 415236096\nfile 12288\nkernel 1998848\nkernel_stack 81920\nshmem 0\n",
+            ),
+            (
+                "memory.events",
+                "low 0\nhigh 0\nmax 31\noom 4\noom_kill 3\noom_group_kill 0\n",
+            ),
+            (
+                "cpu.stat",
+                "usage_usec 9000\nuser_usec 6000\nsystem_usec 3000\nnr_periods 0\n",
+            ),
+            ("pids.events", "max 6\n"),
+        ];
+        write(folder.path(), &files);
+        assert_eq!(
+            read(&group),
+            [Some(536_870_912), Some(415_236_096), Some(9), Some(3), Some(6)]
+        );
     }
 }

@@ -142,6 +142,8 @@ exec chroot . /runner/terrapool-runner run"#;
             engine_sha256: sha256(&fs::read(&self.engine).unwrap()),
             engine_verified: false,
             known_schemas: Vec::new(),
+            hosts: Vec::new(),
+            notes: Vec::new(),
         }
     }
 

@@ -7,37 +7,10 @@ mod common;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::{Agent, Ended, Job, Sandbox, planned, sha256};
+use common::{Agent, Ended, Sandbox, planned, scripted, scripted_plan, sha256};
 use terrapool_model::time::Millis;
-use terrapool_protocol::job::{ArtifactName, FailureReason, Outcome, VariableCategory};
+use terrapool_protocol::job::{ArtifactName, FailureReason, Outcome};
 use terrapool_protocol::runner::{LOG_WINDOW, RunnerStage, StopKind, StopReason, ToRunner};
-
-/// Steps around an engine phase; the test gives what `plan` and `apply` do.
-const COMMON: &str = r#"#!/bin/sh
-case "$1" in
-init) mkdir -p .terraform
-  echo "{\"backend\":{\"type\":\"local\",\"config\":{\"path\":\"$STATE/terraform.tfstate\",\"workspace_dir\":\"$STATE/d\"}}}" > .terraform/terraform.tfstate; exit 0;;
-show|providers) echo '{}'; exit 0;;
-esac
-for a in "$@"; do case $a in -out=*) echo plan > "${a#-out=}"; [ -n "$PLANS" ] || exit 2;; esac; done
-F=$STATE/d/net-prod/terraform.tfstate
-"#;
-
-fn scripted(body: &str) -> (Sandbox, Job) {
-    let sandbox = Sandbox::with_engine(&format!("{COMMON}{body}"));
-    let state = sandbox.paths.state.display().to_string();
-    let job = Job::plan(&[("main.tf", "")]).variable("STATE", &state, VariableCategory::Env, false, false);
-    (sandbox, job)
-}
-
-/// A script whose plan is the body too.
-fn scripted_plan(body: &str) -> (Sandbox, Job) {
-    let (sandbox, job) = scripted(body);
-    (
-        sandbox,
-        job.variable("PLANS", "1", VariableCategory::Env, false, false),
-    )
-}
 
 fn applied(body: &str, state: Option<&[u8]>) -> (Sandbox, Agent, Ended) {
     let (mut sandbox, job) = scripted(body);

@@ -272,6 +272,7 @@ mod tests {
             run: RunId::from_random([byte; 16]),
             phase: Phase::Plan,
             limits: Limits::default(),
+            image: None,
         }
     }
 

@@ -19,8 +19,11 @@ async fn a_pool_sets_network_and_limits_of_its_sandboxes() {
         .post("/api/v2/organizations/acme/agent-pools", &body)
         .await
         .expect(201);
-    let expected = json!({"network": "closed", "memory-mb": 512, "cpu-millis": 1000, "processes": 512,
-        "maximum-memory-mb": null, "maximum-cpu-millis": null});
+    let expected = json!({"network": "closed", "image": null, "images": [], "memory-mb": 512, "cpu-millis": 1000, "processes": 512,
+        "open-files": 8192, "disk-mb": 10240, "log-mb": 64, "plan-seconds": 7200, "apply-seconds": 86400,
+        "silence-seconds": null, "maximum-memory-mb": null, "maximum-cpu-millis": null, "maximum-processes": null,
+        "maximum-open-files": null, "maximum-disk-mb": null, "maximum-log-mb": null,
+        "maximum-plan-seconds": null, "maximum-apply-seconds": null, "maximum-silence-seconds": null});
     assert_eq!(pool["data"]["attributes"]["sandbox"], expected);
     let path = format!("/api/v2/agent-pools/{}", id(&pool));
     let change = json!({"network": "none", "memory-mb": 1024, "maximum-memory-mb": 2048});
@@ -40,6 +43,10 @@ async fn a_pool_sets_network_and_limits_of_its_sandboxes() {
         (json!({"memory": 512}), "memory-mb"),
         (json!({"memory-mb": 1}), "128"),
         (json!({"memory-mb": 4096}), "maximum"),
+        (json!({"maximum-disk-mb": 100}), "disk-mb"),
+        (json!({"log-mb": 0}), "1024"),
+        (json!({"image": "debian:12"}), "sha256"),
+        (json!({"images": ["debian"]}), "sha256"),
     ] {
         let answer = server.patch(&path, &sandbox(&wrong)).await;
         assert_eq!(answer.status, 422, "{wrong}");

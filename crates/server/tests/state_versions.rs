@@ -302,3 +302,85 @@ async fn safe_delete_refuses_a_workspace_that_is_locked_or_manages_something() {
     );
     assert_eq!(plane.get(&format!("workspaces/{workspace}")).await.status, 404);
 }
+
+/// The bytes of the state that is current.
+async fn current(plane: &Plane, workspace: &str) -> Vec<u8> {
+    let version = plane
+        .get(&format!("workspaces/{workspace}/current-state-version"))
+        .await
+        .expect(200);
+    let url = version["data"]["attributes"]["hosted-state-download-url"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    plane.send(plane.request("GET", &url)).await.bytes
+}
+
+#[tokio::test]
+async fn case_11_a_poisoned_state_is_refused_and_the_good_one_stays_current() {
+    let plane = Plane::start_with(|config| config.limits.state_bytes = 1 << 20).await;
+    let workspace = plane.workspace("one").await;
+    let good = state(5, "good");
+    // Only who holds the lock writes a state at all.
+    let free = announce(&plane, &workspace, &body(&good, 5, "good", json!({}))).await;
+    assert_eq!(free.status, 409);
+    plane.lock(&workspace).await;
+    upload(&plane, &workspace, 5, "good").await;
+    assert_eq!(current(&plane, &workspace).await, good);
+
+    let other_lineage = state(6, "evil");
+    let answer = announce(&plane, &workspace, &body(&other_lineage, 6, "evil", json!({}))).await;
+    assert_eq!(answer.status, 409, "{}", answer.error());
+    assert!(answer.error().contains("lineage"), "{}", answer.error());
+    let mut same_serial = state(5, "good");
+    same_serial.push(b' ');
+    let answer = announce(&plane, &workspace, &body(&same_serial, 5, "good", json!({}))).await;
+    assert_eq!(answer.status, 409, "{}", answer.error());
+    assert!(answer.error().contains("serial"), "{}", answer.error());
+
+    // What is no state, and what is too large: announced, and refused when it arrives.
+    for (bytes, status) in [
+        (b"{\"serial\": 7, not JSON".to_vec(), 422),
+        (vec![b' '; (1 << 20) + 1], 413),
+    ] {
+        let made = announce(&plane, &workspace, &body(&bytes, 7, "good", json!({}))).await;
+        let url = made.expect(201)["data"]["attributes"]["hosted-state-upload-url"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let answer = plane.send(plane.anonymous("PUT", &url).body(bytes)).await;
+        assert_eq!(answer.status, status, "{}", answer.error());
+    }
+    assert_eq!(current(&plane, &workspace).await, good);
+
+    // Of two that are uploaded at once with one serial, one is current.
+    let (one, mut two) = (state(8, "good"), state(8, "good"));
+    two.push(b'\n');
+    let (first, second) = tokio::join!(
+        announce_and_upload(&plane, &workspace, &one),
+        announce_and_upload(&plane, &workspace, &two)
+    );
+    assert!(
+        first != second,
+        "of two uploads {} were taken",
+        u8::from(first) + u8::from(second)
+    );
+    let now = current(&plane, &workspace).await;
+    assert_eq!(now, if first { one } else { two });
+}
+
+/// Whether a state with serial 8 was taken.
+async fn announce_and_upload(plane: &Plane, workspace: &str, bytes: &[u8]) -> bool {
+    let made = announce(plane, workspace, &body(bytes, 8, "good", json!({}))).await;
+    if made.status != 201 {
+        return false;
+    }
+    let url = made.json()["data"]["attributes"]["hosted-state-upload-url"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let answer = plane
+        .send(plane.anonymous("PUT", &url).body(bytes.to_vec()))
+        .await;
+    answer.status == 200
+}

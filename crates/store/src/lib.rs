@@ -29,6 +29,7 @@ pub mod projects;
 pub mod runs;
 pub mod sight;
 pub mod state_copies;
+pub mod state_sharing;
 pub mod state_versions;
 pub mod teams;
 pub mod users;

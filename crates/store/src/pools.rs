@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use terrapool_model::access::PoolAccess;
 use terrapool_model::id::{AgentPoolId, OrganizationId, ProjectId, WorkspaceId};
+use terrapool_model::image::PinnedImage;
 use terrapool_model::time::Timestamp;
 use terrapool_model::times::Times;
-use terrapool_protocol::job::{Limits, SandboxNetwork};
+use terrapool_protocol::job::{Limit, Limits, SandboxNetwork};
 
 use crate::db::{Connection, Retryable, Row, Tx};
 use crate::error::StoreError;
@@ -26,6 +27,75 @@ pub struct MaximumLimits {
     pub memory_mb: Option<u64>,
     /// CPU in thousandths of a core.
     pub cpu_millis: Option<u64>,
+    /// Processes and threads.
+    pub processes: Option<u64>,
+    /// Files that each process may have open.
+    pub open_files: Option<u64>,
+    /// Disk in MiB.
+    pub disk_mb: Option<u64>,
+    /// Log of one phase in MiB.
+    pub log_mb: Option<u64>,
+    /// Time of a plan in seconds.
+    pub plan_seconds: Option<u64>,
+    /// Time of an apply in seconds.
+    pub apply_seconds: Option<u64>,
+    /// Time without output in seconds.
+    pub silence_seconds: Option<u64>,
+}
+
+/// The workspace setting that names the image of its sandboxes.
+pub const IMAGE_SETTING: &str = "sandbox-image";
+
+impl PoolSettings {
+    /// The image of a job's sandbox; `None` is the agent's own. What a workspace chooses has to be on the pool's list.
+    ///
+    /// # Errors
+    /// The name that is not on the list.
+    pub fn image_for(
+        &self,
+        workspace: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Option<String>, String> {
+        match workspace.get(IMAGE_SETTING).and_then(serde_json::Value::as_str) {
+            Some(chosen) if self.images.iter().any(|image| image.as_str() == chosen) => {
+                Ok(Some(chosen.to_owned()))
+            }
+            Some(chosen) if self.image.as_deref() != Some(chosen) => Err(chosen.to_owned()),
+            Some(_) | None => Ok(self.image.clone()),
+        }
+    }
+}
+
+impl MaximumLimits {
+    /// The most that a workspace may ask for of a limit.
+    pub fn get(&self, limit: Limit) -> Option<u64> {
+        match limit {
+            Limit::Memory => self.memory_mb,
+            Limit::Cpu => self.cpu_millis,
+            Limit::Processes => self.processes,
+            Limit::OpenFiles => self.open_files,
+            Limit::Disk => self.disk_mb,
+            Limit::Log => self.log_mb,
+            Limit::PlanTime => self.plan_seconds,
+            Limit::ApplyTime => self.apply_seconds,
+            Limit::Silence => self.silence_seconds,
+        }
+    }
+
+    /// Sets the most that a workspace may ask for of a limit.
+    pub fn set(&mut self, limit: Limit, most: Option<u64>) {
+        let place = match limit {
+            Limit::Memory => &mut self.memory_mb,
+            Limit::Cpu => &mut self.cpu_millis,
+            Limit::Processes => &mut self.processes,
+            Limit::OpenFiles => &mut self.open_files,
+            Limit::Disk => &mut self.disk_mb,
+            Limit::Log => &mut self.log_mb,
+            Limit::PlanTime => &mut self.plan_seconds,
+            Limit::ApplyTime => &mut self.apply_seconds,
+            Limit::Silence => &mut self.silence_seconds,
+        };
+        *place = most;
+    }
 }
 
 /// What a pool sets for its jobs.
@@ -40,6 +110,8 @@ pub struct PoolSettings {
     pub maximum_limits: MaximumLimits,
     /// Image of sandboxes; `None` is the agent's own.
     pub image: Option<String>,
+    /// Images that workspaces may choose.
+    pub images: BTreeSet<PinnedImage>,
     /// What sandboxes reach.
     pub sandbox_network: SandboxNetwork,
     /// A person has paused it: nothing new is given to its agents.

@@ -319,6 +319,16 @@ impl Attempt {
         .await
     }
 
+    /// Asks for something with the scope of the run.
+    pub async fn relay(&self, method: Method, path: &str) -> Answer {
+        let path = self.path(&format!("relay/api/v2/{path}"));
+        send(
+            &self.router,
+            request(method, &path, &self.credential, &[], Body::empty()),
+        )
+        .await
+    }
+
     /// Sends log bytes at an offset.
     pub async fn try_log(&self, offset: u64, bytes: &[u8]) -> Answer {
         let path = self.path(&format!("log?offset={offset}"));

@@ -316,6 +316,23 @@ impl Installation {
             .expect("a log is text")
     }
 
+    /// As [`Self::read_log`], however long the log is.
+    pub async fn whole_log(&self, phase: &Value) -> String {
+        let url = phase["data"]["attributes"]["log-read-url"]
+            .as_str()
+            .expect("a phase has a log");
+        let mut log = Vec::new();
+        loop {
+            let address = format!("{url}?limit=500000&offset={}", log.len());
+            let answer = self.http.get(address).send().await.expect("the server answers");
+            let piece = answer.bytes().await.expect("a log has bytes");
+            if piece.is_empty() {
+                return String::from_utf8_lossy(&log).into_owned();
+            }
+            log.extend_from_slice(&piece);
+        }
+    }
+
     /// A GET that has to succeed.
     pub async fn get(&self, path: &str) -> Value {
         let (status, body) = self.call("GET", path, None).await;

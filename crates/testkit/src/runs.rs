@@ -90,15 +90,22 @@ impl Installation {
 
     /// Uploads a new configuration, which later runs use.
     pub async fn configure(&self, workspace: &mut Workspace, main_tf: &str) {
+        let (status, answer) = self.upload(workspace, archive(main_tf)).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// Uploads an archive, which later runs use. Answers status and body.
+    pub async fn upload(&self, workspace: &mut Workspace, archive: Vec<u8>) -> (u16, String) {
         let body =
             json!({"data": {"type": "configuration-versions", "attributes": {"auto-queue-runs": false}}});
         let path = format!("/workspaces/{}/configuration-versions", workspace.id);
         let version = self.post(&path, &body).await;
         let upload = text(&version["data"]["attributes"]["upload-url"]);
-        let answer = self.http().put(upload).body(archive(main_tf)).send().await;
-        let answer = answer.expect("the server answers");
-        assert!(answer.status().is_success(), "{}", answer.status());
+        let answer = self.http().put(upload).body(archive).send().await;
         workspace.configuration = text(&version["data"]["id"]);
+        let answer = answer.expect("the server answers");
+        let status = answer.status().as_u16();
+        (status, answer.text().await.unwrap_or_default())
     }
 
     /// Makes a run with these attributes and returns its id.

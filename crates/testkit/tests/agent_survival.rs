@@ -115,6 +115,46 @@ async fn an_apply_goes_on_while_its_agent_is_dead_and_the_next_process_delivers_
 }
 
 #[tokio::test]
+async fn case_18_an_apply_whose_agent_is_killed_and_stays_away_is_lost_and_never_run_again() {
+    let site = Site::start().await;
+    let soon = json!({"data": {"type": "agent-pools", "attributes": {"lease-times": {"apply-lease": 60}}}});
+    site.installation
+        .patch(&format!("/agent-pools/{}", site.pool), &soon)
+        .await;
+    let mut agent = site.agent().await;
+    let workspace = site.workspace(STEPS).await;
+    let run = site.applying(&workspace).await;
+    let sandbox = sandbox_of(&run, "apply").await;
+    agent.kill().await;
+    // Another agent of the pool is there, and takes what there is to take.
+    let other = site.installation.start_agent("other", &site.token, &[]).await;
+    site.installation.run_reaches(&run, "errored").await;
+    let path = format!("/workspaces/{}", workspace.id);
+    let shown = site.installation.get(&path).await;
+    assert_eq!(shown["data"]["attributes"]["locked"], json!(true), "{shown}");
+    let kept = site.installation.resources(&workspace).await;
+    assert_eq!(kept, ["terraform_data.first"]);
+    let told = site.installation.get(&format!("/runs/{run}/whereabouts")).await;
+    assert!(told.to_string().contains("safe"), "{told}");
+    assert!(!other.log().contains(&run), "{}", other.log());
+
+    // What arrives later is taken, and ends the quarantine; the run stays what it is.
+    go(&sandbox).await;
+    let _agent = site.agent().await;
+    let freed = until(Duration::from_secs(120), async || {
+        let shown = site.installation.get(&path).await;
+        (shown["data"]["attributes"]["locked"] == json!(false)).then_some(())
+    })
+    .await;
+    assert!(freed.is_some(), "the lock is never freed");
+    assert_eq!(site.installation.resources(&workspace).await.len(), 3);
+    assert_eq!(
+        site.installation.run_status(&run).await.as_deref(),
+        Some("errored")
+    );
+}
+
+#[tokio::test]
 async fn a_plan_whose_agent_is_restarted_while_it_is_prepared_runs_to_its_end() {
     let site = Site::start().await;
     let mut agent = site.agent().await;

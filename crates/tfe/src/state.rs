@@ -66,6 +66,12 @@ pub struct Contents {
     pub resource_count: u64,
 }
 
+/// Whether bytes are a JSON object, which every state is, encrypted ones too.
+pub fn is_document(bytes: &[u8]) -> bool {
+    let begins = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    begins == Some(&b'{') && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
+}
+
 #[derive(Deserialize)]
 struct Raw {
     version: Option<u64>,

@@ -83,6 +83,7 @@ impl Shell {
     /// The stream to the runner has ended: with its connection only, or with its sandbox.
     pub(super) fn lost_link(&mut self) {
         self.frames = None;
+        self.relay.clear();
         match self.attempt.state {
             State::Preparing
             | State::Starting { .. }

@@ -43,11 +43,11 @@ pub(super) enum PrepareError {
 }
 
 impl PrepareError {
-    /// An engine that cannot be had fails the run: another try would fail too. Everything else is this host's trouble,
+    /// An engine or an image that cannot be had fails the run: another try would fail too. Everything else is this host's trouble,
     /// and the job is given back.
     pub(super) fn event(&self, message: String) -> Event {
         match self {
-            Self::Engine(_) => Event::Ended {
+            Self::Engine(_) | Self::Sandbox(DriverError::Image { .. }) => Event::Ended {
                 outcome: Outcome::Failed {
                     reason: FailureReason::Engine,
                     message,
@@ -89,13 +89,17 @@ pub(super) async fn prepare(
     let mut bundle = bundle?;
     let name = format!("terrapool-{}-{}", spec.run, spec.phase.as_str());
     shared.driver.assign(&mut sandbox, spec.limits, &name).await?;
+    let mut hosts = vec![spec.hostname.clone(), shared.control_plane.host()];
+    hosts.dedup();
     let work = ToRunner::Work {
+        hosts,
         spec: Box::new(spec),
         engine_path: path,
         engine: found.engine.clone(),
         engine_sha256: found.sha256.clone(),
         engine_verified: true,
         known_schemas: shared.schemas.keys(),
+        notes: sandbox.note.take().into_iter().collect(),
     };
     let link = sandbox.link;
     link.sender.send(&work).await?;

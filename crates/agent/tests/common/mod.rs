@@ -43,6 +43,7 @@ pub fn config(data_dir: &Path) -> Config {
         cpu_millis: None,
         user: SandboxUser::Unprivileged,
         image: Some(tag),
+        registry_auth: None,
         engines: None,
         ca_file: None,
         docker_host: std::env::var("DOCKER_HOST").ok(),

@@ -191,6 +191,8 @@ impl Sandbox {
             engine_sha256,
             engine_verified: false,
             known_schemas: Vec::new(),
+            hosts: vec!["tp.example.com".to_owned()],
+            notes: Vec::new(),
         }
     }
 
@@ -308,6 +310,7 @@ fn spec() -> JobSpec {
             kill_after: Millis::from_seconds(10),
             start_window: Millis::from_seconds(20),
         },
+        hostname: "tp.example.com".to_owned(),
     }
 }
 
@@ -347,6 +350,12 @@ pub struct Agent {
     pub finished: Option<Ended>,
     pub artifact: Vec<u8>,
     pub artifact_complete: bool,
+    /// What the sandbox asked the control plane for: number and path.
+    pub requests: Vec<(u64, String)>,
+    /// Requests whose next piece was asked for.
+    pub more: Vec<u64>,
+    /// Requests that have ended.
+    pub closed: Vec<u64>,
     /// Whether what arrives is acknowledged.
     pub acknowledges: bool,
 }
@@ -365,6 +374,9 @@ impl Agent {
             finished: None,
             artifact: Vec::new(),
             artifact_complete: false,
+            requests: Vec::new(),
+            more: Vec::new(),
+            closed: Vec::new(),
             acknowledges: true,
         };
         agent.send(&ToRunner::Hello {
@@ -444,6 +456,9 @@ impl Agent {
                 }
                 self.states.push((mark, body));
             }
+            FromRunner::Request { request, path, .. } => self.requests.push((request, path)),
+            FromRunner::More { request } => self.more.push(request),
+            FromRunner::Close { request } => self.closed.push(request),
             FromRunner::ArtifactData { offset, last, .. } => {
                 assert_eq!(offset, self.artifact.len() as u64);
                 self.artifact.extend_from_slice(&body);
@@ -530,4 +545,31 @@ pub fn planned(sandbox: &mut Sandbox, job: &Job, state: Option<&[u8]>) -> (Agent
 
 pub fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
+}
+
+/// Steps around an engine phase; the test gives what `plan` and `apply` do.
+const COMMON: &str = r#"#!/bin/sh
+case "$1" in
+init) mkdir -p .terraform
+  echo "{\"backend\":{\"type\":\"local\",\"config\":{\"path\":\"$STATE/terraform.tfstate\",\"workspace_dir\":\"$STATE/d\"}}}" > .terraform/terraform.tfstate; exit 0;;
+show|providers) echo '{}'; exit 0;;
+esac
+for a in "$@"; do case $a in -out=*) echo plan > "${a#-out=}"; [ -n "$PLANS" ] || exit 2;; esac; done
+F=$STATE/d/net-prod/terraform.tfstate
+"#;
+
+pub fn scripted(body: &str) -> (Sandbox, Job) {
+    let sandbox = Sandbox::with_engine(&format!("{COMMON}{body}"));
+    let state = sandbox.paths.state.display().to_string();
+    let job = Job::plan(&[("main.tf", "")]).variable("STATE", &state, VariableCategory::Env, false, false);
+    (sandbox, job)
+}
+
+/// A script whose plan is the body too.
+pub fn scripted_plan(body: &str) -> (Sandbox, Job) {
+    let (sandbox, job) = scripted(body);
+    (
+        sandbox,
+        job.variable("PLANS", "1", VariableCategory::Env, false, false),
+    )
 }

@@ -3,15 +3,16 @@
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use terrapool_model::id::{OrganizationId, TokenId, UserId};
-use terrapool_model::permission::Standing;
+use terrapool_model::access::Reader;
+use terrapool_model::id::{OrganizationId, RunId, TokenId, UserId};
+use terrapool_model::permission::{Grants, Standing};
 pub use terrapool_model::permission::{OrganizationPermission, ProjectPermission, WorkspacePermission};
 use terrapool_store::db::Connection;
 use terrapool_store::organizations::{self, OrganizationRecord, Visible};
 use terrapool_store::sight::Sight;
 use terrapool_store::users::UserRecord;
 use terrapool_store::workspaces::{self, WorkspaceRecord};
-use terrapool_store::{api_tokens, teams, users};
+use terrapool_store::{api_tokens, state_sharing, teams, users};
 
 use crate::app::App;
 use crate::http::error::ApiError;
@@ -28,6 +29,17 @@ pub enum Principal {
     User(UserRecord),
     /// An organization's.
     Organization(OrganizationId),
+    /// A run's, whose agent asks on its behalf. It reads states that are shared with its workspace, and nothing else.
+    Run(RunScope),
+}
+
+/// What a run may read with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunScope {
+    /// The run.
+    pub run: RunId,
+    /// Its workspace.
+    pub reader: Reader,
 }
 
 /// Who asks.
@@ -40,15 +52,15 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The user, unless an organization asks.
+    /// The user, unless an organization or a run asks.
     pub fn user(&self) -> Option<&UserRecord> {
         match &self.principal {
             Principal::User(user) => Some(user),
-            Principal::Organization(_) => None,
+            Principal::Organization(_) | Principal::Run(_) => None,
         }
     }
 
-    /// The user's id, unless an organization asks.
+    /// The user's id, unless an organization or a run asks.
     pub fn user_id(&self) -> Option<&UserId> {
         self.user().map(|user| &user.id)
     }
@@ -58,6 +70,7 @@ impl Caller {
         match &self.principal {
             Principal::User(user) => user.id.to_string(),
             Principal::Organization(_) => self.token.to_string(),
+            Principal::Run(scope) => scope.run.to_string(),
         }
     }
 
@@ -67,6 +80,7 @@ impl Caller {
             Principal::User(user) if user.site_admin => Visible::All,
             Principal::User(user) => Visible::MemberOf(user.id.clone()),
             Principal::Organization(id) => Visible::Only(id.clone()),
+            Principal::Run(scope) => Visible::Only(scope.reader.organization.clone()),
         }
     }
 }
@@ -155,7 +169,11 @@ pub async fn standing(
             .await?
             .map_or(Standing::Outsider, Standing::Member),
         Principal::Organization(own) if own == organization => Standing::OrganizationToken,
-        Principal::Organization(_) => Standing::Outsider,
+        // Which of its workspaces a run may read is not a matter of the organization: see `require_in_workspace`.
+        Principal::Run(scope) if scope.reader.organization == *organization => {
+            Standing::Member(Grants::default())
+        }
+        Principal::Organization(_) | Principal::Run(_) => Standing::Outsider,
     })
 }
 
@@ -242,7 +260,7 @@ pub async fn workspace(
     Ok(record)
 }
 
-/// Refuses unless the caller may do this with a workspace.
+/// Refuses unless the caller may do this with a workspace. Runs may read those whose state is shared with theirs.
 ///
 /// # Errors
 /// [`ApiError::NotFound`] when the caller may not.
@@ -252,6 +270,13 @@ pub async fn require_in_workspace(
     record: &WorkspaceRecord,
     permission: WorkspacePermission,
 ) -> Result<(), ApiError> {
+    if let Principal::Run(scope) = &caller.principal {
+        let reads = matches!(
+            permission,
+            WorkspacePermission::Read | WorkspacePermission::ReadOutputs | WorkspacePermission::ReadState
+        );
+        return allow(reads && state_sharing::of(connection, record).await?.allows(&scope.reader));
+    }
     let standing = standing(connection, caller, &record.organization_id).await?;
     allow(standing.may_in_workspace(&record.id, &record.project_id, permission))
 }

@@ -41,6 +41,14 @@ impl Answer {
     pub fn created(document: Document) -> Self {
         Self::Created(Box::new(document))
     }
+
+    /// The document as JSON; null without one.
+    pub fn into_value(self) -> serde_json::Value {
+        match self {
+            Self::Ok(document) | Self::Created(document) => document.into_value(),
+            Self::Accepted | Self::NoContent => serde_json::Value::Null,
+        }
+    }
 }
 
 impl IntoResponse for Answer {

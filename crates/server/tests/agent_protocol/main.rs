@@ -9,6 +9,7 @@ mod interleavings;
 mod lifecycle;
 mod losses;
 mod outages;
+mod relay;
 mod support;
 mod syncs;
 

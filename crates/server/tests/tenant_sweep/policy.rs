@@ -104,6 +104,7 @@ const POLICY: &str = "
 /agent/v1/jobs/{job}/state PUT=agents
 /agent/v1/jobs/{job}/artifacts/{name} PUT=agents
 /agent/v1/jobs/{job}/finish POST=agents
+/agent/v1/jobs/{job}/relay/{*path} GET=agents
 
 /api/v2/ping GET=open
 /api/v2/account/details GET=own
@@ -140,7 +141,7 @@ const POLICY: &str = "
 /api/v2/workspaces/{id}/relationships/tags GET=read POST=admin DELETE=admin
 /api/v2/workspaces/{id}/tag-bindings GET=read PATCH=admin
 /api/v2/workspaces/{id}/effective-tag-bindings GET=read
-/api/v2/workspaces/{id}/relationships/remote-state-consumers GET=read
+/api/v2/workspaces/{id}/relationships/remote-state-consumers GET=read POST=admin PATCH=admin DELETE=admin
 /api/v2/workspaces/{id}/vars GET=read POST=write
 /api/v2/workspaces/{id}/vars/{variable} GET=read PATCH=write DELETE=write
 /api/v2/workspaces/{id}/all-vars GET=read

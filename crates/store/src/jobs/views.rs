@@ -139,6 +139,8 @@ pub struct Ready {
     pub phase: Phase,
     /// What its sandbox needs.
     pub limits: Limits,
+    /// Image of its sandbox; `None` is the agent's own.
+    pub image: Option<String>,
 }
 
 /// Jobs of a pool that wait for an agent, in the order in which they are offered.
@@ -148,7 +150,7 @@ pub struct Ready {
 pub async fn ready(connection: &mut Connection, pool: &AgentPoolId) -> Result<Vec<Ready>, StoreError> {
     let rows = connection
         .fetch_all(
-            "SELECT id, workspace_id, run_id, phase, generation, limits, priority, queued_at FROM jobs \
+            "SELECT id, workspace_id, run_id, phase, generation, limits, image, priority, queued_at FROM jobs \
              WHERE pool_id = $1 AND state = 'queued' ORDER BY priority, queued_at LIMIT 500",
             values![pool],
         )
@@ -183,6 +185,7 @@ pub async fn ready(connection: &mut Connection, pool: &AgentPoolId) -> Result<Ve
             run: row.parse("run_id")?,
             phase: row.parse("phase")?,
             limits: row.json("limits")?,
+            image: row.opt_text("image")?,
         };
         jobs.insert(job, ready);
     }

@@ -9,7 +9,7 @@ use terrapool_model::run::{ErrorReason, RunStatus};
 use terrapool_model::schedule;
 use terrapool_model::time::Timestamp;
 use terrapool_model::transition::{Effect, Outcome};
-use terrapool_protocol::job::{ChangeCounts, Limits};
+use terrapool_protocol::job::{ChangeCounts, Limit, Limits};
 
 use super::{Details, Loaded, TransitionError, save_workspace};
 use crate::db::{Hint, Tx};
@@ -250,22 +250,23 @@ fn error_text(reason: ErrorReason, detail: Option<&str>) -> String {
 
 fn limits(loaded: &Loaded) -> Limits {
     let mut limits = loaded.settings.default_limits;
-    let number = |key: &str| {
-        loaded
+    for limit in Limit::ALL {
+        let own = loaded
             .workspace_settings
-            .get(key)
-            .and_then(serde_json::Value::as_u64)
-    };
-    if let Some(memory) = number("memory-mb") {
-        limits.memory_mb = memory;
+            .get(limit.setting())
+            .and_then(serde_json::Value::as_u64);
+        // The pool belongs to somebody else than the workspace.
+        let most = loaded.settings.maximum_limits.get(limit);
+        let wanted = own.or(limit.get(&limits));
+        let allowed = match (wanted, most) {
+            (Some(wanted), Some(most)) => Some(wanted.min(most)),
+            (Some(only), None) | (None, Some(only)) => Some(only),
+            (None, None) => None,
+        };
+        if let Some(value) = allowed {
+            limit.set(&mut limits, value);
+        }
     }
-    if let Some(cpu) = number("cpu-millis") {
-        limits.cpu_millis = cpu;
-    }
-    // The pool belongs to somebody else than the workspace.
-    let maximum = loaded.settings.maximum_limits;
-    limits.memory_mb = limits.memory_mb.min(maximum.memory_mb.unwrap_or(u64::MAX));
-    limits.cpu_millis = limits.cpu_millis.min(maximum.cpu_millis.unwrap_or(u64::MAX));
     limits
 }
 
@@ -273,9 +274,16 @@ async fn insert_job(tx: &mut Tx, loaded: &Loaded, job: &Job) -> Result<JobId, St
     let id = JobId::from_random(tx.draw());
     let now = tx.now();
     let limits = serde_json::to_string(&limits(loaded)).unwrap_or_default();
+    // A run whose workspace chose another image is refused when it is made; what the pool takes off its list later is
+    // replaced by its own.
+    let image = loaded
+        .settings
+        .image_for(&loaded.workspace_settings)
+        .unwrap_or_else(|_| loaded.settings.image.clone());
     tx.execute(
         "INSERT INTO jobs (id, run_id, workspace_id, pool_id, phase, state, generation, start_granted, desired, \
-         tries, priority, queued_at, limits) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+         tries, priority, queued_at, limits, image) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         values![
             &id,
             &loaded.run.id,
@@ -290,6 +298,7 @@ async fn insert_job(tx: &mut Tx, loaded: &Loaded, job: &Job) -> Result<JobId, St
             schedule::priority(job.phase, loaded.run.plan_only),
             now,
             limits,
+            image,
         ],
     )
     .await?;

@@ -6,6 +6,7 @@ mod adopt;
 mod bin_volume;
 mod image;
 mod network;
+mod registries;
 mod sandbox;
 mod warm;
 
@@ -64,6 +65,14 @@ pub enum DriverError {
         #[source]
         source: std::io::Error,
     },
+    /// An image cannot be had.
+    #[error("the sandbox image {image} cannot be had: {reason}")]
+    Image {
+        /// The image.
+        image: String,
+        /// Why not.
+        reason: String,
+    },
     /// A helper container did not do its work.
     #[error("{action} failed with status {status}: {output}")]
     Helper {
@@ -115,6 +124,9 @@ pub struct DockerDriver {
     image: String,
     user: SandboxUser,
     bin: BinVolume,
+    registries: registries::Registries,
+    /// Held while an image is pulled.
+    pulling: Mutex<()>,
     /// Whether the engine answers, as far as is known.
     answers: watch::Sender<bool>,
 }
@@ -143,6 +155,8 @@ impl DockerDriver {
             image,
             user: config.user,
             bin,
+            registries: registries::Registries::new(config.registry_auth.as_deref()),
+            pulling: Mutex::default(),
             answers: watch::Sender::new(true),
         }))
     }

@@ -43,6 +43,8 @@ pub struct Sandbox {
     pub link: RunnerLink,
     /// What it was made for.
     pub key: SandboxKey,
+    /// What had to be done for it that people may want to know.
+    pub note: Option<String>,
     name: String,
 }
 
@@ -128,16 +130,27 @@ impl DockerDriver {
         key: &SandboxKey,
         runner_key: Secret,
     ) -> Result<Sandbox, DriverError> {
+        // The agent's own image is there since its start.
+        let other_image = key.image != self.image;
+        let note = if other_image {
+            self.ensure_image(&key.image).await?
+        } else {
+            None
+        };
         let volumes = VOLUMES.map(|(suffix, _)| volume_name(name, suffix));
         let made = volumes.iter().map(|volume| self.create_volume(name, volume));
         futures_util::future::try_join_all(made).await?;
+        if other_image {
+            self.give_folders(name).await?;
+        }
         let body = ContainerCreateBody {
             image: Some(key.image.clone()),
             hostname: Some("sandbox".to_owned()),
             user: Some(user_of(key.user).to_owned()),
             entrypoint: Some(vec![self.bin.runner_path()]),
             cmd: Some(vec!["run".to_owned()]),
-            working_dir: Some(WORK.to_owned()),
+            // The engine makes a working folder that the image does not have, as root, and with it the volume there.
+            working_dir: Some(if other_image { "/" } else { WORK }.to_owned()),
             labels: Some(labels(&self.identity, "sandbox", name)),
             host_config: Some(host_config(key, self.network_mode(key.network), self.binds(name))),
             ..Default::default()
@@ -173,6 +186,7 @@ impl DockerDriver {
             runner_key,
             link,
             key: key.clone(),
+            note,
             name: name.to_owned(),
         })
     }
@@ -231,7 +245,7 @@ impl DockerDriver {
     /// # Errors
     /// [`DriverError`] when the engine refuses.
     pub async fn assign(&self, sandbox: &mut Sandbox, limits: Limits, name: &str) -> Result<(), DriverError> {
-        if sandbox.key.limits != limits {
+        if sandbox.key.limits.of_container() != limits.of_container() {
             let wanted = SandboxKey {
                 limits,
                 ..sandbox.key.clone()

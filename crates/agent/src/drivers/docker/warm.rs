@@ -33,7 +33,8 @@ const CLEARING: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct WarmSandboxes {
     driver: Arc<DockerDriver>,
-    key: SandboxKey,
+    /// What those that wait are made for; the pool's settings decide.
+    key: watch::Sender<SandboxKey>,
     ready: Mutex<VecDeque<Sandbox>>,
     /// Held while one is being made, so that a job that comes meanwhile waits for that one.
     making: Mutex<()>,
@@ -59,7 +60,7 @@ impl WarmSandboxes {
     pub fn new(driver: Arc<DockerDriver>, key: SandboxKey) -> Arc<Self> {
         Arc::new(Self {
             driver,
-            key,
+            key: watch::Sender::new(key),
             ready: Mutex::default(),
             making: Mutex::default(),
             filling: AtomicBool::new(false),
@@ -91,6 +92,27 @@ impl WarmSandboxes {
         }
     }
 
+    /// Keeps sandboxes of this key from here on. Those that wait and were made for another one are removed.
+    pub fn keep(self: &Arc<Self>, key: &SandboxKey) {
+        if !self
+            .key
+            .send_if_modified(|kept| std::mem::replace(kept, key.clone()) != *key)
+        {
+            return;
+        }
+        tracing::info!(
+            image = key.image,
+            network = ?key.network,
+            memory_mb = key.limits.memory_mb,
+            "the pool's sandboxes have other settings; warm ones are made anew"
+        );
+        let warm = Arc::clone(self);
+        tokio::spawn(async move {
+            warm.remove_ready().await;
+            warm.refill();
+        });
+    }
+
     /// Makes what is missing, in the background.
     pub fn refill(self: &Arc<Self>) {
         self.fill(false);
@@ -117,8 +139,10 @@ impl WarmSandboxes {
                 if warm.ready.lock().await.len() >= READY || *warm.ending.borrow() {
                     break;
                 }
-                match warm.driver.create_sandbox(&warm.key).await {
-                    Ok(sandbox) => warm.ready.lock().await.push_back(sandbox),
+                let key = warm.key.borrow().clone();
+                match warm.driver.create_sandbox(&key).await {
+                    Ok(sandbox) if key == *warm.key.borrow() => warm.ready.lock().await.push_back(sandbox),
+                    Ok(sandbox) => warm.driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await,
                     Err(error) => {
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
@@ -144,7 +168,8 @@ impl WarmSandboxes {
     async fn next(&self) -> Option<Sandbox> {
         loop {
             let sandbox = self.ready.lock().await.pop_front()?;
-            if !sandbox.link.receiver.has_ended() {
+            let current = sandbox.key == *self.key.borrow();
+            if current && !sandbox.link.receiver.has_ended() {
                 return Some(sandbox);
             }
             let driver = Arc::clone(&self.driver);
@@ -160,10 +185,11 @@ impl WarmSandboxes {
     /// # Errors
     /// [`DriverError`] when none can be made.
     pub async fn take(&self, wanted: &SandboxKey) -> Result<Sandbox, DriverError> {
-        if self.key.image == wanted.image
-            && self.key.user == wanted.user
-            && self.key.network == wanted.network
-        {
+        let fits = {
+            let key = self.key.borrow();
+            key.image == wanted.image && key.user == wanted.user && key.network == wanted.network
+        };
+        if fits {
             if let Some(sandbox) = self.next().await {
                 return Ok(sandbox);
             }

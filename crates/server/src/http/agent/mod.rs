@@ -8,6 +8,7 @@ mod deliveries;
 mod error;
 mod finish;
 mod register;
+mod relay;
 mod specs;
 mod sync;
 
@@ -34,4 +35,9 @@ pub fn router() -> Routes {
             put(deliveries::put_artifact),
         )
         .route(&format!("{jobs}/finish"), post(finish::finish))
+        .merge(
+            Routes::new()
+                .route(&format!("{jobs}/relay/{{*path}}"), get(relay::read))
+                .around(|router| router.layer(axum::middleware::from_fn(super::tfe::headers))),
+        )
 }

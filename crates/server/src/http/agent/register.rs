@@ -27,6 +27,8 @@ pub(super) fn settings(pool: &PoolSettings) -> Settings {
         retry_min: Millis(200),
         retry_max: Millis::from_seconds(10),
         default_limits: pool.default_limits,
+        image: pool.image.clone(),
+        network: pool.sandbox_network,
     }
 }
 

@@ -59,6 +59,13 @@ fn run_variables(app: &App, stored: &StoredSpec) -> Result<Vec<RunVariable>, Age
     serde_json::from_slice(&plain).map_err(|_| AgentApiError::Internal("the run's variables cannot be read"))
 }
 
+/// Host and port of an address as configurations write them.
+fn hostname(public_url: &str) -> String {
+    let host = public_url.trim_start_matches("https://");
+    let host = host.split('/').next().unwrap_or_default();
+    host.strip_suffix(":443").unwrap_or(host).to_owned()
+}
+
 /// The description of a job.
 pub(super) fn spec(app: &App, stored: &StoredSpec) -> Result<JobSpec, AgentApiError> {
     let run = &stored.run;
@@ -119,5 +126,6 @@ pub(super) fn spec(app: &App, stored: &StoredSpec) -> Result<JobSpec, AgentApiEr
             kill_after: times.kill_after,
             start_window: times.start_window,
         },
+        hostname: hostname(&app.config.public_url),
     })
 }

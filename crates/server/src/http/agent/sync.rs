@@ -423,7 +423,6 @@ fn answer(app: &App, look: Look, now: Millis) -> Synced {
             .map(|(report, verdict)| (report.key.clone(), *verdict)),
         now,
     );
-    let image = look.settings.image.clone();
     let network = look.settings.sandbox_network;
     Synced {
         answers: answers
@@ -442,7 +441,7 @@ fn answer(app: &App, look: Look, now: Millis) -> Synced {
                 run: ready.run,
                 phase: ready.phase,
                 limits: ready.limits,
-                image: image.clone(),
+                image: ready.image,
                 network,
             })
             .collect(),

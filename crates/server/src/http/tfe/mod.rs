@@ -27,6 +27,7 @@ pub(super) mod run_actions;
 pub(super) mod runs;
 mod sandbox_settings;
 pub(crate) mod state_outputs;
+mod state_sharing;
 pub(crate) mod state_versions;
 mod tags;
 pub(super) mod team_access;
@@ -197,7 +198,10 @@ fn workspace_routes() -> Routes {
         )
         .route(
             "/workspaces/{id}/relationships/remote-state-consumers",
-            get(workspaces::remote_state_consumers),
+            get(state_sharing::list)
+                .post(state_sharing::add)
+                .patch(state_sharing::replace)
+                .delete(state_sharing::remove),
         )
         .route(
             "/workspaces/{id}/vars",
@@ -314,7 +318,7 @@ fn agent_routes() -> Routes {
 }
 
 /// What clients ask first, for the headers. Needs no token: the CLI calls it before it knows whether its token is good.
-async fn ping() -> Response {
+pub(super) async fn ping() -> Response {
     StatusCode::NO_CONTENT.into_response()
 }
 
@@ -326,7 +330,8 @@ const APP_NAME: HeaderValue = HeaderValue::from_static("Terraform Enterprise");
 const TFE_VERSION: HeaderValue = HeaderValue::from_static("v202506-1");
 const CURRENT_VERSION: HeaderValue = HeaderValue::from_static("1.0.0");
 
-async fn headers(request: Request, next: Next) -> Response {
+/// Marks answers as those of the API.
+pub(super) async fn headers(request: Request, next: Next) -> Response {
     let is_get = request.method() == Method::GET;
     let mut response = next.run(request).await;
     let headers = response.headers_mut();

@@ -361,6 +361,28 @@ async fn configuration(
     }
 }
 
+/// The image that a workspace chooses has to be one that its pool offers.
+async fn check_image(
+    connection: &mut Connection,
+    workspace: &WorkspaceRecord,
+    pool: &AgentPoolId,
+) -> Result<()> {
+    let Some(pool) = pools::get(connection, pool).await? else {
+        return Ok(());
+    };
+    match pool.settings.image_for(&workspace.settings) {
+        Ok(_) => Ok(()),
+        Err(image) => Err(ApiError::attribute(
+            "sandbox-image",
+            format!(
+                "Workspace {} wants the sandbox image {image}, which is not on the list of agent pool {}: add it to the \
+                 pool's `sandbox` attribute as one of its `images`, or choose another one",
+                workspace.name, pool.name
+            ),
+        )),
+    }
+}
+
 /// The pool that a run of the workspace goes to.
 async fn pool(app: &App, connection: &mut Connection, workspace: &WorkspaceRecord) -> Result<AgentPoolId> {
     match workspace.effective.execution_mode {
@@ -464,6 +486,7 @@ pub(in crate::http) async fn create(
         .may_in_workspace(&workspace.id, &workspace.project_id, applies);
     let configuration = configuration(&mut connection, &workspace, &body).await?;
     let pool_id = pool(&app, &mut connection, &workspace).await?;
+    check_image(&mut connection, &workspace, &pool_id).await?;
     drop(connection);
     let cloud = is_cloud_block(&headers);
     let id = RunId::from_random(app.db.entropy().draw());

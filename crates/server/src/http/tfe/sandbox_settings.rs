@@ -2,35 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
-use terrapool_protocol::job::{Limits, SandboxNetwork};
-use terrapool_store::pools::{MaximumLimits, PoolSettings};
+use serde_json::{Map, Value, json};
+use terrapool_model::image::PinnedImage;
+use terrapool_protocol::job::{Limit, SandboxNetwork};
+use terrapool_store::pools::PoolSettings;
 use terrapool_tfe::request::{Field, Item};
 
 use crate::http::answer::Result;
 use crate::http::error::ApiError;
 
-/// Smallest memory of a sandbox in MiB: below it no engine starts.
-const LEAST_MEMORY: u64 = 128;
-const MOST_MEMORY: u64 = 1 << 20;
-const LEAST_CPU: u64 = 100;
-const MOST_CPU: u64 = 256_000;
-
 /// The settings as the API shows them.
 pub(super) fn shown(settings: &PoolSettings) -> Value {
-    let Limits {
-        memory_mb,
-        cpu_millis,
-        pids,
-    } = settings.default_limits;
-    json!({
-        "network": settings.sandbox_network,
-        "memory-mb": memory_mb,
-        "cpu-millis": cpu_millis,
-        "processes": pids,
-        "maximum-memory-mb": settings.maximum_limits.memory_mb,
-        "maximum-cpu-millis": settings.maximum_limits.cpu_millis,
-    })
+    let mut shown = Map::from_iter([
+        ("network".to_owned(), json!(settings.sandbox_network)),
+        ("image".to_owned(), json!(settings.image)),
+        ("images".to_owned(), json!(settings.images)),
+    ]);
+    for limit in Limit::ALL {
+        let (value, most) = (
+            limit.get(&settings.default_limits),
+            settings.maximum_limits.get(limit),
+        );
+        shown.insert(limit.setting().to_owned(), json!(value));
+        shown.insert(limit.maximum_setting().to_owned(), json!(most));
+    }
+    Value::Object(shown)
 }
 
 /// The settings after a request; `None` when it does not speak of them. What it does not name stays.
@@ -44,37 +40,42 @@ pub(super) fn requested(item: &Item, settings: &PoolSettings) -> Result<Option<P
     };
     let mut next = settings.clone();
     for (name, value) in &named {
-        match name.as_str() {
-            "network" => next.sandbox_network = network(value)?,
-            "memory-mb" => next.default_limits.memory_mb = number(name, value, LEAST_MEMORY, MOST_MEMORY)?,
-            "cpu-millis" => next.default_limits.cpu_millis = number(name, value, LEAST_CPU, MOST_CPU)?,
-            "processes" => {
-                let processes = number(name, value, 64, 1 << 16)?;
-                next.default_limits.pids = u32::try_from(processes).unwrap_or(u32::MAX);
+        let as_maximum = name.strip_prefix("maximum-");
+        let limit = Limit::of(as_maximum.unwrap_or(name));
+        match (name.as_str(), as_maximum, limit) {
+            ("network", _, _) => next.sandbox_network = network(value)?,
+            ("image", _, _) => {
+                next.image = pinned::<Option<PinnedImage>>(name, value)?.map(String::from);
             }
-            "maximum-memory-mb" => {
-                next.maximum_limits.memory_mb = maximum(name, value, LEAST_MEMORY, MOST_MEMORY)?;
+            ("images", _, _) => next.images = pinned(name, value)?,
+            (_, Some(_), Some(limit)) => {
+                let most = if value.is_null() {
+                    None
+                } else {
+                    Some(number(name, value, limit)?)
+                };
+                next.maximum_limits.set(limit, most);
             }
-            "maximum-cpu-millis" => {
-                next.maximum_limits.cpu_millis = maximum(name, value, LEAST_CPU, MOST_CPU)?;
-            }
-            other => {
+            ("silence-seconds", _, _) if value.is_null() => next.default_limits.silence_seconds = None,
+            (_, None, Some(limit)) => limit.set(&mut next.default_limits, number(name, value, limit)?),
+            _ => {
+                let known = Limit::ALL.map(Limit::setting).join(", ");
                 return Err(wrong(format!(
-                    "Sandbox has no `{other}`: there are network, memory-mb, cpu-millis, processes, \
-                     maximum-memory-mb, maximum-cpu-millis"
+                    "Sandbox has no `{name}`: there are network, image, images, {known}, and each of the limits with maximum- \
+                     before it"
                 )));
             }
         }
     }
-    let MaximumLimits {
-        memory_mb,
-        cpu_millis,
-    } = next.maximum_limits;
-    let above = |maximum: Option<u64>, value: u64| maximum.is_some_and(|maximum| value > maximum);
-    if above(memory_mb, next.default_limits.memory_mb) || above(cpu_millis, next.default_limits.cpu_millis) {
-        return Err(wrong(
-            "Sandbox: memory-mb and cpu-millis can't be above the pool's own maximum",
-        ));
+    for limit in Limit::ALL {
+        if let (Some(value), Some(most)) = (limit.get(&next.default_limits), next.maximum_limits.get(limit))
+            && value > most
+        {
+            return Err(wrong(format!(
+                "Sandbox: {} can't be above the pool's own maximum",
+                limit.setting()
+            )));
+        }
     }
     Ok(Some(next))
 }
@@ -88,14 +89,13 @@ fn network(value: &Value) -> Result<SandboxNetwork> {
     })
 }
 
-fn maximum(name: &str, value: &Value, least: u64, most: u64) -> Result<Option<u64>> {
-    if value.is_null() {
-        return Ok(None);
-    }
-    number(name, value, least, most).map(Some)
+/// One image or a list of them, each named by its content.
+fn pinned<T: serde::de::DeserializeOwned>(name: &str, value: &Value) -> Result<T> {
+    T::deserialize(value).map_err(|error| wrong(format!("Sandbox: {name}: {error}")))
 }
 
-fn number(name: &str, value: &Value, least: u64, most: u64) -> Result<u64> {
+fn number(name: &str, value: &Value, limit: Limit) -> Result<u64> {
+    let (least, most) = limit.range();
     value
         .as_u64()
         .filter(|number| (least..=most).contains(number))

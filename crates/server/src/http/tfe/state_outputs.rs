@@ -121,7 +121,7 @@ fn read_the_state(version: &StateVersionId) -> Resource {
 }
 
 /// `GET workspaces/:id/current-state-version-outputs`: an empty list when there is no state; the CLI fails on 404.
-pub(super) async fn current(
+pub(in crate::http) async fn current(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -171,7 +171,7 @@ pub(super) async fn of_version(
 }
 
 /// `GET state-version-outputs/:id`
-pub(super) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
+pub(in crate::http) async fn show(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let version = version_of(&id).ok_or(ApiError::NotFound)?;
     let mut connection = app.db.read().await?;
     let record = super::state_versions::find(

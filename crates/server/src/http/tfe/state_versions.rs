@@ -135,7 +135,7 @@ pub(super) async fn show(
 }
 
 /// `GET workspaces/:id/current-state-version`
-pub(super) async fn current(
+pub(in crate::http) async fn current(
     State(app): AppState,
     caller: Caller,
     Path(id): Path<String>,
@@ -406,6 +406,14 @@ pub(super) fn new_key(app: &App, id: &StateVersionId, end: &str) -> Result<Objec
 }
 
 async fn store(app: &App, id: &StateVersionId, bytes: &[u8]) -> Result<StateContent> {
+    // Encrypted states are documents, too.
+    if !state::is_document(bytes) {
+        return Err(Problem::new(
+            "invalid state",
+            "The state is no JSON document: upload what `terraform state pull` or the state file gives",
+        )
+        .into());
+    }
     let key = new_key(app, id, "")?;
     let stored = app.objects.put(&key, id.as_str(), bytes).await?;
     let read = state::read(bytes);

@@ -64,6 +64,7 @@ pub(in crate::http) async fn details(caller: Caller) -> Result {
                 &attributes,
             ))))
         }
+        Principal::Run(_) => Err(ApiError::NotFound),
     }
 }
 
@@ -111,7 +112,7 @@ pub(in crate::http) async fn show(State(app): AppState, caller: Caller, Path(id)
         let shared = match &caller.principal {
             Principal::User(user) if user.site_admin => true,
             Principal::User(user) => users::share_organization(&mut connection, &user.id, &id).await?,
-            Principal::Organization(_) => false,
+            Principal::Organization(_) | Principal::Run(_) => false,
         };
         if !shared {
             return Err(ApiError::NotFound);

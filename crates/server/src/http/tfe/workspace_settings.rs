@@ -3,6 +3,9 @@
 use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 use terrapool_model::engine::{EngineKind, EngineVersion};
+use terrapool_model::image::{NotPinned, PinnedImage};
+use terrapool_protocol::job::Limit;
+use terrapool_store::pools::IMAGE_SETTING;
 use terrapool_store::workspaces::WorkspaceSettings;
 use terrapool_tfe::errors::Problem;
 use terrapool_tfe::request::{Field, Item};
@@ -139,20 +142,38 @@ fn apply_further(item: &Item, further: &mut Map<String, Value>) -> Result<(), Pr
     if patterns.is_some_and(|patterns| !patterns.is_empty()) {
         further.remove("trigger-prefixes");
     }
-    // Limits of the sandbox are settings of this product.
-    for name in ["memory-mb", "cpu-millis"] {
+    // Image and limits of the sandbox are settings of this product.
+    match item.attribute::<String>(IMAGE_SETTING)? {
+        Field::Absent => {}
+        Field::Null => {
+            further.remove(IMAGE_SETTING);
+        }
+        Field::Value(text) => {
+            let image: PinnedImage = text.parse().map_err(|error: NotPinned| {
+                Problem::attribute(IMAGE_SETTING, format!("Sandbox image: {error}"))
+            })?;
+            further.insert(IMAGE_SETTING.to_owned(), image.as_str().into());
+        }
+    }
+    for limit in Limit::ALL {
+        let name = limit.setting();
+        let (least, most) = limit.range();
         match item.attributes.get(name) {
             None => {}
             Some(Value::Null) => {
                 further.remove(name);
             }
-            Some(value) if value.as_u64().is_some_and(|number| number > 0) => {
+            Some(value)
+                if value
+                    .as_u64()
+                    .is_some_and(|number| (least..=most).contains(&number)) =>
+            {
                 further.insert(name.to_owned(), value.clone());
             }
             Some(_) => {
                 return Err(Problem::attribute(
                     name,
-                    format!("{name} has to be a whole number above zero"),
+                    format!("{name} has to be a whole number from {least} to {most}"),
                 ));
             }
         }

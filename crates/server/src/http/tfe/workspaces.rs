@@ -393,13 +393,13 @@ pub(super) async fn by_name(
     (organization, name): &(String, String),
     permission: WorkspacePermission,
 ) -> Result<WorkspaceRecord> {
-    let read = OrganizationPermission::Read;
-    let (organization, standing) =
-        auth::organization_and_standing(connection, caller, organization, read).await?;
-    workspaces::by_name(connection, &organization.id, name)
+    let organization =
+        auth::organization(connection, caller, organization, OrganizationPermission::Read).await?;
+    let record = workspaces::by_name(connection, &organization.id, name)
         .await?
-        .filter(|record| standing.may_in_workspace(&record.id, &record.project_id, permission))
-        .ok_or(ApiError::NotFound)
+        .ok_or(ApiError::NotFound)?;
+    auth::require_in_workspace(connection, caller, &record, permission).await?;
+    Ok(record)
 }
 
 /// `GET workspaces/:id`
@@ -535,16 +535,4 @@ async fn updated(
     Ok(Answer::ok(Document::one(
         resource(&mut connection, caller, &record).await?,
     )))
-}
-
-/// `GET workspaces/:id/relationships/remote-state-consumers`: none but by `global-remote-state`.
-pub(in crate::http) async fn remote_state_consumers(
-    State(app): AppState,
-    caller: Caller,
-    Path(id): Path<String>,
-    params: Params,
-) -> Result {
-    let mut connection = app.db.read().await?;
-    auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
-    Ok(Answer::ok(params.paged(Vec::new(), 0)))
 }

@@ -4,6 +4,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::json;
+use terrapool_model::image::{NotPinned, PinnedImage};
 use terrapool_model::time::{Millis, Timestamp};
 use terrapool_protocol::job::SandboxNetwork;
 use terrapool_store::db::Connection;
@@ -127,7 +128,14 @@ fn changed(settings: &PoolSettings, fields: &Fields) -> Result<PoolSettings, Str
     {
         return Err("Memory and CPU can't be above the pool's own maximum".to_owned());
     }
-    settings.image = fields.some("image");
+    settings.image = match fields.some("image") {
+        // One that was set before it had to be pinned may stay.
+        Some(image) if settings.image.as_ref() != Some(&image) => {
+            let pinned: PinnedImage = image.parse().map_err(|error: NotPinned| error.to_string())?;
+            Some(pinned.into())
+        }
+        same => same,
+    };
     settings.sandbox_network = network(fields.text("network"))
         .ok_or("What runs reach on the network has to be one of the choices")?;
     settings.times.grace_apply = Millis(number("grace", 1, "Time to stop")? * MINUTE);

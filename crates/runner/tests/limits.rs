@@ -1,0 +1,102 @@
+//! Limits that the runner keeps: what ends a job, what is said about it, and what is delivered all the same.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+
+use common::{Job, Sandbox, planned, scripted, scripted_plan};
+use terrapool_protocol::job::{FailureReason, Outcome};
+use terrapool_protocol::runner::ToRunner;
+
+fn failed(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Failed {
+            reason: FailureReason::Limit,
+            message,
+        } => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_engine_that_is_silent_for_too_long_is_stopped() {
+    let (sandbox, mut job) = scripted_plan("trap 'exit 1' INT; echo ready; while :; do sleep 0.05; done\n");
+    job.spec.limits.silence_seconds = Some(1);
+    let mut agent = sandbox.begin(&job);
+    let message = failed(agent.finish().outcome);
+    assert!(
+        message.contains("printed nothing for the 1 s") && message.contains("`silence-seconds`"),
+        "{message}"
+    );
+    assert!(agent.text().contains("ready") && agent.text().contains(&message));
+}
+
+#[test]
+fn an_engine_that_takes_too_long_is_stopped() {
+    let (sandbox, mut job) = scripted_plan("trap 'exit 1' INT; while :; do echo works; sleep 0.05; done\n");
+    job.spec.limits.plan_seconds = 2;
+    let mut agent = sandbox.begin(&job);
+    let message = failed(agent.finish().outcome);
+    assert!(
+        message.contains("longer than the 2 s") && message.contains("`plan-seconds`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_job_whose_preparation_takes_too_long_ends_before_its_engine_is_started() {
+    let sandbox = Sandbox::with_engine("#!/bin/sh\ntrap 'exit 1' INT\nwhile :; do sleep 0.05; done\n");
+    let mut job = Job::plan(&[("main.tf", "")]);
+    job.spec.limits.plan_seconds = 1;
+    let mut agent = sandbox.begin(&job);
+    let message = failed(agent.finish().outcome);
+    assert!(message.contains("`plan-seconds`"), "{message}");
+    assert!(!common::exists(&sandbox.paths.marker()));
+}
+
+#[test]
+fn case_15_at_four_fifths_of_its_memory_an_apply_is_interrupted_and_its_state_is_delivered() {
+    for (file, before, after) in [
+        ("memory.stat", "anon 1000\nfile 9\n", "anon 430000000\nfile 9\n"),
+        (
+            "memory/memory.stat",
+            "rss 1\ntotal_rss 1000\n",
+            "rss 1\ntotal_rss 430000000\n",
+        ),
+    ] {
+        let (mut sandbox, job) = scripted(
+            "trap 'echo \"{\\\"serial\\\":5,\\\"lineage\\\":\\\"l\\\"}\" > $F; exit 1' INT; echo ready; while :; do sleep 0.05; done\n",
+        );
+        let state = b"{\"serial\":4,\"lineage\":\"l\"}";
+        let (mut agent, _) = planned(&mut sandbox, &job, Some(state));
+        let path = sandbox.paths.cgroup.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, before).unwrap();
+        agent.send(&ToRunner::Go);
+        assert!(agent.until(|agent| agent.text().ends_with("ready\n")));
+        fs::write(&path, after).unwrap();
+        let ended = agent.finish();
+        let message = failed(ended.outcome);
+        assert!(
+            message.contains("410 MiB, which is 80 % of its 512 MiB") && message.contains("`memory-mb`"),
+            "{message}"
+        );
+        assert_eq!(ended.state.unwrap().serial, Some(5));
+    }
+}
+
+#[test]
+fn case_15_a_job_that_fills_the_disk_is_stopped() {
+    let (sandbox, mut job) = scripted_plan(
+        "trap 'exit 1' INT; head -c 80000000 /dev/urandom > fill; echo filled; while :; do sleep 0.05; done\n",
+    );
+    job.spec.limits.disk_mb = 64;
+    let mut agent = sandbox.begin(&job);
+    let message = failed(agent.finish().outcome);
+    assert!(
+        message.contains("of the 64 MiB that are allowed") && message.contains("`disk-mb`"),
+        "{message}"
+    );
+}

@@ -1,0 +1,2 @@
+-- Image of the job's sandbox; NULL is the agent's own.
+ALTER TABLE jobs ADD COLUMN image TEXT;

@@ -1,0 +1,237 @@
+//! Images of sandboxes: chosen by workspaces from the pool's list, named by digest, pulled with credentials that stay in
+//! the agent.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+use terrapool_testkit::installation::{Installation, free_port};
+use terrapool_testkit::wait::until;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, Command};
+
+const CONFIGURATION: &str = "resource \"terraform_data\" \"a\" { input = \"a\" }\n";
+
+/// bcrypt of `registry-secret-4711`.
+const HTPASSWD: &str = "ada:$2b$05$abcdefghijklmnopqrstuuh6kAQOMZXEVGrNWFwm0uH2DxcY607Oq\n";
+const PASSWORD: &str = "registry-secret-4711";
+
+async fn docker(arguments: &[&str]) -> (bool, String) {
+    let output = Command::new("docker")
+        .args(arguments)
+        .output()
+        .await
+        .expect("the docker client is there");
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).trim().to_owned(),
+    )
+}
+
+/// An image with one file and nothing that could run; it is removed at the end.
+struct Image(String);
+
+impl Image {
+    async fn scratch(content: &str) -> Self {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive
+            .append_data(&mut header, "content", content.as_bytes())
+            .expect("memory takes everything");
+        let bytes = archive.into_inner().expect("memory takes everything");
+        let mut import = Command::new("docker")
+            .args(["import", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the docker client is there");
+        let mut input = import.stdin.take().expect("the input is a pipe");
+        input.write_all(&bytes).await.expect("docker reads the image");
+        drop(input);
+        let output = import.wait_with_output().await.expect("docker ends");
+        let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(id.starts_with("sha256:"), "{id}");
+        Self(id)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("docker")
+            .args(["rmi", "-f", &self.0])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+/// A registry that asks for a password.
+struct Registry {
+    server: Child,
+    host: String,
+    folder: tempfile::TempDir,
+}
+
+impl Registry {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let host = format!("127.0.0.1:{}", free_port());
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(path("htpasswd"), HTPASSWD).expect("a file can be written");
+        let configuration = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\nauth:\n  htpasswd:\n    realm: tests\n    path: {}\n",
+            path("data"),
+            path("htpasswd")
+        );
+        std::fs::write(path("registry.yml"), configuration).expect("a file can be written");
+        let auth = base64::engine::general_purpose::STANDARD.encode(format!("ada:{PASSWORD}"));
+        let client = json!({"auths": {host.as_str(): {"auth": auth}}});
+        std::fs::write(path("config.json"), client.to_string()).expect("a file can be written");
+        let server = Command::new("docker-registry")
+            .args(["serve", &path("registry.yml")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("docker-registry is there");
+        let ready = until(Duration::from_secs(60), async || {
+            tokio::net::TcpStream::connect(&host).await.ok()
+        });
+        assert!(ready.await.is_some(), "the registry does not listen");
+        Self { server, host, folder }
+    }
+
+    /// Pushes an image and returns its name there, by digest. The container engine forgets that it had it.
+    async fn push(&self, image: &Image, name: &str) -> String {
+        let tag = format!("{}/{name}:1", self.host);
+        let (tagged, text) = docker(&["tag", &image.0, &tag]).await;
+        assert!(tagged, "{text}");
+        let config = self.folder.path().display().to_string();
+        let (pushed, text) = docker(&["--config", &config, "push", &tag]).await;
+        assert!(pushed, "{text}");
+        let (_, digest) = docker(&["inspect", "-f", "{{index .RepoDigests 0}}", &tag]).await;
+        let (removed, text) = docker(&["rmi", "-f", &image.0]).await;
+        assert!(removed, "{text}");
+        digest
+    }
+
+    fn credentials(&self) -> String {
+        self.folder.path().join("config.json").display().to_string()
+    }
+}
+
+struct Site {
+    installation: Installation,
+    pool: String,
+    token: String,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let installation = Installation::start().await;
+        let (pool, token) = installation.create_pool("private").await;
+        Self {
+            installation,
+            pool,
+            token,
+        }
+    }
+
+    async fn offer(&self, images: &[&str]) {
+        let body = json!({"data": {"type": "agent-pools", "attributes": {"sandbox": {"images": images}}}});
+        let path = format!("/agent-pools/{}", self.pool);
+        self.installation.patch(&path, &body).await;
+    }
+
+    /// A run of a workspace that chooses an image: its id, or the answer that refuses it.
+    async fn run(&self, workspace: &str, image: &str) -> Result<String, Value> {
+        let attributes = json!({"execution-mode": "agent", "agent-pool-id": self.pool, "auto-apply": true,
+            "sandbox-image": image});
+        let workspace = self
+            .installation
+            .workspace(workspace, &attributes, CONFIGURATION)
+            .await;
+        let body = json!({"data": {"type": "runs", "attributes": {"auto-apply": true}, "relationships":
+            {"workspace": {"data": {"type": "workspaces", "id": workspace.id}}}}});
+        let (status, answer) = self.installation.call("POST", "/runs", Some(&body)).await;
+        if status == 201 {
+            Ok(answer["data"]["id"].as_str().expect("a run has an id").to_owned())
+        } else {
+            Err(answer)
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_image_without_anything_in_it_will_do_and_only_the_pools_list_can_be_chosen_from() {
+    let site = Site::start().await;
+    for profile in ["default", "root"] {
+        let image = Image::scratch(&format!("scratch of the {profile} profile")).await;
+        let environment = [("TERRAPOOL_AGENT_USER", profile)];
+        let mut agent = site
+            .installation
+            .start_agent(profile, &site.token, &environment)
+            .await;
+        let refused = site
+            .run(&format!("unlisted-{profile}"), &image.0)
+            .await
+            .unwrap_err();
+        assert!(refused.to_string().contains("not on the list"), "{refused}");
+        site.offer(&[&image.0]).await;
+        let run = site
+            .run(&format!("listed-{profile}"), &image.0)
+            .await
+            .expect("it is listed");
+        site.installation.run_reaches(&run, "applied").await;
+        agent.signal("TERM").await;
+        agent.wait().await;
+    }
+}
+
+#[tokio::test]
+async fn an_image_of_a_private_registry_is_pulled_with_the_agents_credentials_and_the_run_tells_of_it() {
+    let site = Site::start().await;
+    let mut registry = Registry::start().await;
+    let image = Image::scratch("an image of a private registry").await;
+    let pinned = registry.push(&image, "team/sandbox").await;
+    let missing = format!("{}/team/sandbox@sha256:{}", registry.host, "0".repeat(64));
+    site.offer(&[&pinned, &missing]).await;
+
+    // Without credentials: the run says what happened.
+    let mut agent = site.installation.start_agent("stranger", &site.token, &[]).await;
+    let run = site.run("stranger", &pinned).await.expect("it is listed");
+    assert_eq!(site.installation.run_ends(&run).await, "errored");
+    let log = site.installation.phase_log(&run, "plan").await;
+    assert!(
+        log.contains(&format!("the sandbox image {pinned} cannot be had")),
+        "{log}"
+    );
+    agent.signal("TERM").await;
+    agent.wait().await;
+
+    let credentials = registry.credentials();
+    let environment = [("TERRAPOOL_AGENT_REGISTRY_AUTH", credentials.as_str())];
+    let agent = site
+        .installation
+        .start_agent("known", &site.token, &environment)
+        .await;
+    let run = site.run("known", &pinned).await.expect("it is listed");
+    site.installation.run_reaches(&run, "applied").await;
+    let log = site.installation.phase_log(&run, "plan").await;
+    assert!(
+        log.contains(&format!("Pulled the sandbox image {pinned}")),
+        "{log}"
+    );
+    assert!(!log.contains(PASSWORD) && !agent.log().contains(PASSWORD));
+
+    let run = site.run("missing", &missing).await.expect("it is listed");
+    assert_eq!(site.installation.run_ends(&run).await, "errored");
+    let log = site.installation.phase_log(&run, "plan").await;
+    assert!(log.contains(&missing), "{log}");
+    docker(&["rmi", "-f", &pinned]).await;
+    registry.server.kill().await.expect("the registry ends");
+}
