@@ -1,5 +1,7 @@
 //! Times in rows that have to follow the clock when it is set.
 
+use terrapool_model::time::Timestamp;
+
 use crate::db::{Connection, Tx};
 use crate::error::StoreError;
 use crate::values;
@@ -48,21 +50,37 @@ pub async fn follow_clock(tx: &mut Tx, set: i64, moved: i64) -> Result<i64, Stor
     Ok(total.saturating_add(by))
 }
 
-/// Contacts that lie in the future are taken for now.
+/// Whether a quarantine counts from a contact that lies in the future by more than clocks may differ.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn is_quarantine_ahead(connection: &mut Connection, now: Timestamp) -> Result<bool, StoreError> {
+    let row = connection
+        .fetch_optional(
+            "SELECT 1 AS one FROM workspaces JOIN jobs ON jobs.run_id = workspaces.lock_run_id \
+             WHERE workspaces.lock_state = 'lost' AND jobs.state IN ('running', 'lost') AND jobs.last_contact > $1 \
+             LIMIT 1",
+            values![Timestamp(now.0.saturating_add(TOLERANCE))],
+        )
+        .await?;
+    Ok(row.is_some())
+}
+
+/// Contacts that lie in the future are taken for now, and quarantines count from there.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn contacts_are_past(tx: &mut Tx) -> Result<(), StoreError> {
     let now = tx.now();
-    tx.execute(
-        "UPDATE jobs SET last_contact = $1 WHERE last_contact > $1 AND state IN ('leased', 'running')",
-        values![now],
-    )
-    .await?;
-    tx.execute(
+    for sql in [
+        "UPDATE workspaces SET lock_safe_at = lock_safe_at + $1 - \
+         (SELECT MAX(last_contact) FROM jobs WHERE run_id = lock_run_id AND state IN ('running', 'lost')) \
+         WHERE lock_state = 'lost' AND lock_safe_at IS NOT NULL AND EXISTS \
+         (SELECT 1 FROM jobs WHERE run_id = lock_run_id AND state IN ('running', 'lost') AND last_contact > $1)",
+        "UPDATE jobs SET last_contact = $1 WHERE last_contact > $1 AND state IN ('leased', 'running', 'lost')",
         "UPDATE agents SET last_ping_at = $1 WHERE last_ping_at > $1",
-        values![now],
-    )
-    .await?;
+    ] {
+        tx.execute(sql, values![now]).await?;
+    }
     Ok(())
 }

@@ -95,16 +95,20 @@ fn address(socket: &Path, database: &str) -> String {
 
 /// An empty PostgreSQL database, made from a template that has the schema.
 pub async fn postgres() -> TestDatabase {
-    let socket = &SERVER.get_or_init(start).await.socket;
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("test_{number}");
-    psql(socket, &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"));
-    let address = address(socket, &name);
+    let address = empty_postgres().await;
     TestDatabase {
         db: open(&address).await,
         address,
         _folder: None,
     }
+}
+
+/// The address of a new PostgreSQL database that has the schema.
+pub async fn empty_postgres() -> String {
+    let socket = &SERVER.get_or_init(start).await.socket;
+    let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    psql(socket, &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"));
+    address(socket, &name)
 }
 
 /// The folder with PostgreSQL's programs.

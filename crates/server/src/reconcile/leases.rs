@@ -84,8 +84,10 @@ impl Leases {
             job.last_contact
                 .is_some_and(|at| brakes::is_in_the_future(at, now))
         };
-        if held.iter().any(ahead) {
-            // The clock was set back while no process was looking; such a contact would keep its lease for ever.
+        let quarantine = deadlines::is_quarantine_ahead(&mut app.db.read().await?, now).await?;
+        if quarantine || held.iter().any(ahead) {
+            // The clock was set back while no process was looking; such a contact would keep its
+            // lease, or its quarantine, for as long again.
             app.db
                 .write::<_, StoreError, _>(|tx| Box::pin(deadlines::contacts_are_past(tx)))
                 .await?;

@@ -96,6 +96,23 @@ async fn interleaving_19_a_clock_that_is_set_lets_no_lease_and_no_quarantine_end
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_lasts_no_longer_when_the_clock_was_set_back_while_no_server_ran() {
+    let (plane, clock) = by_hand().await;
+    let mut agent = plane.agent("one").await;
+    let (run, apply) = plane.claimed_apply(&mut agent).await;
+    assert_eq!(apply.try_start().await.status, StatusCode::OK);
+    let mut leases = Leases::new();
+    turns(&plane, &clock, &mut leases, 700).await;
+    assert_eq!(plane.run(&run).await.status, RunStatus::Errored);
+    assert!(matches!(plane.lock().await, Lock::Lost { .. }));
+    // Another process begins to look after the clock was set.
+    clock.set(-3 * HOUR);
+    let mut leases = Leases::new();
+    turns(&plane, &clock, &mut leases, 45 * 60).await;
+    assert_eq!(plane.lock().await, Lock::Free);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_ends_before_the_server_has_listened_for_a_lease_after_it_stood_still() {
     let (plane, clock) = by_hand().await;
     let mut agent = plane.agent("one").await;
