@@ -280,10 +280,11 @@ pub async fn finish(tx: &mut Tx, id: &JobId, finish: &Finish) -> Result<Ended, F
         Outcome::EngineLost { message } => (ended(phase, finish, End::EngineLost), Some(message.clone())),
     };
     let mine = job.row.is_of(finish.generation, &finish.attempt);
-    if !matches!(finish.outcome, Outcome::NeverStarted { .. }) {
-        require_delivered(tx, &job, finish, mine).await?;
-    }
     let accepted = !loaded.run.status.is_terminal();
+    if !matches!(finish.outcome, Outcome::NeverStarted { .. }) {
+        let is_used = mine && accepted && job.row.is_held();
+        require_delivered(tx, &job, finish, is_used).await?;
+    }
     let recorded = RecordedEnd {
         outcome: finish.outcome.clone(),
         accepted,
@@ -326,12 +327,13 @@ fn ended(phase: Phase, finish: &Finish, end: End) -> Event {
     }
 }
 
-/// A superseded attempt's artifacts are nobody's; its state is wanted as any other, since no one else has it.
+/// Artifacts that no run will use are not asked for: they are not kept. The state is wanted from everybody, since no
+/// one else has it.
 async fn require_delivered(
     tx: &mut Tx,
     job: &JobRecord,
     finish: &Finish,
-    mine: bool,
+    is_used: bool,
 ) -> Result<(), FinishError> {
     let state_missing = match &finish.state {
         Some(mark) if job.row.phase == Phase::Apply => {
@@ -341,7 +343,7 @@ async fn require_delivered(
     };
     let mut artifacts_missing = Vec::new();
     for artifact in &finish.artifacts {
-        if !mine || artifact.name == ArtifactName::ProviderSchemas {
+        if !is_used || artifact.name == ArtifactName::ProviderSchemas {
             continue;
         }
         let stored = artifacts::get(tx, &job.id, artifact.name).await?;

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use terrapool_model::run::{Aftermath, RunStatus};
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{AttemptStage, Finished, StateFate, Verdict};
-use terrapool_protocol::job::{Outcome, Phase};
+use terrapool_protocol::job::{ArtifactName, Outcome, Phase};
 use terrapool_server::reconcile::Leases;
 use terrapool_store::runs::NewRun;
 use terrapool_testkit::agent::state_mark;
@@ -43,6 +43,32 @@ async fn a_silent_plan_is_made_again_and_the_old_attempt_is_told_to_stop(kind: D
         log.contains("first\n") && log.contains("second\n") && !log.contains("stopped"),
         "{log:?}"
     );
+}
+
+/// The archive of a plan that no run will apply is not kept, so the end of its attempt must not wait for it.
+async fn a_plan_that_was_lost_for_good_ends_although_its_archive_is_not_kept(kind: DatabaseKind) {
+    let plane = plane(kind).await;
+    let mut agent = plane.agent("one").await;
+    let (run, mut plan) = plane.planning(&mut agent, plane.seed.new_run()).await;
+    plane.seed.end_leases_at_once().await;
+    for tries in 1.. {
+        eventually("the plan is given up", async || {
+            Leases::new().expire(&plane.app).await.unwrap();
+            (plane.run(&run).await.status != RunStatus::Planning).then_some(())
+        })
+        .await;
+        if plane.run(&run).await.status == RunStatus::Errored {
+            break;
+        }
+        assert!(tries < 10, "it is tried for ever");
+        plane.usual_times().await;
+        plan = agent.take(Phase::Plan, &plane.attempt()).await;
+        plane.seed.end_leases_at_once().await;
+    }
+    let mut end = plan.end(Outcome::Succeeded { changes: true });
+    end.artifacts = vec![plan.artifact(ArtifactName::PlanArchive, b"archive").await];
+    let finished: Finished = plan.try_finish(&end).await.ok();
+    assert!(!finished.accepted);
 }
 
 async fn interleaving_11_a_lost_apply_finishes_late_and_frees_its_workspace(kind: DatabaseKind) {
@@ -90,5 +116,6 @@ async fn interleaving_11_a_lost_apply_finishes_late_and_frees_its_workspace(kind
 
 on_both!(
     a_silent_plan_is_made_again_and_the_old_attempt_is_told_to_stop,
+    a_plan_that_was_lost_for_good_ends_although_its_archive_is_not_kept,
     interleaving_11_a_lost_apply_finishes_late_and_frees_its_workspace,
 );
