@@ -16,6 +16,12 @@ use crate::world::{HostNumber, ProcessNumber};
 /// Memory of a sandbox, in MiB.
 const MEMORY_MB: u64 = 512;
 
+/// What a job needs.
+const SIZE: capacity::Size = capacity::Size {
+    memory_mb: MEMORY_MB,
+    cpu_millis: 1000,
+};
+
 /// What the journal tells of an attempt that is not over.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
@@ -146,6 +152,7 @@ impl Host {
         capacity::Held {
             jobs,
             memory_mb: u64::from(jobs) * (MEMORY_MB + capacity::OVERHEAD_MB),
+            cpu_millis: 0,
             resident_mb: 0,
         }
     }
@@ -155,12 +162,13 @@ impl Host {
             total_mb: 65_536,
             available_mb: 60_000,
             allowed_mb: None,
+            allowed_cpu_millis: None,
             concurrency: self.slots,
         }
     }
 
     pub(crate) fn free_slots(&self) -> u32 {
-        capacity::free_slots(self.machine(), self.held(), MEMORY_MB)
+        capacity::free_slots(self.machine(), self.held(), SIZE)
     }
 
     pub(crate) fn capacity(&self) -> Capacity {
