@@ -1,5 +1,7 @@
 //! The agent's loop: register, sync, hand offers to attempts, until it is told to end.
 
+mod report;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,12 +9,10 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use terrapool_agent_core::attempt::{Attempt, Boottime};
 use terrapool_agent_core::backoff;
-use terrapool_agent_core::capacity::{Held, OVERHEAD_MB, Size, free_memory, free_slots, reserve};
+use terrapool_agent_core::capacity::{Held, free_slots, reserve};
 use terrapool_model::id::AttemptId;
 use terrapool_model::time::Millis;
-use terrapool_protocol::agent::{
-    AttemptReport, Capacity, Register, Registered, Settings, Sync, SyncMode, Synced,
-};
+use terrapool_protocol::agent::{Register, Registered, Settings, SyncMode, Synced};
 use terrapool_protocol::job::{Limits, SandboxNetwork};
 use terrapool_protocol::secret::Secret;
 use tokio::sync::{Notify, mpsc, watch};
@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::attempt::{self, Handle, Session, Shared, Word};
 use crate::clock::{boottime, random};
 use crate::config::{self, Config};
-use crate::control::{self, Draining, JobStatus, Question, Request, Status};
+use crate::control::{self, Question, Request};
 use crate::control_plane::{CallError, ControlPlane};
 use crate::drivers::docker::{DockerDriver, DriverError, Place, WarmSandboxes};
 use crate::engines::{Engines, hex};
@@ -29,6 +29,7 @@ use crate::journal::{Journal, JournalError};
 use crate::schemas::SchemaCache;
 use crate::signals::{Signals, Told};
 use crate::supervisor::Supervisor;
+use report::{capacity, size};
 
 /// Why an agent ends, other than by being told to.
 #[derive(Debug, thiserror::Error)]
@@ -240,134 +241,7 @@ fn jittered(shortest: Millis, longest: Millis, failures: u32) -> Millis {
     backoff::wait(shortest, longest, failures, random)
 }
 
-fn size(limits: Limits) -> Size {
-    Size {
-        memory_mb: limits.memory_mb,
-        cpu_millis: limits.cpu_millis,
-    }
-}
-
-fn capacity(config: &Config, held: Held, job: Size, reserve_mb: u64) -> Capacity {
-    let host = host::read(config);
-    let free = free_slots(host, held, job);
-    Capacity {
-        slots: free + held.jobs,
-        free_slots: free,
-        memory_mb: free_memory(host, held) + held.memory_mb,
-        free_memory_mb: free_memory(host, held),
-        reserve_mb,
-    }
-}
-
 impl Service {
-    fn held(&self) -> Held {
-        let holding = self
-            .handles
-            .values()
-            .filter(|handle| handle.attempt.borrow().holds_slot());
-        holding.fold(Held::default(), |held, handle| Held {
-            jobs: held.jobs + 1,
-            memory_mb: held.memory_mb + handle.memory_mb + OVERHEAD_MB,
-            resident_mb: 0,
-            cpu_millis: held.cpu_millis + handle.cpu_millis,
-        })
-    }
-
-    fn capacity(&self) -> Capacity {
-        let reserve_mb = reserve(host::read(&self.config).total_mb);
-        let capacity = capacity(
-            &self.config,
-            self.held(),
-            size(self.settings.default_limits),
-            reserve_mb,
-        );
-        if *self.engine_answers.borrow() {
-            capacity
-        } else {
-            // Whatever was taken now would only be given back.
-            Capacity {
-                free_slots: 0,
-                free_memory_mb: 0,
-                ..capacity
-            }
-        }
-    }
-
-    /// Why no new jobs are taken; `None` when they are.
-    fn draining(&self) -> Option<Draining> {
-        if self.told > 0 {
-            Some(Draining::Ending)
-        } else if self.mode == SyncMode::FinishOnly {
-            Some(Draining::FinishOnly)
-        } else if self.drained {
-            Some(Draining::Local)
-        } else if self.drain_wanted {
-            Some(Draining::ControlPlane)
-        } else {
-            None
-        }
-    }
-
-    fn status(&self) -> Status {
-        let jobs = self.handles.values().map(|handle| {
-            let attempt = handle.attempt.borrow();
-            JobStatus {
-                job: attempt.job.clone(),
-                phase: attempt.phase,
-                stage: attempt.report().map(|report| report.stage),
-                memory_mb: handle.memory_mb,
-            }
-        });
-        Status {
-            agent: self
-                .registered
-                .as_ref()
-                .map(|registered| registered.agent.clone()),
-            name: self.config.name.clone(),
-            pool: self
-                .registered
-                .as_ref()
-                .map(|registered| registered.pool_name.clone()),
-            url: self.config.url.clone(),
-            version: self.body.version.clone(),
-            last_contact_ms: self.contact.map(|contact| boottime().since(contact).0),
-            trouble: self.trouble.clone(),
-            draining: self.draining(),
-            capacity: self.capacity(),
-            jobs: jobs.collect(),
-        }
-    }
-
-    /// What it does, in a line for the service manager.
-    fn summary(&self) -> String {
-        let place = match (&self.registered, &self.trouble) {
-            (_, Some(trouble)) => trouble.clone(),
-            (Some(registered), None) => format!("in pool {}", registered.pool_name),
-            (None, None) => "not registered yet".to_owned(),
-        };
-        let draining = if self.draining().is_some() {
-            ", takes no new ones"
-        } else {
-            ""
-        };
-        format!("{place}; {} jobs{draining}", self.handles.len())
-    }
-
-    fn report(&self, session: u64) -> Sync {
-        let attempts: Vec<AttemptReport> = self
-            .handles
-            .values()
-            .filter_map(|handle| handle.attempt.borrow().report())
-            .collect();
-        Sync {
-            session,
-            capacity: self.capacity(),
-            draining: self.told > 0 || self.drained,
-            hold: self.hold.min(self.settings.hold),
-            attempts,
-        }
-    }
-
     fn forget_ended(&mut self) {
         self.handles.retain(|_, handle| !handle.words.is_closed());
     }

@@ -1,5 +1,7 @@
 //! The steps of a job, from the unpacked bundle to what it leaves behind.
 
+mod phases;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,11 +10,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use sha2::{Digest, Sha256};
 use terrapool_model::engine::{Engine, EngineKind};
 use terrapool_protocol::job::{
-    Artifact, ArtifactName, FailureReason, JobSpec, Limit, Outcome, OutputFormat, PartName, Phase, PlanMode,
-    StateMark, Usage,
+    Artifact, ArtifactName, FailureReason, JobSpec, Limit, Outcome, PartName, Phase, StateMark, Usage,
 };
 use terrapool_protocol::runner::{FromRunner, RunnerStage, StopReason};
 
@@ -32,7 +32,6 @@ use crate::relay;
 use crate::remains;
 use crate::shared::{Cause, Shared, Status, Stop};
 use crate::spool::Spool;
-use crate::state::StateWatcher;
 use crate::usage::ControlGroup;
 
 /// What the agent sent as [`Work`](terrapool_protocol::runner::ToRunner::Work).
@@ -468,138 +467,6 @@ impl Job<'_> {
             );
             Failure::new(FailureReason::OutOfMemory, message)
         })
-    }
-
-    fn plan(&mut self, root: &Path, inventory: &Inventory) -> Result<Outcome, Halt> {
-        let spec = &self.work.spec;
-        let mut arguments = vec![
-            "plan".to_owned(),
-            "-input=false".into(),
-            "-detailed-exitcode".into(),
-        ];
-        arguments.push(format!("-out={}", self.shared.paths.plan_file().display()));
-        arguments.push(self.format_option().into());
-        match spec.mode {
-            PlanMode::Normal => {}
-            PlanMode::Destroy => arguments.push("-destroy".into()),
-            PlanMode::RefreshOnly => arguments.push("-refresh-only".into()),
-        }
-        if !spec.refresh {
-            arguments.push("-refresh=false".into());
-        }
-        arguments.extend(spec.targets.iter().map(|target| format!("-target={target}")));
-        arguments.extend(spec.replace.iter().map(|address| format!("-replace={address}")));
-        if spec.generate_config {
-            let path = self.shared.paths.plan().join("generated.tf");
-            arguments.push(format!("-generate-config-out={}", path.display()));
-        }
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let command = self.command(root, &arguments);
-        let kills = self.group.out_of_memory_kills();
-        let exit = self.engine_phase(root, command, &mut None)?;
-        let stop = self.shared.status().stop.clone();
-        if let Some(outcome) = self.ending(exit, &[0, 2], kills, stop) {
-            return Ok(outcome);
-        }
-        self.after_plan(root, inventory)?;
-        Ok(Outcome::Succeeded {
-            changes: exit.code == Some(2),
-        })
-    }
-
-    fn format_option(&self) -> &'static str {
-        match self.work.spec.output {
-            OutputFormat::Json => "-json",
-            OutputFormat::Plain => "-no-color",
-        }
-    }
-
-    /// The artifacts of a plan. The archive is packed while the engine shows the plan; the engine's own steps come one
-    /// after the other, because each of them may start every provider and memory is short.
-    fn after_plan(&mut self, root: &Path, inventory: &Inventory) -> Result<(), Halt> {
-        let manifest = self.manifest(root)?;
-        let lock = lock_file(root)?.unwrap_or_default();
-        let mut hasher = Sha256::new();
-        hasher.update(&lock);
-        hasher.update(self.work.engine_sha256.as_bytes());
-        let schemas_key = digest::hex(hasher);
-        let shared = Arc::clone(self.shared);
-        let plan = shared.paths.plan_file();
-        let plan = plan.to_string_lossy();
-        let (archive, json) = thread::scope(|scope| {
-            let archive = scope.spawn(|| plan_archive::pack(&shared.paths, root, inventory, &manifest));
-            let json = self.artifact(
-                root,
-                ArtifactName::PlanJson,
-                &["show", "-json", "-no-color", &plan],
-            );
-            (archive.join(), json)
-        });
-        let archive = archive
-            .map_err(|_| Failure::new(FailureReason::Internal, "The plan archive could not be packed."))??;
-        self.left.artifacts.push(archive);
-        self.left.artifacts.push(json?);
-        if !self.work.known_schemas.contains(&schemas_key) {
-            let schemas = self.artifact(
-                root,
-                ArtifactName::ProviderSchemas,
-                &["providers", "schema", "-json"],
-            )?;
-            self.left.artifacts.push(schemas);
-        }
-        self.left.schemas_key = Some(schemas_key);
-        Ok(())
-    }
-
-    /// Runs the engine with its standard output into an artifact.
-    fn artifact(&mut self, root: &Path, name: ArtifactName, arguments: &[&str]) -> Result<Artifact, Halt> {
-        let path = artifact_path(&self.shared.paths, name);
-        let failed = |error: io::Error| Failure::io("write", &path, &error);
-        let file = File::create(&path).map_err(failed)?;
-        let mut errors = Vec::new();
-        let command = self.command(root, arguments);
-        let exit = self.run(command, Output::File(file, &mut errors), |_| {})?;
-        if exit.code != Some(0) {
-            if self.shared.status().stop.is_some() {
-                return Err(Halt::Stopped);
-            }
-            self.spool.append(&errors);
-            let message = format!(
-                "`{} {}` failed: {}",
-                self.work.engine.kind,
-                arguments[0],
-                outcome::describe(exit)
-            );
-            return Err(Failure::new(FailureReason::Exit, message).into());
-        }
-        let (size, sha256) = digest::of_file(&path).map_err(failed)?;
-        Ok(Artifact { name, size, sha256 })
-    }
-
-    fn apply(&mut self, root: &Path, state: &StateFile) -> Result<Outcome, Halt> {
-        let watcher = StateWatcher::start(self.shared, state, root)?;
-        let mut status = self.shared.status();
-        while !status.go {
-            if status.stop.is_some() || status.released {
-                return Err(Halt::Stopped);
-            }
-            status = self.shared.wait_control(status);
-        }
-        drop(status);
-        let plan = self.shared.paths.plan_file();
-        let plan = plan.to_string_lossy();
-        let command = self.command(root, &["apply", "-input=false", self.format_option(), &plan]);
-        let kills = self.group.out_of_memory_kills();
-        let mut dump = None;
-        let result = self.engine_phase(root, command, &mut dump);
-        let stop = self.shared.status().stop.clone();
-        if self.shared.status().started {
-            self.left.state = watcher.finish(dump);
-        }
-        let exit = result?;
-        Ok(self
-            .ending(exit, &[0], kills, stop)
-            .unwrap_or(Outcome::Succeeded { changes: true }))
     }
 }
 

@@ -34,8 +34,21 @@ pub struct Config {
     pub packages_dir: Option<PathBuf>,
     /// Whether the server starts an agent for the shared pool.
     pub shared_agent: bool,
+    /// How `terraform login` comes to a token.
+    pub login: Login,
     /// Sizes of uploads.
     pub limits: Limits,
+}
+
+/// How `terraform login` comes to a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Login {
+    /// Through a browser on the same machine.
+    #[default]
+    Browser,
+    /// It is pasted: for people who work on machines without a browser.
+    Token,
 }
 
 /// How connections are encrypted.
@@ -93,6 +106,7 @@ impl Config {
             rate_limit: None,
             packages_dir: None,
             shared_agent: false,
+            login: Login::default(),
             limits: Limits::default(),
         }
     }
@@ -184,6 +198,7 @@ impl Config {
             rate_limit: flags.rate_limit.or(file.rate_limit).filter(|limit| *limit > 0),
             packages_dir: flags.packages_dir.clone().or(file.packages_dir),
             shared_agent: flags.shared_agent.or(file.shared_agent).unwrap_or(false),
+            login: flags.login.or(file.login).unwrap_or_default(),
             limits: Limits {
                 configuration_bytes: file
                     .limits
@@ -266,6 +281,9 @@ pub struct ConfigArgs {
     /// Whether the server starts the terrapool-agent beside its own program for the shared pool
     #[arg(long, env = "TERRAPOOL_SHARED_AGENT", value_name = "BOOL", global = true)]
     pub shared_agent: Option<bool>,
+    /// How `terraform login` comes to a token [default: browser]
+    #[arg(long, env = "TERRAPOOL_LOGIN", value_name = "WAY", global = true)]
+    pub login: Option<Login>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -284,6 +302,7 @@ struct ConfigFile {
     rate_limit: Option<u32>,
     packages_dir: Option<PathBuf>,
     shared_agent: Option<bool>,
+    login: Option<Login>,
     #[serde(default)]
     limits: LimitsFile,
 }

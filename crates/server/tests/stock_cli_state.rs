@@ -213,7 +213,7 @@ async fn backend_remote_keeps_its_state_here() {
 
 #[tokio::test]
 async fn login_takes_a_pasted_token() {
-    let plane = Installation::start().await;
+    let plane = Installation::start_with(&[("TERRAPOOL_LOGIN", "token")]).await;
     let cli = plane.cli("");
     std::fs::write(cli.home().join("cli.tfrc"), "").unwrap();
     let (code, answer) = login(&cli, &plane.host(), &plane.token).await;
@@ -232,6 +232,175 @@ async fn login(cli: &Cli, host: &str, token: &str) -> (Option<i32>, String) {
     running.write(&format!("{token}\n")).await;
     let ended = running.end().await;
     (ended.code, ended.output)
+}
+
+/// A browser that runs no scripts.
+struct Browser {
+    client: reqwest::Client,
+    cookies: Vec<String>,
+}
+
+impl Browser {
+    fn of(plane: &Installation) -> Self {
+        let ca = reqwest::Certificate::from_pem(&std::fs::read(plane.ca()).unwrap()).unwrap();
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .tls_certs_only([ca])
+            .build()
+            .unwrap();
+        Self {
+            client,
+            cookies: Vec::new(),
+        }
+    }
+
+    /// Where it leads, and what it shows.
+    async fn send(&mut self, request: reqwest::RequestBuilder) -> (String, String) {
+        let answer = request
+            .header("cookie", self.cookies.join("; "))
+            .send()
+            .await
+            .unwrap();
+        for cookie in answer.headers().get_all("set-cookie") {
+            let cookie = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
+            let name = cookie.split('=').next().unwrap().to_owned();
+            self.cookies.retain(|old| !old.starts_with(&format!("{name}=")));
+            self.cookies.push(cookie);
+        }
+        let location = answer.headers().get("location");
+        let location = location.map_or(String::new(), |to| to.to_str().unwrap().to_owned());
+        (location, answer.text().await.unwrap())
+    }
+
+    async fn open(&mut self, address: &str) -> (String, String) {
+        self.send(self.client.get(address)).await
+    }
+
+    /// Sends a form with what it holds already, and these fields.
+    async fn submit(&mut self, address: &str, page: &str, fields: &[(&str, &str)]) -> (String, String) {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        let form = page
+            .split_once(&format!("action=\"{}\"", path_of(address)))
+            .unwrap()
+            .1;
+        for input in form.split("</form>").next().unwrap().split("<input ").skip(1) {
+            let value = |name: &str| {
+                let rest = input.split_once(&format!("{name}=\""))?.1;
+                Some(
+                    rest.split('"')
+                        .next()?
+                        .replace("&amp;", "&")
+                        .replace("&#38;", "&"),
+                )
+            };
+            if let (Some(name), Some(value)) = (value("name"), value("value")) {
+                pairs.push((name, value));
+            }
+        }
+        for (name, value) in fields {
+            pairs.retain(|(old, _)| old != name);
+            pairs.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        let body: Vec<String> = pairs
+            .iter()
+            .map(|(name, value)| format!("{name}={}", encoded(value)))
+            .collect();
+        let request = self
+            .client
+            .post(address)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(body.join("&"));
+        self.send(request).await
+    }
+}
+
+fn path_of(address: &str) -> &str {
+    let rest = address.split_once("://").unwrap().1;
+    &rest[rest.find('/').unwrap()..]
+}
+
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    text.bytes()
+        .map(|byte| {
+            if plain(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn login_goes_through_the_browser() {
+    let plane = Installation::start().await;
+    plane.create_account("grace", "correct horse battery").await;
+    let cli = plane.cli("");
+    std::fs::write(cli.home().join("cli.tfrc"), "").unwrap();
+    std::fs::create_dir_all(cli.home().join(".terraform.d")).unwrap();
+    let mut running = cli.start(&["login", &plane.host()]);
+    running.wait_for("Only 'yes' will be accepted").await;
+    running.write("yes\n").await;
+    running.wait_for("code_challenge").await;
+    running.wait_for("\n").await;
+    let output = running.output();
+    let address = output
+        .split_whitespace()
+        .find(|word| word.contains("/app/oauth/authorize?"))
+        .unwrap()
+        // Where it finds no browser, it quotes the address.
+        .trim_matches(['\'', '"', '.'])
+        .to_owned();
+
+    let mut browser = Browser::of(&plane);
+    let (to_sign_in, _) = browser.open(&address).await;
+    assert!(to_sign_in.starts_with("/sign-in"), "{to_sign_in}");
+    let sign_in = format!("{}/sign-in", plane.url());
+    let (_, page) = browser.open(&format!("{}{to_sign_in}", plane.url())).await;
+    let fields = [("login", "grace"), ("password", "correct horse battery")];
+    let (back, _) = browser.submit(&sign_in, &page, &fields).await;
+    let (_, page) = browser.open(&format!("{}{back}", plane.url())).await;
+    assert!(page.contains("Give terraform a token of yours?"), "{page}");
+    let authorize = format!("{}/app/oauth/authorize", plane.url());
+    let (to_terraform, _) = browser.submit(&authorize, &page, &[]).await;
+    assert!(to_terraform.starts_with("http://localhost:100"), "{to_terraform}");
+    browser.open(&to_terraform).await;
+    let ended = running.end().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+
+    let kept = std::fs::read_to_string(cli.home().join(".terraform.d/credentials.tfrc.json")).unwrap();
+    let kept: Value = serde_json::from_str(&kept).unwrap();
+    let token = kept["credentials"][plane.host()]["token"].as_str().unwrap();
+    let details = plane
+        .http()
+        .get(format!("{}/api/v2/account/details", plane.url()))
+        .bearer_auth(token)
+        .send()
+        .await
+        .unwrap();
+    let details: Value = serde_json::from_str(&details.text().await.unwrap()).unwrap();
+    assert_eq!(details["data"]["attributes"]["username"], "grace");
+
+    // The code was good for one token.
+    let code = to_terraform
+        .split_once("code=")
+        .unwrap()
+        .1
+        .split('&')
+        .next()
+        .unwrap();
+    let again = browser
+        .client
+        .post(format!("{}/oauth/token", plane.url()))
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(format!(
+            "grant_type=authorization_code&client_id=terraform-cli&code={code}&code_verifier=x"
+        ))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(again.status().as_u16(), 400);
 }
 
 #[tokio::test]

@@ -13,7 +13,9 @@ use terrapool_store::error::StoreError;
 use terrapool_store::gauges;
 
 use super::error::ApiError;
+use super::web::authorize;
 use crate::app::App;
+use crate::config::Login;
 use crate::http::routes::{Routes, get};
 use crate::packages::Fetch;
 
@@ -36,15 +38,28 @@ async fn health(State(app): State<App>) -> Response {
     }
 }
 
-/// Service discovery. Exactly these keys: the CLI's backend "remote" wants `tfe.v2.1`, the provider `tfe.v2.2`.
-async fn discovery() -> Response {
-    Json(json!({
+/// Service discovery. The CLI's backend "remote" wants `tfe.v2.1`, the provider `tfe.v2.2`; with `login.v1` its `login`
+/// goes through the browser, without it asks for a token to be pasted.
+async fn discovery(State(app): State<App>) -> Response {
+    let mut services = json!({
         "tfe.v2": "/api/v2/",
         "tfe.v2.1": "/api/v2/",
         "tfe.v2.2": "/api/v2/",
         "state.v2": "/api/v2/",
-    }))
-    .into_response()
+    });
+    match app.config.login {
+        Login::Token => {}
+        Login::Browser => {
+            services["login.v1"] = json!({
+                "client": authorize::CLIENT,
+                "grant_types": ["authz_code"],
+                "authz": authorize::AUTHORIZE,
+                "token": authorize::TOKEN,
+                "ports": authorize::PORTS,
+            });
+        }
+    }
+    Json(services).into_response()
 }
 
 /// What the commands of a pool's pages add to a package's address.

@@ -254,6 +254,8 @@ const POLICY: &str = "
 /app/{org}/agent-pools/{pool}/agents/{agent}/delete POST=owner
 /app/{org}/agent-pools/{pool}/agents/{agent}/drain POST=owner
 /app/{org}/agent-pools/{pool}/agents/{agent}/resume POST=owner
+/app/oauth/authorize GET=own POST=own
+/oauth/token POST=open
 /app/settings/profile GET=own POST=own
 /app/settings/password POST=own
 /app/settings/tokens GET=own POST=own

@@ -24,6 +24,7 @@ pub mod visitor;
 
 mod account;
 mod administration;
+pub(super) mod authorize;
 pub mod changes;
 mod events;
 mod failure;
@@ -37,10 +38,14 @@ mod watch;
 mod workspaces;
 
 /// What pages may load and do: their own files, nothing inline.
-const POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; \
-     base-uri 'none'; frame-ancestors 'none'",
-);
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+    base-uri 'none'; frame-ancestors 'none'; form-action ";
+
+/// The policy of a page whose forms, with what they lead to, go to these places.
+fn policy_with_form_action(places: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("{POLICY}{places}"))
+        .unwrap_or(HeaderValue::from_static("default-src 'none'"))
+}
 
 /// The routes.
 pub fn router(app: &App) -> Routes {
@@ -52,9 +57,13 @@ pub fn router(app: &App) -> Routes {
         .merge(pools::routes())
         .merge(organizations::routes())
         .merge(account::routes())
+        .merge(authorize::routes())
         .merge(administration::routes())
         .around(|router| router.layer(middleware::from_fn_with_state(app.clone(), dress)));
-    Routes::new().merge(assets::routes()).merge(pages)
+    Routes::new()
+        .merge(assets::routes())
+        .merge(authorize::token_routes())
+        .merge(pages)
 }
 
 /// Gives pages their headers, and failures their page.
@@ -79,7 +88,9 @@ async fn dressed(app: &App, asked: &failure::Asked, mut response: Response) -> R
         response = failure::page(app, asked, response.status(), failure).await;
     }
     let headers = response.headers_mut();
-    headers.insert(CONTENT_SECURITY_POLICY, POLICY);
+    headers
+        .entry(CONTENT_SECURITY_POLICY)
+        .or_insert_with(|| policy_with_form_action("'self'"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));

@@ -39,6 +39,6 @@ fn tabs(current: &str) -> Vec<Tab> {
     .collect()
 }
 
-fn shell(visitor: &Visitor, title: &str) -> Shell {
+pub(super) fn shell(visitor: &Visitor, title: &str) -> Shell {
     Shell::new(visitor, Section::Account, title).behind("Account", "/app/settings/profile")
 }
