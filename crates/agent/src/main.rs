@@ -11,7 +11,8 @@ use terrapool_agent::config::{self, Config, Overrides};
 use terrapool_agent::configure::{self, Questions, Settings, Terminal};
 use terrapool_agent::control::{self, Request};
 use terrapool_agent::doctor::{self, Finding};
-use terrapool_agent::service;
+use terrapool_agent::service::{self, Lifetime};
+use terrapool_model::time::Millis;
 use tracing_subscriber::EnvFilter;
 
 /// Runs Terraform and OpenTofu jobs of a Terrapool agent pool in containers on this host.
@@ -31,6 +32,12 @@ enum Action {
         /// Write the log as JSON lines.
         #[arg(long, env = "TERRAPOOL_AGENT_LOG_JSON")]
         log_json: bool,
+        /// End after one job, for autoscalers that start an agent for each
+        #[arg(long, env = "TERRAPOOL_AGENT_ONCE", conflicts_with = "idle_exit")]
+        once: bool,
+        /// End after so many seconds without a job, for autoscalers
+        #[arg(long, env = "TERRAPOOL_AGENT_IDLE_EXIT", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        idle_exit: Option<u64>,
     },
     /// Write the configuration: what is named is changed, everything else stays. Asks when nothing is named.
     Configure(Box<Settings>),
@@ -94,10 +101,23 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
         .install_default()
         .map_err(|_| anyhow::anyhow!("the cryptography library was set up twice"))?;
     match action {
-        Action::Run { overrides, log_json } => {
+        Action::Run {
+            overrides,
+            log_json,
+            once,
+            idle_exit,
+        } => {
             start_log(log_json);
-            let config = Config::load(&overrides)?;
-            service::run(config).await?;
+            let mut config = Config::load(&overrides)?;
+            let lifetime = match (once, idle_exit) {
+                (true, _) => Lifetime::Once,
+                (false, Some(seconds)) => Lifetime::UntilIdle(Millis::from_seconds(seconds)),
+                (false, None) => Lifetime::UntilTold,
+            };
+            if once {
+                config.concurrency = 1;
+            }
+            service::run(config, lifetime).await?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Documentation { folder } => {

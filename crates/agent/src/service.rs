@@ -1,18 +1,20 @@
 //! The agent's loop: register, sync, hand offers to attempts, until it is told to end.
 
+mod lifetime;
 mod report;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use terrapool_agent_core::attempt::{Attempt, Boottime};
+use terrapool_agent_core::attempt::{Attempt, Boottime, State};
 use terrapool_agent_core::backoff;
 use terrapool_agent_core::capacity::{Held, free_slots, reserve};
 use terrapool_model::id::AttemptId;
 use terrapool_model::time::Millis;
-use terrapool_protocol::agent::{Register, Registered, Settings, SyncMode, Synced};
+use terrapool_protocol::agent::{Register, Registered, Settings, Sync, SyncMode, Synced};
 use terrapool_protocol::job::{Limits, SandboxNetwork};
 use terrapool_protocol::secret::Secret;
 use tokio::sync::{Notify, mpsc, watch};
@@ -29,6 +31,8 @@ use crate::journal::{Journal, JournalError};
 use crate::schemas::SchemaCache;
 use crate::signals::{Signals, Told};
 use crate::supervisor::Supervisor;
+pub use lifetime::Lifetime;
+use lifetime::Span;
 use report::{capacity, size};
 
 /// Why an agent ends, other than by being told to.
@@ -66,6 +70,9 @@ pub enum ServiceError {
 /// Shortest hold, for networks that cut idle connections early.
 const HOLD_MIN: Millis = Millis(5000);
 
+/// An agent that ends waits so long for the answer to its last word.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 struct Service {
     config: Config,
     shared: Arc<Shared>,
@@ -90,6 +97,10 @@ struct Service {
     pause: Option<tokio::time::Instant>,
     /// Whether the container engine answers.
     engine_answers: watch::Receiver<bool>,
+    /// How long it works by itself.
+    span: Span,
+    /// It has worked so long.
+    is_spent: bool,
     supervisor: Supervisor,
 }
 
@@ -146,7 +157,7 @@ fn open_data_dir(path: &Path) -> std::io::Result<Secret> {
 ///
 /// # Errors
 /// [`ServiceError`] when it cannot work at all.
-pub async fn run(config: Config) -> Result<(), ServiceError> {
+pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError> {
     let data_dir = |source| ServiceError::DataDir {
         path: config.data_dir.clone(),
         source,
@@ -206,10 +217,13 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
         trouble: None,
         pause: None,
         engine_answers,
+        span: Span::new(lifetime, boottime()),
+        is_spent: false,
         supervisor: Supervisor::start(),
     };
     service.supervisor.ready();
     let ended = service.serve(&mut signals, &mut questions).await;
+    service.say_goodbye().await;
     service.shared.warm.close().await;
     ended
 }
@@ -246,6 +260,31 @@ impl Service {
         self.handles.retain(|_, handle| !handle.words.is_closed());
     }
 
+    /// Whether it takes no more jobs, and ends once it holds none.
+    fn ends(&self) -> bool {
+        self.told > 0 || self.is_spent
+    }
+
+    /// Whether it holds a job, or delivers what one left.
+    fn holds_job(&self) -> bool {
+        self.handles
+            .values()
+            .any(|handle| handle.attempt.borrow().state != State::Claiming)
+    }
+
+    /// An agent that leaves nothing behind says so, and is shown as ended instead of lost. It is only a courtesy.
+    async fn say_goodbye(&self) {
+        let Some(registered) = self.registered.as_ref().filter(|_| self.handles.is_empty()) else {
+            return;
+        };
+        let sync = Sync {
+            hold: Millis::ZERO,
+            ..self.report(registered.session)
+        };
+        let call = self.shared.control_plane.sync(&registered.session_token, &sync);
+        let _ = tokio::time::timeout(GOODBYE, call).await;
+    }
+
     async fn serve(
         &mut self,
         signals: &mut Signals,
@@ -254,7 +293,13 @@ impl Service {
         loop {
             self.forget_ended();
             self.supervisor.turn(&self.summary());
-            let ending = self.told > 0 || self.mode == SyncMode::FinishOnly;
+            let holds_job = self.holds_job();
+            if !self.ends() && self.span.is_over(holds_job, boottime()) {
+                tracing::info!("worked as long as it was to: taking no more jobs");
+                self.is_spent = true;
+                self.shared.warm.drain().await;
+            }
+            let ending = self.ends() || self.mode == SyncMode::FinishOnly;
             if ending && self.handles.is_empty() {
                 tracing::info!("everything is finished; ending");
                 return Ok(());
@@ -262,6 +307,7 @@ impl Service {
             let shared = Arc::clone(&self.shared);
             let paused = self.pause.is_some();
             let mut engine_answers = self.engine_answers.clone();
+            let look_again = self.span.look_again(boottime());
             let heard = tokio::select! {
                 // What it can take has changed.
                 Ok(()) = engine_answers.changed(), if !paused => Heard::Changed,
@@ -269,6 +315,7 @@ impl Service {
                 () = shared.changed.notified(), if !paused => Heard::Changed,
                 told = signals.next() => Heard::Told(told),
                 Some(question) = questions.recv() => Heard::Asked(question),
+                () = tokio::time::sleep(look_again), if !self.ends() => Heard::Changed,
             };
             match heard {
                 Heard::Registered(Ok(registered)) => self.begin(*registered),
@@ -456,7 +503,7 @@ impl Service {
             self.drain_wanted = synced.drain;
         }
         // To an agent that said itself that it takes nothing, this is only the echo.
-        let mode = if self.told > 0 || self.drained {
+        let mode = if self.ends() || self.drained {
             SyncMode::Normal
         } else {
             synced.mode

@@ -1,7 +1,8 @@
-//! A control plane that is stopped while agents are connected.
+//! A control plane that is stopped while agents are connected, and agents that end by themselves.
 
 use std::time::Duration;
 
+use serde_json::json;
 use terrapool_testkit::installation::Installation;
 use terrapool_testkit::wait::until;
 
@@ -27,4 +28,24 @@ async fn the_server_stops_at_once_with_agents_connected_and_they_come_back() {
     })
     .await;
     assert!(ended.is_some(), "the agent did not come back");
+}
+
+#[tokio::test]
+async fn agents_of_an_autoscaler_end_after_one_job_or_when_there_is_none() {
+    let installation = Installation::start().await;
+    let token = installation.admin(&["create-agent-token", "--shared"]).await;
+    let idle_exit = [("TERRAPOOL_AGENT_IDLE_EXIT", "1")];
+    let mut idle = installation.start_agent("idle", &token, &idle_exit).await;
+    assert_eq!(idle.wait().await, Some(0), "{}", idle.log());
+
+    let mut once = installation
+        .start_agent("once", &token, &[("TERRAPOOL_AGENT_ONCE", "true")])
+        .await;
+    let workspace = installation
+        .workspace("one", &json!({}), "resource \"terraform_data\" \"a\" {}\n")
+        .await;
+    let run = installation.run(&workspace, &json!({"auto-apply": true})).await;
+    assert_eq!(once.wait().await, Some(0), "{}", once.log());
+    // Its plan was the one job; the apply waits for the next agent.
+    installation.run_reaches(&run, "apply_queued").await;
 }

@@ -65,7 +65,7 @@ impl Service {
 
     /// Why no new jobs are taken; `None` when they are.
     pub(super) fn draining(&self) -> Option<Draining> {
-        if self.told > 0 {
+        if self.ends() {
             Some(Draining::Ending)
         } else if self.mode == SyncMode::FinishOnly {
             Some(Draining::FinishOnly)
@@ -132,7 +132,7 @@ impl Service {
         Sync {
             session,
             capacity: self.capacity(),
-            draining: self.told > 0 || self.drained,
+            draining: self.ends() || self.drained,
             hold: self.hold.min(self.settings.hold),
             attempts,
         }
