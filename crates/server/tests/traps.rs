@@ -5,6 +5,7 @@ mod common;
 
 use common::{Plane, id, run_body};
 use serde_json::{Value, json};
+use terrapool_server::config::Login;
 
 #[tokio::test]
 async fn t1_ping_tells_an_api_version_that_the_cloud_block_accepts() {
@@ -348,14 +349,22 @@ async fn t22_errors_have_their_status_as_text() {
     }
 }
 
-#[tokio::test]
-async fn discovery_names_exactly_the_services_that_there_are() {
-    let plane = Plane::start().await;
+async fn services(login: Login) -> Value {
+    let plane = Plane::start_with(|config| config.login = login).await;
     let answer = plane
         .send(plane.anonymous("GET", "/.well-known/terraform.json"))
         .await;
     assert!(answer.header("content-type").starts_with("application/json"));
-    let services = answer.expect(200);
-    let names: Vec<&String> = services.as_object().unwrap().keys().collect();
+    answer.expect(200)
+}
+
+#[tokio::test]
+async fn discovery_names_exactly_the_services_that_there_are() {
+    let pasted = services(Login::Token).await;
+    let names: Vec<&String> = pasted.as_object().unwrap().keys().collect();
     assert_eq!(names, ["state.v2", "tfe.v2", "tfe.v2.1", "tfe.v2.2"]);
+    let browser = services(Login::Browser).await;
+    let names: Vec<&String> = browser.as_object().unwrap().keys().collect();
+    assert_eq!(names, ["login.v1", "state.v2", "tfe.v2", "tfe.v2.1", "tfe.v2.2"]);
+    assert_eq!(browser["login.v1"]["grant_types"], json!(["authz_code"]));
 }
