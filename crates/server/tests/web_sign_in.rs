@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::Plane;
+use common::{Plane, id};
+use serde_json::{Value, json};
 use terrapool_protocol::secret::Secret;
 use terrapool_server::admin::{self, UserRequest};
 
@@ -479,4 +480,54 @@ async fn a_state_is_rolled_back_when_its_serial_is_typed() {
     // The lock that it took for this is given back.
     let seen = plane.get(&format!("workspaces/{workspace}")).await.expect(200);
     assert_eq!(seen["data"]["attributes"]["locked"], false);
+}
+
+#[tokio::test]
+async fn a_pools_page_saves_what_the_api_takes_and_nothing_of_what_it_refuses() {
+    let plane = Plane::start().await;
+    account(&plane, "grace", true).await;
+    let pool = json!({"data": {"type": "agent-pools", "attributes": {"name": "own"}}});
+    let pool = id(&plane
+        .post("organizations/acme/agent-pools", &pool)
+        .await
+        .expect(201));
+    let mut browser = Browser::new(&plane);
+    browser.sign_in("grace", PASSWORD).await;
+    let page = format!("/app/acme/agent-pools/{pool}/settings");
+    let token = browser.token(&page).await;
+    let form = |contact: &'static str| {
+        [
+            ("token", token.clone()),
+            ("name", "renamed".to_owned()),
+            ("memory", "1024".to_owned()),
+            ("cpu", "500".to_owned()),
+            ("image", String::new()),
+            ("network", "none".to_owned()),
+            ("grace", "5".to_owned()),
+            ("contact", contact.to_owned()),
+        ]
+    };
+    let send = async |browser: &mut Browser, fields: &[(&str, String)]| {
+        let fields: Vec<(&str, &str)> = fields
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        browser.post(&page, &fields).await
+    };
+    // Shorter than the lease of applies.
+    let refused = send(&mut browser, &form("1")).await;
+    assert_eq!(refused.status, 422);
+    assert!(refused.text.contains("apply-contact-limit"), "{}", refused.text);
+    let shown =
+        async || plane.get(&format!("agent-pools/{pool}")).await.expect(200)["data"]["attributes"].clone();
+    assert_eq!(shown().await["name"], "own", "nothing of it was saved");
+
+    let saved = send(&mut browser, &form("")).await;
+    assert_eq!(saved.status, 303, "{}", saved.text);
+    let pool = shown().await;
+    assert_eq!(pool["name"], "renamed");
+    assert_eq!(pool["sandbox"]["memory-mb"], 1024);
+    assert_eq!(pool["sandbox"]["network"], "none");
+    assert_eq!(pool["lease-times"]["apply-contact-limit"], Value::Null);
+    assert_eq!(pool["lease-times"]["apply-grace"], 300);
 }

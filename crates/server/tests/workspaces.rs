@@ -453,3 +453,45 @@ async fn locks_tell_who_holds_them() {
     let deleted = plane.delete(&format!("workspaces/{workspace}")).await;
     assert_eq!(deleted.status, 409);
 }
+
+#[tokio::test]
+async fn who_changes_a_project_or_the_tags_of_a_workspace_is_in_the_audit_log() {
+    let plane = Plane::start().await;
+    let project = json!({"data": {"type": "projects", "attributes": {"name": "network"}}});
+    let project = id(&plane
+        .post("organizations/acme/projects", &project)
+        .await
+        .expect(201));
+    let renamed = json!({"data": {"type": "projects", "attributes": {"name": "networks"}}});
+    plane
+        .patch(&format!("projects/{project}"), &renamed)
+        .await
+        .expect(200);
+    let workspace = plane.workspace("app").await;
+    let tags = json!({"data": [{"type": "tags", "attributes": {"name": "edge"}}]});
+    let path = format!("workspaces/{workspace}/relationships/tags");
+    plane.post(&path, &tags).await.expect(204);
+    let request = plane.request("DELETE", &path).body(tags.to_string());
+    plane.send(request).await.expect(204);
+
+    let organization = plane.get("organizations/acme").await.expect(200);
+    let organization = organization["data"]["attributes"]["external-id"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let mut connection = plane.running.app.db.read().await.unwrap();
+    let entries = terrapool_store::audit::newest(&mut connection, &organization, 50)
+        .await
+        .unwrap();
+    for (action, subject) in [
+        ("project.update", &project),
+        ("workspace.add-tags", &workspace),
+        ("workspace.remove-tags", &workspace),
+    ] {
+        let found = entries
+            .iter()
+            .any(|entry| entry.action == action && entry.subject == *subject);
+        assert!(found, "{action} in {entries:?}");
+    }
+}

@@ -68,7 +68,11 @@ fn image_tag(file: &Path) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     let text = String::from_utf8(output.stdout).unwrap();
-    text.trim().strip_prefix("Loaded image: ").unwrap().to_owned()
+    // An engine that holds the image already says so first.
+    let loaded = text.lines().find_map(|line| line.strip_prefix("Loaded image: "));
+    loaded
+        .unwrap_or_else(|| panic!("no image was loaded: {text}"))
+        .to_owned()
 }
 
 fn which(program: &str) -> bool {

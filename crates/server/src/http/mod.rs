@@ -15,6 +15,7 @@ use crate::app::App;
 
 pub mod agent;
 pub mod answer;
+pub mod audited;
 pub mod error;
 pub mod logs;
 pub mod ops;

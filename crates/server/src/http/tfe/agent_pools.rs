@@ -25,6 +25,7 @@ use super::{AppState, lease_times, sandbox_settings};
 use crate::app::App;
 use crate::auth::{self, Caller, OrganizationPermission, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited::{self, Entry};
 use crate::http::error::ApiError;
 
 impl From<PoolError> for ApiError {
@@ -336,28 +337,18 @@ pub(in crate::http) async fn update(
     )
     .await?;
     let change = requested(&mut connection, &organization.id, &body, &pool.settings).await?;
-    let (organization_id, actor) = (organization.id.clone(), caller.audit_name());
-    let pool = app
-        .db
-        .write(move |tx| {
-            let (id, change, actor) = (pool.id.clone(), change.clone(), actor.clone());
-            let organization = organization_id.clone();
-            Box::pin(async move {
-                let pool = pools::update(tx, &id, &change).await?;
-                audit::record(
-                    tx,
-                    Some(&organization),
-                    &actor,
-                    "agent-pool.update",
-                    id.as_str(),
-                    &json!({}),
-                )
-                .await?;
-                Ok::<_, ApiError>(pool)
-            })
-        })
-        .await
-        .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
+    let entry = Entry {
+        organization: organization.id.clone(),
+        action: "agent-pool.update",
+        subject: pool.id.to_string(),
+        detail: json!({"name": change.name, "settings": change.settings}),
+    };
+    let pool = audited::change(&app, &caller, entry, move |tx| {
+        let (id, change) = (pool.id.clone(), change.clone());
+        Box::pin(async move { Ok(pools::update(tx, &id, &change).await?) })
+    })
+    .await
+    .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
     Ok(Answer::ok(Document::one(
         resource(&app, &mut connection, &pool, &organization).await?,
     )))

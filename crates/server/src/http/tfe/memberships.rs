@@ -12,6 +12,7 @@ use terrapool_tfe::document::{Document, Kind, Resource};
 use super::AppState;
 use crate::auth::{self, Caller, OrganizationPermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited::{self, Entry};
 use crate::http::error::ApiError;
 
 /// A membership as clients see it.
@@ -172,21 +173,22 @@ pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(i
     let mut connection = app.db.read().await?;
     let record = find(&mut connection, &caller, &id, OrganizationPermission::Manage).await?;
     drop(connection);
-    let actor = caller.audit_name();
-    app.db
-        .write(move |tx| {
-            let (record, actor) = (record.clone(), actor.clone());
-            Box::pin(async move {
-                memberships::remove(tx, &record.organization_id, &record.user_id).await?;
-                if teams::count_owners(tx, &record.organization_id).await? == 0 {
-                    return Err(super::teams::last_owner());
-                }
-                let (organization, subject) = (Some(&record.organization_id), record.id.as_str());
-                let detail = json!({"user": record.username});
-                audit::record(tx, organization, &actor, "membership.delete", subject, &detail).await?;
-                Ok::<_, ApiError>(())
-            })
+    let entry = Entry {
+        organization: record.organization_id.clone(),
+        action: "membership.delete",
+        subject: record.id.to_string(),
+        detail: json!({"user": record.username}),
+    };
+    audited::change(&app, &caller, entry, move |tx| {
+        let (organization, user) = (record.organization_id.clone(), record.user_id.clone());
+        Box::pin(async move {
+            memberships::remove(tx, &organization, &user).await?;
+            if teams::count_owners(tx, &organization).await? == 0 {
+                return Err(super::teams::last_owner());
+            }
+            Ok(())
         })
-        .await?;
+    })
+    .await?;
     Ok(Answer::NoContent)
 }

@@ -18,6 +18,7 @@ use super::AppState;
 use super::execution::{self, Own};
 use crate::auth::{self, Caller, OrganizationPermission, ProjectPermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited::{self, Entry};
 use crate::http::error::ApiError;
 
 /// A project as clients see it.
@@ -229,14 +230,19 @@ pub(in crate::http) async fn update(
     }
     record.default_execution_mode = own.mode;
     record.default_agent_pool_id = own.pool;
+    let entry = Entry {
+        organization: record.organization_id.clone(),
+        action: "project.update",
+        subject: record.id.to_string(),
+        detail: json!({"name": record.name}),
+    };
     let changed = record.clone();
-    app.db
-        .write(move |tx| {
-            let record = changed.clone();
-            Box::pin(async move { Ok::<_, ApiError>(projects::update(tx, &record).await?) })
-        })
-        .await
-        .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
+    audited::change(&app, &caller, entry, move |tx| {
+        let record = changed.clone();
+        Box::pin(async move { Ok(projects::update(tx, &record).await?) })
+    })
+    .await
+    .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
     Ok(Answer::ok(Document::one(resource(
         &standing,
         &record,
@@ -255,28 +261,20 @@ pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(i
         )));
     }
     drop(connection);
-    let actor = caller.audit_name();
-    let deleted = app
-        .db
-        .write(move |tx| {
-            let (record, actor) = (record.clone(), actor.clone());
-            Box::pin(async move {
-                projects::delete(tx, &record.id).await?;
-                workspaces::forget_in_pools(tx, "allowed-project", record.id.as_str()).await?;
-                let organization = Some(&record.organization_id);
-                audit::record(
-                    tx,
-                    organization,
-                    &actor,
-                    "project.delete",
-                    record.id.as_str(),
-                    &json!({}),
-                )
-                .await?;
-                Ok::<_, ApiError>(())
-            })
+    let entry = Entry {
+        organization: record.organization_id.clone(),
+        action: "project.delete",
+        subject: record.id.to_string(),
+        detail: json!({"name": record.name}),
+    };
+    let deleted = audited::change(&app, &caller, entry, move |tx| {
+        let id = record.id.clone();
+        Box::pin(async move {
+            projects::delete(tx, &id).await?;
+            Ok(workspaces::forget_in_pools(tx, "allowed-project", id.as_str()).await?)
         })
-        .await;
+    })
+    .await;
     match deleted {
         Err(ApiError::Store(StoreError::Reference)) => Err(ApiError::Conflict(
             "the project still has workspaces: move or delete them first".to_owned(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::extract::{Path, State};
 use serde_json::json;
 use terrapool_model::id::WorkspaceId;
-use terrapool_store::{audit, state_sharing};
+use terrapool_store::state_sharing;
 use terrapool_tfe::errors::Problem;
 use terrapool_tfe::request::Body;
 
@@ -13,6 +13,7 @@ use super::{AppState, workspaces};
 use crate::app::App;
 use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited::{self, Entry};
 use crate::http::error::ApiError;
 
 /// `GET workspaces/:id/relationships/remote-state-consumers`
@@ -97,27 +98,27 @@ async fn change(app: &App, caller: &Caller, id: &str, body: &Body, change: Chang
         named.extend(one);
     }
     drop(connection);
-    let actor = caller.audit_name();
-    app.db
-        .write(move |tx| {
-            let (record, named, actor) = (record.clone(), named.clone(), actor.clone());
-            Box::pin(async move {
-                match change {
-                    Change::Add => state_sharing::add(tx, &record.id, &named).await?,
-                    Change::Replace => state_sharing::replace(tx, &record.id, &named).await?,
-                    Change::Remove => state_sharing::remove(tx, &record.id, &named).await?,
-                }
-                let action = match change {
-                    Change::Add => "workspace.share-state",
-                    Change::Replace => "workspace.set-state-sharing",
-                    Change::Remove => "workspace.unshare-state",
-                };
-                let organization = Some(&record.organization_id);
-                let detail = json!({"consumers": named});
-                audit::record(tx, organization, &actor, action, record.id.as_str(), &detail).await?;
-                Ok::<_, ApiError>(())
-            })
+    let entry = Entry {
+        organization: record.organization_id.clone(),
+        action: match change {
+            Change::Add => "workspace.share-state",
+            Change::Replace => "workspace.set-state-sharing",
+            Change::Remove => "workspace.unshare-state",
+        },
+        subject: record.id.to_string(),
+        detail: json!({"consumers": named}),
+    };
+    audited::change(app, caller, entry, move |tx| {
+        let (id, named) = (record.id.clone(), named.clone());
+        Box::pin(async move {
+            match change {
+                Change::Add => state_sharing::add(tx, &id, &named).await?,
+                Change::Replace => state_sharing::replace(tx, &id, &named).await?,
+                Change::Remove => state_sharing::remove(tx, &id, &named).await?,
+            }
+            Ok(())
         })
-        .await?;
+    })
+    .await?;
     Ok(Answer::NoContent)
 }

@@ -1,16 +1,19 @@
 //! Tags and key-value bindings of workspaces.
 
 use axum::extract::{Path, State};
+use serde_json::json;
 use terrapool_model::id::OrganizationId;
-use terrapool_store::workspaces::{self, Tag};
+use terrapool_store::workspaces::{self, Tag, WorkspaceRecord};
 use terrapool_tfe::attributes;
 use terrapool_tfe::document::{Document, Kind, Resource};
 use terrapool_tfe::page::PageRequest;
 use terrapool_tfe::request::Item;
 
 use super::AppState;
+use crate::app::App;
 use crate::auth::{self, Caller, OrganizationPermission, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited::{self, Entry};
 use crate::http::error::ApiError;
 
 /// Bindings that a workspace may have.
@@ -146,6 +149,29 @@ async fn keys(
         .collect())
 }
 
+/// What the audit log says of a workspace's tags.
+fn entry(workspace: &WorkspaceRecord, action: &'static str, keys: &[String]) -> Entry {
+    Entry {
+        organization: workspace.organization_id.clone(),
+        action,
+        subject: workspace.id.to_string(),
+        detail: json!({"tags": keys}),
+    }
+}
+
+async fn add_all(app: &App, caller: &Caller, workspace: &WorkspaceRecord, tags: Vec<Tag>) -> Result<()> {
+    let keys: Vec<String> = tags.iter().map(|tag| tag.key.clone()).collect();
+    let (id, entry) = (
+        workspace.id.clone(),
+        entry(workspace, "workspace.add-tags", &keys),
+    );
+    audited::change(app, caller, entry, move |tx| {
+        let (id, tags) = (id.clone(), tags.clone());
+        Box::pin(async move { Ok(workspaces::add_tags(tx, &id, &tags).await?) })
+    })
+    .await
+}
+
 /// `POST workspaces/:id/relationships/tags`
 pub(super) async fn add(
     State(app): AppState,
@@ -165,13 +191,7 @@ pub(super) async fn add(
         })
         .collect();
     drop(connection);
-    app.db
-        .write(move |tx| {
-            let (id, tags) = (workspace.id.clone(), tags.clone());
-            Box::pin(async move { workspaces::add_tags(tx, &id, &tags).await })
-        })
-        .await
-        .map_err(ApiError::Store)?;
+    add_all(&app, &caller, &workspace, tags).await?;
     Ok(Answer::NoContent)
 }
 
@@ -186,13 +206,12 @@ pub(super) async fn remove(
     let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Manage).await?;
     let keys = keys(&mut connection, &workspace.organization_id, &body.items).await?;
     drop(connection);
-    app.db
-        .write(move |tx| {
-            let (id, keys) = (workspace.id.clone(), keys.clone());
-            Box::pin(async move { workspaces::remove_tags(tx, &id, &keys).await })
-        })
-        .await
-        .map_err(ApiError::Store)?;
+    let entry = entry(&workspace, "workspace.remove-tags", &keys);
+    audited::change(&app, &caller, entry, move |tx| {
+        let (id, keys) = (workspace.id.clone(), keys.clone());
+        Box::pin(async move { Ok(workspaces::remove_tags(tx, &id, &keys).await?) })
+    })
+    .await?;
     Ok(Answer::NoContent)
 }
 
@@ -210,7 +229,7 @@ fn bindings_of(kind: Kind, workspace: &str, tags: &[Tag]) -> Document {
     Document::list(resources)
 }
 
-async fn shown(app: &crate::app::App, caller: &Caller, id: &str, kind: Kind) -> Result {
+async fn shown(app: &App, caller: &Caller, id: &str, kind: Kind) -> Result {
     let mut connection = app.db.read().await?;
     let workspace = auth::workspace(&mut connection, caller, id, WorkspacePermission::Read).await?;
     let tags = workspaces::tags(&mut connection, &workspace.id).await?;
@@ -242,12 +261,6 @@ pub(super) async fn add_bindings(
     let workspace = auth::workspace(&mut connection, &caller, &id, WorkspacePermission::Manage).await?;
     drop(connection);
     let tags = parse_bindings(&body.items)?;
-    app.db
-        .write(move |tx| {
-            let (id, tags) = (workspace.id.clone(), tags.clone());
-            Box::pin(async move { workspaces::add_tags(tx, &id, &tags).await })
-        })
-        .await
-        .map_err(ApiError::Store)?;
+    add_all(&app, &caller, &workspace, tags).await?;
     shown(&app, &caller, &id, Kind::TagBindings).await
 }

@@ -2,9 +2,8 @@
 
 use axum::extract::{Path, State};
 use serde_json::json;
-use terrapool_model::id::OrganizationId;
+use terrapool_model::id::{OrganizationId, TeamId};
 use terrapool_model::permission::{InvalidRole, ProjectRole, WorkspaceRole};
-use terrapool_store::audit;
 use terrapool_store::db::Connection;
 use terrapool_store::teams::{self, TeamProject, TeamRecord, TeamWorkspace};
 use terrapool_store::workspaces::WorkspaceRecord;
@@ -16,6 +15,7 @@ use terrapool_tfe::request::Item;
 use super::AppState;
 use crate::auth::{self, Caller, ProjectPermission, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited::{self, Entry};
 use crate::http::error::ApiError;
 
 /// What a role in a workspace allows, in the API's words.
@@ -95,6 +95,26 @@ fn named(item: &Item, relationship: &str) -> Result<String> {
         .ok_or_else(|| Problem::relationship(relationship, format!("{relationship} can't be blank")).into())
 }
 
+/// What the audit log says of a team's role.
+fn entry(
+    organization: &OrganizationId,
+    subject: &str,
+    action: &'static str,
+    team: &TeamId,
+    access: Option<&str>,
+) -> Entry {
+    let mut detail = json!({"team": team.as_str()});
+    if let Some(access) = access {
+        detail["access"] = json!(access);
+    }
+    Entry {
+        organization: organization.clone(),
+        action,
+        subject: subject.to_owned(),
+        detail,
+    }
+}
+
 /// The team that a request names, which has to be of the organization and not the owners, who may do everything.
 async fn team(
     connection: &mut Connection,
@@ -145,21 +165,22 @@ pub(in crate::http) async fn grant_workspace(
     let team = team(&mut connection, &caller, &workspace.organization_id, &body).await?;
     let role = role::<WorkspaceRole>(&body)?;
     drop(connection);
-    let actor = caller.audit_name();
-    let record = app
-        .db
-        .write(move |tx| {
-            let (team, workspace, actor) = (team.clone(), workspace.clone(), actor.clone());
-            Box::pin(async move {
-                let record = teams::grant_workspace(tx, &team.id, &workspace.id, role).await?;
-                let (organization, subject) = (Some(&workspace.organization_id), workspace.id.as_str());
-                let detail = json!({"team": team.name, "access": role.as_str()});
-                audit::record(tx, organization, &actor, "team-access.create", subject, &detail).await?;
-                Ok::<_, ApiError>(record)
-            })
-        })
-        .await
-        .map_err(|error| error.or_taken("team", "Team already has access to this workspace"))?;
+    let (id, entry) = (
+        workspace.id.clone(),
+        entry(
+            &workspace.organization_id,
+            workspace.id.as_str(),
+            "team-access.create",
+            &team.id,
+            Some(role.as_str()),
+        ),
+    );
+    let record = audited::change(&app, &caller, entry, move |tx| {
+        let (team, id) = (team.id.clone(), id.clone());
+        Box::pin(async move { Ok(teams::grant_workspace(tx, &team, &id, role).await?) })
+    })
+    .await
+    .map_err(|error| error.or_taken("team", "Team already has access to this workspace"))?;
     Ok(Answer::created(Document::one(of_workspace(&record))))
 }
 
@@ -198,27 +219,19 @@ pub(in crate::http) async fn change_workspace(
     let (mut record, organization) = workspace_role(&mut connection, &caller, &id).await?;
     record.role = role::<WorkspaceRole>(&body)?;
     drop(connection);
-    let (changed, actor) = (record.clone(), caller.audit_name());
-    app.db
-        .write(move |tx| {
-            let (record, organization, actor) = (changed.clone(), organization.clone(), actor.clone());
-            Box::pin(async move {
-                teams::set_workspace_role(tx, &record.id, record.role).await?;
-                let subject = record.workspace_id.as_str();
-                let detail = json!({"team": record.team_id.as_str(), "access": record.role.as_str()});
-                audit::record(
-                    tx,
-                    Some(&organization),
-                    &actor,
-                    "team-access.update",
-                    subject,
-                    &detail,
-                )
-                .await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
+    let entry = entry(
+        &organization,
+        record.workspace_id.as_str(),
+        "team-access.update",
+        &record.team_id,
+        Some(record.role.as_str()),
+    );
+    let (id, role) = (record.id.clone(), record.role);
+    audited::change(&app, &caller, entry, move |tx| {
+        let id = id.clone();
+        Box::pin(async move { Ok(teams::set_workspace_role(tx, &id, role).await?) })
+    })
+    .await?;
     Ok(Answer::ok(Document::one(of_workspace(&record))))
 }
 
@@ -231,27 +244,18 @@ pub(in crate::http) async fn revoke_workspace(
     let mut connection = app.db.read().await?;
     let (record, organization) = workspace_role(&mut connection, &caller, &id).await?;
     drop(connection);
-    let actor = caller.audit_name();
-    app.db
-        .write(move |tx| {
-            let (record, organization, actor) = (record.clone(), organization.clone(), actor.clone());
-            Box::pin(async move {
-                teams::revoke_workspace(tx, &record.id).await?;
-                let subject = record.workspace_id.as_str();
-                let detail = json!({"team": record.team_id.as_str()});
-                audit::record(
-                    tx,
-                    Some(&organization),
-                    &actor,
-                    "team-access.delete",
-                    subject,
-                    &detail,
-                )
-                .await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
+    let entry = entry(
+        &organization,
+        record.workspace_id.as_str(),
+        "team-access.delete",
+        &record.team_id,
+        None,
+    );
+    audited::change(&app, &caller, entry, move |tx| {
+        let id = record.id.clone();
+        Box::pin(async move { Ok(teams::revoke_workspace(tx, &id).await?) })
+    })
+    .await?;
     Ok(Answer::NoContent)
 }
 
@@ -287,21 +291,22 @@ pub(in crate::http) async fn grant_project(
     let team = team(&mut connection, &caller, &project.organization_id, &body).await?;
     let role = role::<ProjectRole>(&body)?;
     drop(connection);
-    let actor = caller.audit_name();
-    let record = app
-        .db
-        .write(move |tx| {
-            let (team, project, actor) = (team.clone(), project.clone(), actor.clone());
-            Box::pin(async move {
-                let record = teams::grant_project(tx, &team.id, &project.id, role).await?;
-                let (organization, subject) = (Some(&project.organization_id), project.id.as_str());
-                let detail = json!({"team": team.name, "access": role.as_str()});
-                audit::record(tx, organization, &actor, "team-access.create", subject, &detail).await?;
-                Ok::<_, ApiError>(record)
-            })
-        })
-        .await
-        .map_err(|error| error.or_taken("team", "Team already has access to this project"))?;
+    let (id, entry) = (
+        project.id.clone(),
+        entry(
+            &project.organization_id,
+            project.id.as_str(),
+            "team-access.create",
+            &team.id,
+            Some(role.as_str()),
+        ),
+    );
+    let record = audited::change(&app, &caller, entry, move |tx| {
+        let (team, id) = (team.id.clone(), id.clone());
+        Box::pin(async move { Ok(teams::grant_project(tx, &team, &id, role).await?) })
+    })
+    .await
+    .map_err(|error| error.or_taken("team", "Team already has access to this project"))?;
     Ok(Answer::created(Document::one(of_project(&record))))
 }
 
@@ -340,27 +345,19 @@ pub(in crate::http) async fn change_project(
     let (mut record, organization) = project_role(&mut connection, &caller, &id).await?;
     record.role = role::<ProjectRole>(&body)?;
     drop(connection);
-    let (changed, actor) = (record.clone(), caller.audit_name());
-    app.db
-        .write(move |tx| {
-            let (record, organization, actor) = (changed.clone(), organization.clone(), actor.clone());
-            Box::pin(async move {
-                teams::set_project_role(tx, &record.id, record.role).await?;
-                let subject = record.project_id.as_str();
-                let detail = json!({"team": record.team_id.as_str(), "access": record.role.as_str()});
-                audit::record(
-                    tx,
-                    Some(&organization),
-                    &actor,
-                    "team-access.update",
-                    subject,
-                    &detail,
-                )
-                .await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
+    let entry = entry(
+        &organization,
+        record.project_id.as_str(),
+        "team-access.update",
+        &record.team_id,
+        Some(record.role.as_str()),
+    );
+    let (id, role) = (record.id.clone(), record.role);
+    audited::change(&app, &caller, entry, move |tx| {
+        let id = id.clone();
+        Box::pin(async move { Ok(teams::set_project_role(tx, &id, role).await?) })
+    })
+    .await?;
     Ok(Answer::ok(Document::one(of_project(&record))))
 }
 
@@ -373,26 +370,17 @@ pub(in crate::http) async fn revoke_project(
     let mut connection = app.db.read().await?;
     let (record, organization) = project_role(&mut connection, &caller, &id).await?;
     drop(connection);
-    let actor = caller.audit_name();
-    app.db
-        .write(move |tx| {
-            let (record, organization, actor) = (record.clone(), organization.clone(), actor.clone());
-            Box::pin(async move {
-                teams::revoke_project(tx, &record.id).await?;
-                let subject = record.project_id.as_str();
-                let detail = json!({"team": record.team_id.as_str()});
-                audit::record(
-                    tx,
-                    Some(&organization),
-                    &actor,
-                    "team-access.delete",
-                    subject,
-                    &detail,
-                )
-                .await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
+    let entry = entry(
+        &organization,
+        record.project_id.as_str(),
+        "team-access.delete",
+        &record.team_id,
+        None,
+    );
+    audited::change(&app, &caller, entry, move |tx| {
+        let id = record.id.clone();
+        Box::pin(async move { Ok(teams::revoke_project(tx, &id).await?) })
+    })
+    .await?;
     Ok(Answer::NoContent)
 }

@@ -18,6 +18,7 @@ use super::AppState;
 use crate::app::App;
 use crate::auth::{self, Caller, OrganizationPermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited::{self, Entry};
 use crate::http::error::ApiError;
 
 /// What the API knows a team may do in a whole organization. Those that mean something here are
@@ -286,20 +287,19 @@ pub(in crate::http) async fn update(
     team.name = changed.name;
     team.visibility = changed.visibility;
     team.organization_access = changed.organization_access;
-    let (stored, actor) = (team.clone(), caller.audit_name());
-    app.db
-        .write(move |tx| {
-            let (team, actor) = (stored.clone(), actor.clone());
-            Box::pin(async move {
-                teams::update(tx, &team).await?;
-                let (organization, subject) = (Some(&team.organization_id), team.id.as_str());
-                let detail = json!({"name": team.name, "organization-access": team.organization_access});
-                audit::record(tx, organization, &actor, "team.update", subject, &detail).await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await
-        .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
+    let entry = Entry {
+        organization: team.organization_id.clone(),
+        action: "team.update",
+        subject: team.id.to_string(),
+        detail: json!({"name": team.name, "organization-access": team.organization_access}),
+    };
+    let stored = team.clone();
+    audited::change(&app, &caller, entry, move |tx| {
+        let team = stored.clone();
+        Box::pin(async move { Ok(teams::update(tx, &team).await?) })
+    })
+    .await
+    .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
     Ok(Answer::ok(shown(&mut connection, &caller, &team).await?))
 }
 
@@ -313,19 +313,17 @@ pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(i
             "an organization has a team of owners as long as it is there".to_owned(),
         ));
     }
-    let actor = caller.audit_name();
-    app.db
-        .write(move |tx| {
-            let (team, actor) = (team.clone(), actor.clone());
-            Box::pin(async move {
-                teams::delete(tx, &team.id).await?;
-                let (organization, subject) = (Some(&team.organization_id), team.id.as_str());
-                let detail = json!({"name": team.name});
-                audit::record(tx, organization, &actor, "team.delete", subject, &detail).await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
+    let entry = Entry {
+        organization: team.organization_id.clone(),
+        action: "team.delete",
+        subject: team.id.to_string(),
+        detail: json!({"name": team.name}),
+    };
+    audited::change(&app, &caller, entry, move |tx| {
+        let id = team.id.clone();
+        Box::pin(async move { Ok(teams::delete(tx, &id).await?) })
+    })
+    .await?;
     Ok(Answer::NoContent)
 }
 

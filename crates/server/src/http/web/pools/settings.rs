@@ -3,19 +3,17 @@
 use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use serde_json::json;
-use terrapool_model::image::{NotPinned, PinnedImage};
-use terrapool_model::time::{Millis, Timestamp};
+use serde_json::{Value, json};
+use terrapool_model::time::Timestamp;
 use terrapool_protocol::job::SandboxNetwork;
 use terrapool_store::db::Connection;
-use terrapool_store::pools::{self, PoolChange, PoolSettings};
-use terrapool_store::{audit, overview};
+use terrapool_store::overview;
+use terrapool_store::pools::{self, PoolRecord, PoolSettings};
 
 use super::figures;
 use super::frame::{self, Frame, Names, Seen, Tab};
 use crate::app::App;
 use crate::auth::OrganizationPermission;
-use crate::http::error::ApiError;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::form::{Fields, SignedForm, request};
@@ -25,11 +23,10 @@ use crate::http::web::parts::{Icon, words};
 use crate::http::web::visitor::Visitor;
 use crate::http::web::workspaces::require_name;
 
-/// Least memory of a run, MiB: no engine starts in less.
-const LEAST_MEMORY: u64 = 128;
-/// Least CPU of a run, thousandths.
-const LEAST_CPU: u64 = 100;
+/// Milliseconds of a minute.
 const MINUTE: u64 = 60_000;
+/// Seconds of a minute.
+const SECONDS: u64 = 60;
 
 #[derive(Template)]
 #[template(path = "pool/settings.html")]
@@ -62,15 +59,6 @@ fn name_of(network: SandboxNetwork) -> &'static str {
     }
 }
 
-fn network(name: &str) -> Option<SandboxNetwork> {
-    match name {
-        "closed" => Some(SandboxNetwork::Closed),
-        "metadata" => Some(SandboxNetwork::Metadata),
-        "none" => Some(SandboxNetwork::None),
-        _ => None,
-    }
-}
-
 struct Filled {
     name: String,
     memory: String,
@@ -97,7 +85,7 @@ impl Filled {
 
     fn stored(name: &str, settings: &PoolSettings) -> Self {
         let limits = &settings.default_limits;
-        let contact = settings.times.contact_limit_apply.unwrap_or(Millis::ZERO);
+        let contact = settings.times.contact_limit_apply;
         Self {
             name: name.to_owned(),
             memory: limits.memory_mb.to_string(),
@@ -105,43 +93,36 @@ impl Filled {
             image: settings.image.clone().unwrap_or_default(),
             network: name_of(settings.sandbox_network).to_owned(),
             grace: (settings.times.grace_apply.0 / MINUTE).to_string(),
-            contact: (contact.0 / MINUTE).to_string(),
+            contact: contact.map_or_else(String::new, |limit| (limit.0 / MINUTE).to_string()),
         }
     }
 }
 
-/// What a form makes of a pool's settings.
-fn changed(settings: &PoolSettings, fields: &Fields) -> Result<PoolSettings, String> {
-    let number = |name: &str, least: u64, what: &str| {
-        fields
-            .number::<u64>(name)
-            .filter(|number| *number >= least)
-            .ok_or_else(|| format!("{what} has to be a whole number, {least} or more"))
+/// What the API is asked to set. What is no number is sent as it was typed: the API says what it wants.
+fn wanted(pool: &PoolRecord, fields: &Fields) -> Value {
+    let number = |name: &str, times: u64| match fields.number::<u64>(name) {
+        Some(number) => json!(number.saturating_mul(times)),
+        None => json!(fields.text(name)),
     };
-    let mut settings = settings.clone();
-    settings.default_limits.memory_mb = number("memory", LEAST_MEMORY, "Memory")?;
-    settings.default_limits.cpu_millis = number("cpu", LEAST_CPU, "CPU")?;
-    let maximum = settings.maximum_limits;
-    let above = |maximum: Option<u64>, value: u64| maximum.is_some_and(|maximum| value > maximum);
-    if above(maximum.memory_mb, settings.default_limits.memory_mb)
-        || above(maximum.cpu_millis, settings.default_limits.cpu_millis)
-    {
-        return Err("Memory and CPU can't be above the pool's own maximum".to_owned());
+    let contact = match fields.text("contact") {
+        "" => Value::Null,
+        _ => number("contact", SECONDS),
+    };
+    let mut sandbox = json!({
+        "memory-mb": number("memory", 1),
+        "cpu-millis": number("cpu", 1),
+        "network": fields.text("network"),
+    });
+    // One that was set before it had to be pinned may stay.
+    let image = fields.some("image");
+    if image != pool.settings.image {
+        sandbox["image"] = json!(image);
     }
-    settings.image = match fields.some("image") {
-        // One that was set before it had to be pinned may stay.
-        Some(image) if settings.image.as_ref() != Some(&image) => {
-            let pinned: PinnedImage = image.parse().map_err(|error: NotPinned| error.to_string())?;
-            Some(pinned.into())
-        }
-        same => same,
-    };
-    settings.sandbox_network = network(fields.text("network"))
-        .ok_or("What runs reach on the network has to be one of the choices")?;
-    settings.times.grace_apply = Millis(number("grace", 1, "Time to stop")? * MINUTE);
-    settings.times.contact_limit_apply =
-        Some(Millis(number("contact", 1, "Time without this server")? * MINUTE));
-    Ok(settings)
+    json!({
+        "name": fields.text("name"),
+        "sandbox": sandbox,
+        "lease-times": {"apply-grace": number("grace", SECONDS), "apply-contact-limit": contact},
+    })
 }
 
 async fn peaks(connection: &mut Connection, seen: &Seen) -> Result<String, WebError> {
@@ -209,48 +190,12 @@ pub(super) async fn save(State(app): State<App>, Path(names): Path<Names>, form:
     )
     .await?;
     drop(connection);
-    let settings = match changed(&pool.settings, &fields) {
-        Ok(settings) => settings,
-        Err(problem) => {
-            return page(&app, &visitor, &names, Some((Filled::of(&fields), problem))).await;
-        }
-    };
     let (caller, id) = (visitor.caller.clone(), Path(pool.id.to_string()));
-    let renamed = request(json!({"name": fields.text("name")}));
-    if fields.text("name") != pool.name
-        && let Err(error) = tfe::agent_pools::update(State(app.clone()), caller, id, renamed).await
-    {
+    let body = request(wanted(&pool, &fields));
+    if let Err(error) = tfe::agent_pools::update(State(app.clone()), caller, id, body).await {
         let problem = WebError::from(error).problem()?;
         return page(&app, &visitor, &names, Some((Filled::of(&fields), problem))).await;
     }
-    let (actor, organization, id) = (
-        visitor.caller.audit_name(),
-        place.organization.id.clone(),
-        pool.id.clone(),
-    );
-    app.db
-        .write(move |tx| {
-            let (actor, organization, id) = (actor.clone(), organization.clone(), id.clone());
-            let change = PoolChange {
-                settings: Some(settings.clone()),
-                ..PoolChange::default()
-            };
-            Box::pin(async move {
-                pools::update(tx, &id, &change).await?;
-                let detail = json!({"settings": change.settings});
-                audit::record(
-                    tx,
-                    Some(&organization),
-                    &actor,
-                    "agent-pool.settings",
-                    id.as_str(),
-                    &detail,
-                )
-                .await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
     let address = place.address(&format!("/agent-pools/{}/settings", pool.id));
     see_with(&visitor, &address, "The settings are saved.")
 }

@@ -7,7 +7,7 @@ use terrapool_store::overview::ListedRun;
 
 use super::load::{Names, find};
 use crate::app::App;
-use crate::auth::WorkspacePermission;
+use crate::auth::{self, WorkspacePermission};
 use crate::http::answer::ApiBody;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
@@ -72,6 +72,14 @@ pub(super) async fn cancel(State(app): State<App>, Path(names): Path<Names>, for
 pub(super) async fn force_cancel(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
     let (place, listed) = found(&app, &visitor, &names).await?;
+    // Who may not is told nothing of what would have to be typed.
+    auth::workspace(
+        &mut app.db.read().await?,
+        &visitor.caller,
+        listed.run.workspace_id.as_str(),
+        WorkspacePermission::ForceCancelRuns,
+    )
+    .await?;
     require_name(fields.text("name"), &listed.workspace)?;
     let id = Path(listed.run.id.to_string());
     tfe::run_actions::force_cancel(State(app), visitor.caller, id, comment(&fields)).await?;
