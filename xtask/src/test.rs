@@ -87,8 +87,20 @@ fn step(name: &str, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result
     eprintln!("==> {name}");
     let start = Instant::now();
     work()?;
-    eprintln!("    {name}: {:.1} s", start.elapsed().as_secs_f64());
+    eprintln!(
+        "    {name}: {:.1} s, {} of disk free",
+        start.elapsed().as_secs_f64(),
+        free_disk().unwrap_or_else(|_| "unknown".to_owned())
+    );
     Ok(())
+}
+
+/// What the file system of temporary files has left. A full one fails tests far from what filled it.
+fn free_disk() -> anyhow::Result<String> {
+    let mut df = program("df");
+    df.args(["-h", "--output=avail"]).arg(std::env::temp_dir());
+    let text = output(&mut df)?;
+    Ok(text.lines().last().unwrap_or_default().trim().to_owned())
 }
 
 /// cargo-deny without its advisories, whose database is not always reachable.

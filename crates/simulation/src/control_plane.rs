@@ -53,6 +53,7 @@ pub(crate) struct ControlPlane {
     /// Rows that tests look at are read through it, also while every process is down.
     pub(crate) db: Db,
     folder: tempfile::TempDir,
+    _postgres: Option<database::PostgresDatabase>,
 }
 
 /// What became of a request.
@@ -105,15 +106,15 @@ impl ControlPlane {
     ) -> anyhow::Result<Self> {
         let folder = folder()?;
         let entropy = Arc::new(SeededEntropy::new(seed));
-        let (address, postgres_clock) = match kind {
+        let (address, postgres_clock, postgres) = match kind {
             DatabaseKind::Sqlite => {
                 let path = folder.path().join("terrapool.db");
-                (format!("sqlite:{}", path.display()), None)
+                (format!("sqlite:{}", path.display()), None, None)
             }
             DatabaseKind::Postgres => {
-                let address = database::empty_postgres().await;
-                let connection = simulate_postgres_clock(&address).await?;
-                (address, Some(connection))
+                let database = database::empty_postgres().await;
+                let connection = simulate_postgres_clock(&database.address).await?;
+                (database.address.clone(), Some(connection), Some(database))
             }
         };
         let keyring = Arc::new(Keyring::open_or_create(&folder.path().join("keyring"))?);
@@ -133,6 +134,7 @@ impl ControlPlane {
             logs: LogStore::open(&folder.path().join("logs"))?,
             db,
             folder,
+            _postgres: postgres,
         };
         plane.tell_postgres().await?;
         let (pool, hash) = (plane.seed.pool.clone(), secrets::hash(plane.token.expose()));

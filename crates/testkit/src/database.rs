@@ -23,6 +23,35 @@ pub struct TestDatabase {
     pub address: String,
     /// Holds SQLite's file.
     _folder: Option<TempDir>,
+    _postgres: Option<PostgresDatabase>,
+}
+
+/// A database on the PostgreSQL server of this process, which is removed when this is dropped: many of them would fill a
+/// disk.
+#[derive(Debug)]
+pub struct PostgresDatabase {
+    /// Its address, for an application that opens it.
+    pub address: String,
+    name: String,
+}
+
+impl PostgresDatabase {
+    fn create(socket: &Path, name: String, template: &str) -> Self {
+        psql(socket, &format!("CREATE DATABASE {name} TEMPLATE {template}"));
+        Self {
+            address: address(socket, &name),
+            name,
+        }
+    }
+}
+
+impl Drop for PostgresDatabase {
+    fn drop(&mut self) {
+        let Some(server) = SERVER.get() else { return };
+        // What cannot be removed goes with the server.
+        let removal = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        let _ = psql_command(&server.socket, &removal).output();
+    }
 }
 
 /// Which engine.
@@ -64,15 +93,15 @@ pub async fn sqlite_by(clock: Arc<dyn Clock>) -> TestDatabase {
             .unwrap_or_else(|error| panic!("the test database cannot be opened: {error:?}")),
         address,
         _folder: Some(folder),
+        _postgres: None,
     }
 }
 
-/// The address of a new PostgreSQL database without a schema.
-pub async fn bare_postgres() -> String {
+/// A new PostgreSQL database without a schema.
+pub async fn bare_postgres() -> PostgresDatabase {
     let socket = &SERVER.get_or_init(start).await.socket;
     let name = format!("bare_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    psql(socket, &format!("CREATE DATABASE {name} TEMPLATE template0"));
-    address(socket, &name)
+    PostgresDatabase::create(socket, name, "template0")
 }
 
 /// The server of this process. The pipe to its shell stays open until this process ends.
@@ -95,20 +124,20 @@ fn address(socket: &Path, database: &str) -> String {
 
 /// An empty PostgreSQL database, made from a template that has the schema.
 pub async fn postgres() -> TestDatabase {
-    let address = empty_postgres().await;
+    let database = empty_postgres().await;
     TestDatabase {
-        db: open(&address).await,
-        address,
+        db: open(&database.address).await,
+        address: database.address.clone(),
         _folder: None,
+        _postgres: Some(database),
     }
 }
 
-/// The address of a new PostgreSQL database that has the schema.
-pub async fn empty_postgres() -> String {
+/// A new PostgreSQL database that has the schema.
+pub async fn empty_postgres() -> PostgresDatabase {
     let socket = &SERVER.get_or_init(start).await.socket;
     let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    psql(socket, &format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"));
-    address(socket, &name)
+    PostgresDatabase::create(socket, name, TEMPLATE)
 }
 
 /// The folder with PostgreSQL's programs.
@@ -169,6 +198,10 @@ fn run(mut command: Command) -> String {
 }
 
 fn psql(socket: &Path, sql: &str) -> String {
+    run(psql_command(socket, sql))
+}
+
+fn psql_command(socket: &Path, sql: &str) -> Command {
     let mut psql = Command::new(postgres_programs().join("psql"));
     psql.args([
         "-X",
@@ -184,8 +217,9 @@ fn psql(socket: &Path, sql: &str) -> String {
         "-h",
     ])
     .arg(socket)
-    .args(["-c", sql]);
-    run(psql)
+    .args(["-c", sql])
+    .stdin(Stdio::null());
+    psql
 }
 
 async fn start() -> Server {

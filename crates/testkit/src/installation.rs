@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::cli::Cli;
+use crate::leftovers;
 use crate::wait::until;
 
 /// Where the programs under test are: what `cargo xtask test` built, else beside the running test.
@@ -55,10 +57,31 @@ pub fn free_port() -> u16 {
         .port()
 }
 
+/// Everything an installation writes. It goes with the last process that uses it.
+#[derive(Debug)]
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let entries = std::fs::read_dir(self.path()).into_iter().flatten().flatten();
+        for entry in entries {
+            if entry.file_name().to_string_lossy().starts_with("agent-") {
+                leftovers::remove(&entry.path());
+            }
+        }
+    }
+}
+
 /// A control plane in a process of its own, with a site admin and the organization `acme`.
 #[derive(Debug)]
 pub struct Installation {
-    folder: tempfile::TempDir,
+    folder: Arc<Folder>,
     server: Option<Child>,
     port: u16,
     /// Token of the site admin, who owns `acme`.
@@ -75,10 +98,8 @@ impl Installation {
 
     /// Starts with further environment variables for the server.
     pub async fn start_with(environment: &[(&str, &str)]) -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("terrapool-test-")
-            .tempdir()
-            .expect("a temporary folder");
+        let folder = tempfile::Builder::new().prefix("terrapool-test-").tempdir();
+        let folder = Arc::new(Folder(folder.expect("a temporary folder")));
         let port = free_port();
         let environment = environment
             .iter()
@@ -416,7 +437,12 @@ impl Installation {
         let log = self.folder.path().join(log);
         let begin = std::fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let child = command.spawn().expect("the agent starts");
-        AgentProcess { child, log, begin }
+        AgentProcess {
+            child,
+            log,
+            begin,
+            _folder: Arc::clone(&self.folder),
+        }
     }
 
     /// The data folder of an agent of this name.
@@ -452,6 +478,15 @@ impl Drop for Installation {
         if std::thread::panicking() {
             eprintln!("--- server\n{}", tail(&self.log("server.log")));
         }
+        let entries = std::fs::read_dir(self.folder.path())
+            .into_iter()
+            .flatten()
+            .flatten();
+        for entry in entries {
+            if entry.file_name().to_string_lossy().starts_with("agent-") {
+                leftovers::remove(&entry.path());
+            }
+        }
     }
 }
 
@@ -467,6 +502,7 @@ pub struct AgentProcess {
     log: PathBuf,
     /// Where this process's part of the log begins.
     begin: u64,
+    _folder: Arc<Folder>,
 }
 
 impl AgentProcess {

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod database;
 pub mod file_server;
 pub mod installation;
+mod leftovers;
 pub mod runs;
 pub mod secluded;
 pub mod seed;

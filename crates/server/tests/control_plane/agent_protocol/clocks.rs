@@ -12,7 +12,7 @@ use terrapool_server::reconcile::Leases;
 use terrapool_store::db::Clock;
 use terrapool_testkit::database::sqlite_by;
 
-use crate::support::{Plane, plane_on};
+use super::support::{Plane, plane_on};
 
 /// A clock that stands still until it is told to go on.
 #[derive(Debug)]

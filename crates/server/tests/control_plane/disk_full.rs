@@ -1,16 +1,13 @@
 //! The control plane's disk is full: requests are answered so, nothing that was acknowledged is lost, and work goes on
 //! once there is room.
 
-#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
-
-mod common;
-
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Plane, archive_of, id};
 use serde_json::json;
+
+use crate::common::{Plane, archive_of, id};
 
 /// A small file system of its own, unmounted when this is dropped.
 struct SmallDisk {

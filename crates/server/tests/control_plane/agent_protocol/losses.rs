@@ -10,8 +10,8 @@ use terrapool_store::runs::NewRun;
 use terrapool_testkit::agent::state_mark;
 use terrapool_testkit::database::DatabaseKind;
 
-use crate::on_both;
-use crate::support::{HOLD, eventually, plane};
+use super::on_both;
+use super::support::{HOLD, eventually, plane};
 
 async fn a_silent_plan_is_made_again_and_the_old_attempt_is_told_to_stop(kind: DatabaseKind) {
     let plane = plane(kind).await;

@@ -14,8 +14,8 @@ use terrapool_store::{audit, installation, kept_apart, orphans, values};
 use terrapool_testkit::agent::{Attempt, SimulatedAgent, state_mark};
 use terrapool_testkit::database::DatabaseKind;
 
-use crate::on_both;
-use crate::support::{Action, Plane, page, plane};
+use super::on_both;
+use super::support::{Action, Plane, page, plane};
 
 /// A started apply with a state copy of serial 1.
 async fn applying(plane: &Plane, agent: &mut SimulatedAgent) -> (RunRecord, Attempt) {
@@ -396,7 +396,7 @@ async fn a_drained_agent_is_told_so_at_once_and_gets_nothing_until_it_is_resumed
     let plane = plane(kind).await;
     let agent = plane.agent("one").await;
     let held = agent.clone();
-    let waiting = tokio::spawn(async move { held.sync(crate::support::HOLD).await });
+    let waiting = tokio::spawn(async move { held.sync(super::support::HOLD).await });
     let id = &agent.registered.agent;
     let act = async |action: &str| {
         let path = format!("agents/{id}/actions/{action}");
@@ -415,7 +415,7 @@ async fn a_drained_agent_is_told_so_at_once_and_gets_nothing_until_it_is_resumed
     let drained = agent.sync(Millis::ZERO).await;
     assert!(drained.drain && drained.offers.is_empty());
     assert_eq!(act("resume").await, false);
-    let resumed = agent.sync(crate::support::HOLD).await;
+    let resumed = agent.sync(super::support::HOLD).await;
     assert!(!resumed.drain);
     assert_eq!(resumed.offers.len(), 1);
     assert_eq!(resumed.offers[0].phase, Phase::Plan);

@@ -1,13 +1,10 @@
 //! Signing in to the web UI, its sessions, and what forms need.
 
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
-
-mod common;
-
-use common::{Plane, id};
 use serde_json::{Value, json};
 use terrapool_protocol::secret::Secret;
 use terrapool_server::admin::{self, UserRequest};
+
+use crate::common::{Plane, id};
 
 /// A browser: keeps cookies, does not follow redirects.
 struct Browser {
@@ -237,7 +234,7 @@ async fn what_is_not_for_somebody_looks_like_what_is_not_there() {
         )
         .await
         .expect(201);
-    let pool = common::id(&pool);
+    let pool = crate::common::id(&pool);
     plane.workspace("network").await;
     let paths = [
         "/app/acme/workspaces".to_owned(),
@@ -433,9 +430,9 @@ async fn static_files_have_addresses_of_their_content_and_are_kept_for_long() {
 
 /// A state, uploaded as the CLI does it.
 async fn upload(plane: &Plane, workspace: &str, serial: u64) -> String {
-    let bytes = common::state(serial, "l");
+    let bytes = crate::common::state(serial, "l");
     let attributes = serde_json::json!({
-        "serial": serial, "lineage": "l", "md5": common::md5(&bytes), "force": false,
+        "serial": serial, "lineage": "l", "md5": crate::common::md5(&bytes), "force": false,
     });
     let body = serde_json::json!({"data": {"type": "state-versions", "attributes": attributes}});
     let made = plane
@@ -449,7 +446,7 @@ async fn upload(plane: &Plane, workspace: &str, serial: u64) -> String {
         .send(plane.anonymous("PUT", url).body(bytes))
         .await
         .expect(200);
-    common::id(&made)
+    crate::common::id(&made)
 }
 
 #[tokio::test]

@@ -1,10 +1,8 @@
 //! Uploads of configurations, good and bad.
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
-mod common;
-
-use common::{Plane, archive, archive_of, id};
 use serde_json::{Value, json};
+
+use crate::common::{Plane, archive, archive_of, id};
 
 async fn create(plane: &Plane, workspace: &str) -> (String, String) {
     let body = json!({"data": {"type": "configuration-versions", "attributes": {}}});
@@ -81,7 +79,7 @@ async fn a_bad_archive_is_refused_with_a_sentence_and_the_configuration_is_error
         assert_eq!(attributes["status"], "errored");
         assert!(attributes["error-message"].as_str().unwrap().contains(words));
         let run = plane
-            .post("runs", &common::run_body(&workspace, &configuration))
+            .post("runs", &crate::common::run_body(&workspace, &configuration))
             .await;
         assert_eq!(run.status, 422);
         assert!(run.error().contains(words), "{}", run.error());
@@ -133,7 +131,7 @@ async fn run_variables_are_sealed_in_the_database_and_come_back() {
     let plane = Plane::start().await;
     let workspace = plane.workspace("one").await;
     let configuration = plane.configuration(&workspace, json!({})).await;
-    let mut body = common::run_body(&workspace, &configuration);
+    let mut body = crate::common::run_body(&workspace, &configuration);
     body["data"]["attributes"] =
         json!({"variables": [{"key": "v", "value": "\"hunter2\""}], "target-addrs": ["a.b"]});
     let run = plane.post("runs", &body).await.expect(201);

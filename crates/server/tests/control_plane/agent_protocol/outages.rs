@@ -13,7 +13,7 @@ use terrapool_testkit::database::{DatabaseKind, database, open};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
-use crate::support::{eventually, plane_on};
+use super::support::{eventually, plane_on};
 
 /// A door between the control plane and PostgreSQL's socket.
 struct Door {

@@ -1,5 +1,4 @@
 //! The stock `terraform` command line against a control plane without agents: everything that needs no remote run.
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
 use serde_json::{Value, json};
 use terrapool_testkit::cli::Cli;

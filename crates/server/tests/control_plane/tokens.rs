@@ -1,10 +1,8 @@
 //! Tokens: which are accepted where, and what strangers see.
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
-mod common;
-
-use common::{Plane, id};
 use serde_json::{Value, json};
+
+use crate::common::{Plane, id};
 
 #[tokio::test]
 async fn missing_unknown_and_other_tokens_are_unauthorized() {

@@ -1,18 +1,15 @@
 //! `terrapool admin backup` and `restore`, as commands, with the server running.
 
-#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
-
-mod common;
-
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{Plane, id, md5, run_body, state};
 use serde_json::{Value, json};
 use terrapool_server::admin;
 use terrapool_server::config::{Config, Tls};
 use terrapool_server::server;
 use terrapool_testkit::database::bare_postgres;
+
+use crate::common::{Plane, id, md5, run_body, state};
 
 fn terrapool(data: &Path, database: &str, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_terrapool"))
@@ -156,13 +153,13 @@ async fn a_running_control_plane_on_sqlite_is_backed_up_and_restored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_control_plane_on_postgres_is_backed_up_and_restored() {
     let (from, to) = (bare_postgres().await, bare_postgres().await);
-    let address = from.clone();
+    let address = from.address.clone();
     let plane = Plane::start_with(|config| {
         config.database_url = terrapool_protocol::secret::Secret::new(address);
         admin::create_keyring(config).unwrap();
     })
     .await;
-    there_and_back(plane, &from, &to).await;
+    there_and_back(plane, &from.address, &to.address).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,8 +16,8 @@ use terrapool_store::{agent_tokens, agents, jobs, values};
 use terrapool_testkit::agent::{Answer, SimulatedAgent, reason};
 use terrapool_testkit::database::DatabaseKind;
 
-use crate::on_both;
-use crate::support::{Action, HOLD, Plane, plane};
+use super::on_both;
+use super::support::{Action, HOLD, Plane, plane};
 
 async fn interleaving_01_a_claim_whose_answer_was_lost_is_repeated_and_gives_one_lease(kind: DatabaseKind) {
     let plane = plane(kind).await;

@@ -11,8 +11,8 @@ use terrapool_store::runs::NewRun;
 use terrapool_testkit::agent::reason;
 use terrapool_testkit::database::DatabaseKind;
 
-use crate::on_both;
-use crate::support::{Action, HOLD, plane};
+use super::on_both;
+use super::support::{Action, HOLD, plane};
 
 async fn a_held_sync_is_answered_at_once_when_there_is_work(kind: DatabaseKind) {
     let plane = plane(kind).await;

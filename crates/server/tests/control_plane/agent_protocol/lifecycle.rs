@@ -10,8 +10,8 @@ use terrapool_store::artifacts;
 use terrapool_testkit::agent::state_mark;
 use terrapool_testkit::database::DatabaseKind;
 
-use crate::on_both;
-use crate::support::{Action, CONFIGURATION, plane};
+use super::on_both;
+use super::support::{Action, CONFIGURATION, plane};
 
 async fn a_run_is_planned_confirmed_and_applied(kind: DatabaseKind) {
     let plane = plane(kind).await;

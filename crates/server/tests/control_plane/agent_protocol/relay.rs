@@ -9,8 +9,8 @@ use terrapool_store::runs::NewRun;
 use terrapool_testkit::agent::{Attempt, api};
 use terrapool_testkit::database::DatabaseKind;
 
-use crate::on_both;
-use crate::support::plane;
+use super::on_both;
+use super::support::plane;
 
 async fn status(attempt: &Attempt, path: &str) -> StatusCode {
     attempt.relay(Method::GET, path).await.status

@@ -1,11 +1,9 @@
 //! The traps of the stock clients: each of these, when wrong, breaks or silences `terraform` without an error message.
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
-mod common;
-
-use common::{Plane, id, run_body};
 use serde_json::{Value, json};
 use terrapool_server::config::Login;
+
+use crate::common::{Plane, id, run_body};
 
 #[tokio::test]
 async fn t1_ping_tells_an_api_version_that_the_cloud_block_accepts() {
@@ -235,12 +233,12 @@ async fn t15_upload_and_log_urls_are_absolute_and_need_no_token_but_a_right_sign
         url.replace("expires=1", "expires=2"),
     ] {
         let answer = plane
-            .send(plane.anonymous("PUT", &wrong).body(common::archive()))
+            .send(plane.anonymous("PUT", &wrong).body(crate::common::archive()))
             .await;
         assert_eq!(answer.status, 401, "{wrong}");
     }
     plane
-        .send(plane.anonymous("PUT", &url).body(common::archive()))
+        .send(plane.anonymous("PUT", &url).body(crate::common::archive()))
         .await
         .expect(200);
     let configuration = id(&made);

@@ -1,11 +1,8 @@
 //! What a pool sets for the sandboxes of its jobs.
 
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
-
-mod common;
-
-use common::{Plane, id};
 use serde_json::{Value, json};
+
+use crate::common::{Plane, id};
 
 fn sandbox(settings: &Value) -> Value {
     json!({"data": {"type": "agent-pools", "attributes": {"sandbox": settings}}})

@@ -3,14 +3,12 @@
     clippy::needless_pass_by_value,
     reason = "bodies are written where they are sent"
 )]
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
-
-mod common;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::{Plane, id, md5, state};
 use serde_json::{Value, json};
+
+use crate::common::{Plane, id, md5, state};
 
 fn body(state: &[u8], serial: u64, lineage: &str, more: Value) -> Value {
     let mut attributes = json!({"serial": serial, "lineage": lineage, "md5": md5(state), "force": false});
@@ -20,7 +18,7 @@ fn body(state: &[u8], serial: u64, lineage: &str, more: Value) -> Value {
     json!({"data": {"type": "state-versions", "attributes": attributes}})
 }
 
-async fn announce(plane: &Plane, workspace: &str, body: &Value) -> common::Answer {
+async fn announce(plane: &Plane, workspace: &str, body: &Value) -> crate::common::Answer {
     plane
         .post(&format!("workspaces/{workspace}/state-versions"), body)
         .await

@@ -1,7 +1,5 @@
 //! The agent protocol, spoken by simulated agents to the routes of a control plane in this process.
 
-#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
-
 mod clocks;
 mod credentials;
 mod histories;
@@ -14,7 +12,6 @@ mod support;
 mod syncs;
 
 /// Runs each test on both databases.
-#[macro_export]
 macro_rules! on_both {
     ($($name:ident),* $(,)?) => {
         mod sqlite {
@@ -35,3 +32,5 @@ macro_rules! on_both {
         }
     };
 }
+
+use on_both;

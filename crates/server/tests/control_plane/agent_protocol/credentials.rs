@@ -12,8 +12,8 @@ use terrapool_store::runs::NewRun;
 use terrapool_testkit::agent::{SimulatedAgent, read};
 use terrapool_testkit::database::DatabaseKind;
 
-use crate::on_both;
-use crate::support::{HOLD, plane};
+use super::on_both;
+use super::support::{HOLD, plane};
 
 async fn credentials_open_only_their_own_doors(kind: DatabaseKind) {
     let plane = plane(kind).await;

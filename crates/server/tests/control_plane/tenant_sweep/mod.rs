@@ -1,13 +1,10 @@
 //! Security case 25: every route, asked by everybody, against a table of who may. Who may not is told that there is
 //! nothing, in an organization of their own as across organizations.
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 #![allow(
     clippy::needless_pass_by_value,
     reason = "bodies are written where they are sent"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod policy;
 mod world;
 

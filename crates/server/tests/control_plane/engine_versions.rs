@@ -1,11 +1,8 @@
 //! The engine catalogue, as site administrators and others see it.
 
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
-
-mod common;
-
-use common::Plane;
 use serde_json::{Value, json};
+
+use crate::common::Plane;
 
 fn entry(kind: &str, attributes: &Value) -> Value {
     json!({"data": {"type": kind, "attributes": attributes}})

@@ -3,12 +3,10 @@
     clippy::needless_pass_by_value,
     reason = "bodies are written where they are sent"
 )]
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
-mod common;
-
-use common::{Plane, id};
 use serde_json::{Value, json};
+
+use crate::common::{Plane, id};
 
 fn attributes(value: Value) -> Value {
     json!({"data": {"attributes": value}})
@@ -261,7 +259,7 @@ async fn execution_mode_and_pool_are_inherited_from_project_and_organization() {
     assert_eq!(mode(&inherit).await, (json!("local"), Value::Null));
     let configuration = plane.configuration(&inherit, json!({})).await;
     let run = plane
-        .post("runs", &common::run_body(&inherit, &configuration))
+        .post("runs", &crate::common::run_body(&inherit, &configuration))
         .await;
     assert_eq!(run.status, 409);
     assert!(run.error().contains("execution mode local"), "{}", run.error());

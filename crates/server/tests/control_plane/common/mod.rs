@@ -4,7 +4,6 @@
     clippy::needless_pass_by_value,
     reason = "bodies are written where they are sent"
 )]
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
 
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};

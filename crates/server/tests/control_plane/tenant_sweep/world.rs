@@ -9,8 +9,8 @@ use terrapool_server::admin::{self, UserRequest};
 use terrapool_server::http;
 use terrapool_server::http::routes::Route;
 
+use super::policy::Level;
 use crate::common::{Plane, archive, id, md5, state};
-use crate::policy::Level;
 
 const PASSWORD: &str = "correct horse battery";
 

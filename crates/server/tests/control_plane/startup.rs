@@ -1,13 +1,11 @@
 //! Starting, and what stands in its way; the command line.
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test fails it")]
-
-mod common;
 
 use std::process::{Command, Output};
 
-use common::Plane;
 use terrapool_server::config::{Config, Tls};
 use terrapool_server::server::{self, StartError};
+
+use crate::common::Plane;
 
 fn terrapool(folder: &std::path::Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_terrapool"))
