@@ -15,7 +15,7 @@ use terrapool_model::engine::Engine;
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{Offer, Verdict};
 use terrapool_protocol::job::{Artifact, JobSpec, Limits, Outcome, SandboxNetwork, StateMark, Usage};
-use terrapool_protocol::runner::{FromRunner, ToRunner};
+use terrapool_protocol::runner::{Egress, FromRunner, ToRunner};
 use terrapool_protocol::secret::Secret;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -33,6 +33,8 @@ use crate::schemas::SchemaCache;
 pub struct Shared {
     /// The control plane.
     pub control_plane: ControlPlane,
+    /// The agent's own way out, for sandboxes whose pool says so.
+    pub egress: Egress,
     /// The container engine.
     pub driver: Arc<DockerDriver>,
     /// Warm sandboxes.

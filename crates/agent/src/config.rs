@@ -2,6 +2,7 @@
 
 pub mod edit;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -76,6 +77,7 @@ pub(crate) struct File {
     engines: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     docker_host: Option<String>,
+    listen: Option<String>,
 }
 
 impl File {
@@ -157,6 +159,9 @@ pub struct Overrides {
     /// Certificates to trust besides the system's (PEM).
     #[arg(long, env = "TERRAPOOL_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// Loopback address for /healthz and /metrics, for example 127.0.0.1:9465; none when left out.
+    #[arg(long, env = "TERRAPOOL_AGENT_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<String>,
 }
 
 /// The user that an engine runs as.
@@ -198,6 +203,8 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
     /// The container engine's address, as `DOCKER_HOST` has it.
     pub docker_host: Option<String>,
+    /// Where `/healthz` and `/metrics` are answered.
+    pub listen: Option<SocketAddr>,
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -260,6 +267,18 @@ pub(crate) fn parse_driver(text: &str) -> Result<(), ConfigError> {
     })
 }
 
+/// An address that no other host reaches.
+pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, ConfigError> {
+    let address: Option<SocketAddr> = text.trim().parse().ok();
+    address
+        .filter(|address| address.ip().is_loopback())
+        .ok_or_else(|| ConfigError::Invalid {
+            what: "listen",
+            found: text.to_owned(),
+            expected: "it is a loopback address with a port, like 127.0.0.1:9465 or [::1]:9465",
+        })
+}
+
 pub(crate) fn at_least_one(what: &'static str, number: u32) -> Result<(), ConfigError> {
     if number > 0 {
         return Ok(());
@@ -317,6 +336,13 @@ impl Config {
                 .ok()
                 .or(file.docker_host)
                 .filter(nonempty),
+            listen: overrides
+                .listen
+                .clone()
+                .or(file.listen)
+                .filter(nonempty)
+                .map(|text| parse_listen(&text))
+                .transpose()?,
         })
     }
 }
@@ -407,6 +433,26 @@ mod tests {
         .unwrap();
         assert_eq!((config.concurrency, config.memory_mb), (7, Some(2048)));
         assert_eq!(config.url, "https://x");
+    }
+
+    #[test]
+    fn health_and_metrics_are_off_unless_asked_for_and_never_on_an_address_that_others_reach() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        let listen = |line: &str| {
+            std::fs::write(&file, format!("url = \"https://x\"\ntoken = \"t\"\n{line}\n")).unwrap();
+            Config::load(&overrides(&file)).map(|config| config.listen)
+        };
+        assert_eq!(listen("").unwrap(), None);
+        assert_eq!(listen("listen = \"\"").unwrap(), None);
+        assert!(listen("listen = \"[::1]:9465\"").unwrap().is_some());
+        for refused in ["0.0.0.0:9465", "9465", "localhost:9465", "127.0.0.1"] {
+            let error = listen(&format!("listen = \"{refused}\"")).unwrap_err();
+            assert!(
+                matches!(error, ConfigError::Invalid { what: "listen", .. }),
+                "{error}"
+            );
+        }
     }
 
     #[test]

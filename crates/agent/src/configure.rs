@@ -56,6 +56,9 @@ pub struct Settings {
     /// Address of the container engine, for example unix:///var/run/docker.sock
     #[arg(long, value_name = "ADDRESS")]
     pub docker_host: Option<String>,
+    /// Loopback address for /healthz and /metrics, for example 127.0.0.1:9465; an empty one switches them off
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
 }
 
 impl Settings {
@@ -67,6 +70,7 @@ impl Settings {
             &self.user,
             &self.driver,
             &self.docker_host,
+            &self.listen,
         ];
         let files = [&self.token_file, &self.ca_file];
         let numbers = [self.concurrency, self.cpu];
@@ -243,7 +247,7 @@ pub fn configure(
 
 /// The settings whose values differ.
 fn differences(before: &str, after: &str) -> Vec<&'static str> {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 10] = [
         "url",
         "name",
         "concurrency",
@@ -253,6 +257,7 @@ fn differences(before: &str, after: &str) -> Vec<&'static str> {
         "ca_file",
         "driver",
         "docker_host",
+        "listen",
     ];
     let parse = |text: &str| toml::from_str::<toml::Table>(text).unwrap_or_default();
     let (before, after) = (parse(before), parse(after));
@@ -275,6 +280,9 @@ fn changes(settings: &Settings) -> Result<Vec<Change>, ConfigError> {
     if let Some(driver) = &settings.driver {
         config::parse_driver(driver)?;
     }
+    if let Some(listen) = settings.listen.as_deref().filter(|text| !text.is_empty()) {
+        config::parse_listen(listen)?;
+    }
     for (key, number) in [("concurrency", settings.concurrency), ("cpu", settings.cpu)] {
         if let Some(number) = number {
             config::at_least_one(key, number)?;
@@ -287,6 +295,7 @@ fn changes(settings: &Settings) -> Result<Vec<Change>, ConfigError> {
         ("user", &settings.user),
         ("driver", &settings.driver),
         ("docker_host", &settings.docker_host),
+        ("listen", &settings.listen),
     ] {
         if let Some(text) = text {
             changes.push(Change::Set(key, Value::String(text.clone())));

@@ -13,6 +13,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock;
+
 /// Name of the socket in the data folder.
 pub const SOCKET: &str = "agent.sock";
 /// Longest request.
@@ -53,6 +55,21 @@ pub struct Status {
     pub capacity: Capacity,
     /// What it holds.
     pub jobs: Vec<JobStatus>,
+    /// Whether the container engine answers.
+    pub engine_answers: bool,
+    /// By how many seconds this host's clock is ahead of the control plane's; `None` before its first answer.
+    pub clock_ahead_seconds: Option<i64>,
+    /// What has happened since the process started.
+    pub counters: Counters,
+}
+
+/// What has happened since an agent's process started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Jobs that were offered and that it tried to take.
+    pub offers: u64,
+    /// Registrations and syncs that were not answered as they should be.
+    pub failed_calls: u64,
 }
 
 /// Why an agent takes no new jobs.
@@ -110,11 +127,11 @@ pub enum AskError {
     },
 }
 
-/// Listens in the data folder. What is asked comes out of the channel.
+/// Listens in the data folder. What is asked goes into the channel.
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub fn listen(data_dir: &Path) -> std::io::Result<mpsc::Receiver<Question>> {
+pub fn listen(data_dir: &Path, questions: mpsc::Sender<Question>) -> std::io::Result<()> {
     let path = data_dir.join(SOCKET);
     // Left by a process before: the journal's lock says that it is gone.
     match std::fs::remove_file(&path) {
@@ -123,14 +140,13 @@ pub fn listen(data_dir: &Path) -> std::io::Result<mpsc::Receiver<Question>> {
     }
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    let (questions, inbox) = mpsc::channel(4);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let questions = questions.clone();
             tokio::spawn(async move { answer(stream, questions).await });
         }
     });
-    Ok(inbox)
+    Ok(())
 }
 
 async fn answer(stream: UnixStream, questions: mpsc::Sender<Question>) -> Option<()> {
@@ -196,6 +212,12 @@ impl std::fmt::Display for Status {
             (None, None) => "no answer yet".to_owned(),
         };
         writeln!(formatter, "server     {}: {contact}", self.url)?;
+        if let Some(words) = self.clock_ahead_seconds.and_then(clock::disagreement) {
+            writeln!(formatter, "clock      {words}")?;
+        }
+        if !self.engine_answers {
+            writeln!(formatter, "engine     the container engine does not answer")?;
+        }
         writeln!(
             formatter,
             "capacity   {} of {} slots free, {} of {} MiB free, {} MiB kept for the operating system",
@@ -235,10 +257,10 @@ impl std::fmt::Display for Status {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn status() -> Status {
+    pub(crate) fn status() -> Status {
         Status {
             agent: None,
             name: "north".to_owned(),
@@ -250,6 +272,9 @@ mod tests {
             draining: None,
             capacity: Capacity::default(),
             jobs: Vec::new(),
+            engine_answers: true,
+            clock_ahead_seconds: None,
+            counters: Counters::default(),
         }
     }
 
@@ -258,7 +283,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = ask(folder.path(), Request::Status).await.unwrap_err();
         assert!(matches!(error, AskError::NotRunning { .. }));
-        let mut questions = listen(folder.path()).unwrap();
+        let (sender, mut questions) = mpsc::channel(4);
+        listen(folder.path(), sender).unwrap();
         let agent = tokio::spawn(async move {
             let (request, reply) = questions.recv().await.unwrap();
             reply.send(status()).unwrap();

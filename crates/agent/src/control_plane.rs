@@ -1,5 +1,6 @@
 //! The HTTP client of the agent protocol. See `terrapool_protocol::agent` for the calls.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,11 +10,12 @@ use serde::de::DeserializeOwned;
 use terrapool_model::id::JobId;
 use terrapool_protocol::agent::{
     CONTENT_SHA256, Claim, Claimed, Finish, Finished, Incomplete, LogPosition, Refused, Register, Registered,
-    STATE_LINEAGE, STATE_SERIAL, Start, Started, StateStored, Sync, Synced,
+    SERVER_VERSION, STATE_LINEAGE, STATE_SERIAL, Start, Started, StateStored, Sync, Synced,
 };
 use terrapool_protocol::job::{Artifact, StateMark};
 use terrapool_protocol::secret::Secret;
 
+use crate::clock::{http_date, wall_seconds};
 use crate::config::Config;
 
 /// Time to a connection, and to an answer of every call that is not held.
@@ -75,6 +77,8 @@ pub struct ControlPlane {
     relay: reqwest::Client,
     url: String,
     base: String,
+    /// What the last answer said of the clocks.
+    clock_ahead_seconds: Arc<Mutex<Option<i64>>>,
 }
 
 fn describe(error: &dyn std::error::Error) -> String {
@@ -128,6 +132,7 @@ impl ControlPlane {
             relay: client(reqwest::redirect::Policy::none())?,
             url: config.url.clone(),
             base: format!("{}/agent/v1", config.url),
+            clock_ahead_seconds: Arc::default(),
         })
     }
 
@@ -204,7 +209,42 @@ impl ControlPlane {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, CallError> {
-        request.send().await.map_err(unavailable)
+        let response = request.send().await.map_err(unavailable)?;
+        self.compare_clocks(&response);
+        Ok(response)
+    }
+
+    fn compare_clocks(&self, response: &Response) {
+        let date = response.headers().get(reqwest::header::DATE);
+        if let Some(theirs) = date.and_then(|date| http_date(date.to_str().ok()?)) {
+            let mut ahead = self
+                .clock_ahead_seconds
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *ahead = Some(wall_seconds() - theirs);
+        }
+    }
+
+    /// By how many seconds this host's clock is ahead of the control plane's, as its last answer says.
+    pub fn clock_ahead_seconds(&self) -> Option<i64> {
+        *self
+            .clock_ahead_seconds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is there (`GET /healthz`), and which version it is when it says so.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn look(&self) -> Result<Option<String>, CallError> {
+        let request = self
+            .http
+            .get(format!("{}/healthz", self.url))
+            .timeout(CONNECT_TIMEOUT);
+        let response = check(self.send(request).await?).await?;
+        let version = response.headers().get(SERVER_VERSION);
+        Ok(version.and_then(|version| version.to_str().ok().map(str::to_owned)))
     }
 
     async fn call<A: DeserializeOwned>(

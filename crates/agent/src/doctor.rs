@@ -1,9 +1,17 @@
 //! Checks of what an agent needs, each with a cure.
 
+mod environment;
+mod network;
+mod system;
+
+pub use environment::of_service;
+
 use crate::config::Config;
+use crate::control::{self, AskError, Request};
 use crate::control_plane::ControlPlane;
 use crate::drivers::docker;
 use crate::engines::Engines;
+use crate::monitoring;
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,9 +19,39 @@ pub enum Finding {
     /// As it should be.
     Fine(String),
     /// Works, but look at it.
-    Warning(String),
+    Warning {
+        /// What is found.
+        found: String,
+        /// What helps.
+        cure: String,
+    },
     /// Jobs cannot run.
-    Broken(String),
+    Broken {
+        /// What is found.
+        found: String,
+        /// What helps.
+        cure: String,
+    },
+}
+
+impl Finding {
+    fn fine(found: impl Into<String>) -> Self {
+        Self::Fine(found.into())
+    }
+
+    fn warning(found: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self::Warning {
+            found: found.into(),
+            cure: cure.into(),
+        }
+    }
+
+    fn broken(found: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self::Broken {
+            found: found.into(),
+            cure: cure.into(),
+        }
+    }
 }
 
 /// One check.
@@ -23,6 +61,21 @@ pub struct Check {
     pub name: &'static str,
     /// What was found.
     pub finding: Finding,
+}
+
+impl std::fmt::Display for Check {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (mark, found, cure) = match &self.finding {
+            Finding::Fine(found) => ("ok    ", found, None),
+            Finding::Warning { found, cure } => ("warn  ", found, Some(cure)),
+            Finding::Broken { found, cure } => ("BROKEN", found, Some(cure)),
+        };
+        write!(formatter, "{mark}  {}: {found}", self.name)?;
+        match cure {
+            Some(cure) => write!(formatter, "\n        {cure}"),
+            None => Ok(()),
+        }
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -37,58 +90,59 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Looks at everything, even after something is broken.
 pub async fn examine(config: &Config) -> Vec<Check> {
-    vec![
-        Check {
-            name: "container engine",
-            finding: engine(config).await,
-        },
-        Check {
-            name: "control plane",
-            finding: control_plane(config).await,
-        },
-        Check {
-            name: "data folder",
-            finding: data_dir(config),
-        },
-        Check {
-            name: "memory",
-            finding: memory(config),
-        },
-        Check {
-            name: "engines",
-            finding: engines(config).await,
-        },
-    ]
+    let mut checks = network::examine(config).await;
+    checks.extend(engine(config).await);
+    let mut add = |name, finding| checks.push(Check { name, finding });
+    add("SELinux", system::selinux());
+    add("data folder", data_dir(config));
+    add("disk", system::disk("the data folder", &config.data_dir));
+    add("memory", memory(config));
+    add("engines", engines(config).await);
+    add("running agent", running(config).await);
+    checks
 }
 
-async fn engine(config: &Config) -> Finding {
-    match docker::connect(config).await {
-        Ok(docker) => match docker.version().await {
-            Ok(version) => Finding::Fine(format!(
-                "{} (API {})",
-                version.version.unwrap_or_else(|| "answers".to_owned()),
-                docker.client_version()
-            )),
-            Err(error) => Finding::Broken(chain(&error)),
-        },
-        Err(error) => Finding::Broken(chain(&error)),
-    }
-}
-
-async fn control_plane(config: &Config) -> Finding {
-    let client = match ControlPlane::new(config) {
-        Ok(client) => client,
-        Err(error) => return Finding::Broken(chain(&error)),
+/// The container engine, and what it makes of the kernel.
+async fn engine(config: &Config) -> Vec<Check> {
+    let check = |name, finding| Check { name, finding };
+    let engine = "container engine";
+    let cure = "systemctl start terrapool-docker (or docker); name another one by `terrapool-agent configure \
+                --docker-host`; the user of the agent has to be in the socket's group";
+    let docker = match docker::connect(config).await {
+        Ok(docker) => docker,
+        Err(error) => return vec![check(engine, Finding::broken(chain(&error), cure))],
     };
-    let answer = client.http().get(format!("{}/healthz", config.url)).send().await;
-    match answer {
-        Ok(answer) if answer.status().is_success() => Finding::Fine(config.url.clone()),
-        Ok(answer) => Finding::Broken(format!("{} answers {}", config.url, answer.status())),
-        Err(error) => Finding::Broken(format!(
-            "{}. Check the address, HTTPS_PROXY and NO_PROXY, and TERRAPOOL_CA_FILE for a private CA",
-            chain(&error)
+    let version = match docker.version().await {
+        Ok(version) => version.version.unwrap_or_else(|| "answers".to_owned()),
+        Err(error) => return vec![check(engine, Finding::broken(chain(&error), cure))],
+    };
+    let mut checks = vec![check(
+        engine,
+        Finding::fine(format!("{version} (API {})", docker.client_version())),
+    )];
+    match docker.info().await {
+        Ok(info) => {
+            checks.push(check("cgroups", system::cgroups(&info)));
+            checks.push(check("swap", system::swap(&info)));
+            checks.push(check(
+                "user namespaces",
+                system::user_namespaces(&info, config.user),
+            ));
+            let folder = info.docker_root_dir.as_deref().map(std::path::Path::new);
+            // An engine elsewhere has its folder elsewhere.
+            if let Some(folder) = folder.filter(|folder| folder.exists()) {
+                checks.push(check("engine's disk", system::disk("the engine's data", folder)));
+            }
+        }
+        Err(error) => checks.push(check(
+            "cgroups",
+            Finding::warning(
+                format!("the engine does not say what it can: {}", chain(&error)),
+                "look at `docker info` yourself: memory, swap and pids limits have to be there",
+            ),
         )),
     }
+    checks
 }
 
 fn data_dir(config: &Config) -> Finding {
@@ -97,11 +151,11 @@ fn data_dir(config: &Config) -> Finding {
         .and_then(|()| std::fs::write(&probe, b"x"))
         .and_then(|()| std::fs::remove_file(&probe));
     match written {
-        Ok(()) => Finding::Fine(config.data_dir.display().to_string()),
-        Err(error) => Finding::Broken(format!(
-            "{} cannot be written: {error}",
-            config.data_dir.display()
-        )),
+        Ok(()) => Finding::fine(config.data_dir.display().to_string()),
+        Err(error) => Finding::broken(
+            format!("{} cannot be written: {error}", config.data_dir.display()),
+            "call doctor as the agent's user or root; the folder belongs to terrapool-agent, mode 0700",
+        ),
     }
 }
 
@@ -123,15 +177,21 @@ fn memory(config: &Config) -> Finding {
         reserve(host.total_mb)
     );
     if slots == 0 {
-        Finding::Broken(text)
+        Finding::broken(
+            text,
+            "free memory, add some, or raise `memory` in the configuration; 512 MB have to be free above what is kept",
+        )
     } else {
-        Finding::Fine(text)
+        Finding::fine(text)
     }
 }
 
 async fn engines(config: &Config) -> Finding {
     let Ok(client) = ControlPlane::new(config) else {
-        return Finding::Warning("not looked at: the HTTPS client cannot be set up".to_owned());
+        return Finding::warning(
+            "not looked at: the HTTPS client cannot be set up",
+            "see `control plane`",
+        );
     };
     let names: Vec<String> = Engines::discover(config, client.http().clone())
         .await
@@ -141,11 +201,52 @@ async fn engines(config: &Config) -> Finding {
         .map(ToString::to_string)
         .collect();
     if names.is_empty() {
-        Finding::Warning(
-            "none on this host: runs need the control plane's catalogue, or a folder named in TERRAPOOL_AGENT_ENGINES"
-                .to_owned(),
+        Finding::warning(
+            "none on this host",
+            "runs need the control plane's catalogue, or a folder named in TERRAPOOL_AGENT_ENGINES",
         )
     } else {
-        Finding::Fine(names.join(", "))
+        Finding::fine(names.join(", "))
+    }
+}
+
+async fn running(config: &Config) -> Finding {
+    match control::ask(&config.data_dir, Request::Status).await {
+        Ok(status) => {
+            let troubles = monitoring::troubles(&status);
+            if troubles.is_empty() {
+                let pool = status.pool.unwrap_or_default();
+                Finding::fine(format!("connected, in pool {pool}, {} jobs", status.jobs.len()))
+            } else {
+                Finding::broken(
+                    troubles.join("; "),
+                    "journalctl -u terrapool-agent says more; see the checks above",
+                )
+            }
+        }
+        Err(AskError::NotRunning { .. }) => Finding::warning(
+            "none uses this data folder, or it belongs to another user",
+            "systemctl enable --now terrapool-agent; call doctor with sudo",
+        ),
+        Err(error) => Finding::warning(chain(&error), "journalctl -u terrapool-agent"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_fine_is_shown_with_what_to_do() {
+        let check = Check {
+            name: "disk",
+            finding: Finding::warning("full", "empty it"),
+        };
+        assert_eq!(check.to_string(), "warn    disk: full\n        empty it");
+        let check = Check {
+            name: "disk",
+            finding: Finding::fine("empty"),
+        };
+        assert_eq!(check.to_string(), "ok      disk: empty");
     }
 }

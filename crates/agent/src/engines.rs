@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use crate::config::Config;
 
 mod downloads;
+pub(crate) mod retention;
 
 /// An engine that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -425,6 +426,7 @@ mod tests {
             engines: Some(folder.join("engines")),
             ca_file: None,
             docker_host: None,
+            listen: None,
         }
     }
 

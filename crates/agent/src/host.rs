@@ -13,6 +13,11 @@ fn meminfo(text: &str, name: &str) -> Option<u64> {
     Some(kilobytes / 1024)
 }
 
+/// Swap in MiB, as `/proc/meminfo` tells it.
+pub(crate) fn swap_mb(text: &str) -> u64 {
+    meminfo(text, "SwapTotal").unwrap_or(0)
+}
+
 /// The host, as it is now. Kernels before 3.14 do not tell available memory; free and cached stand in for it.
 pub fn read(config: &Config) -> Host {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
-use terrapool_agent::config::{self, Config, Overrides};
+use terrapool_agent::config::{self, Config, ConfigError, Overrides};
 use terrapool_agent::configure::{self, Questions, Settings, Terminal};
 use terrapool_agent::control::{self, Request};
 use terrapool_agent::doctor::{self, Finding};
-use terrapool_agent::service::{self, Lifetime};
+use terrapool_agent::monitoring;
+use terrapool_agent::service::{self, Lifetime, ServiceError};
 use terrapool_model::time::Millis;
 use tracing_subscriber::EnvFilter;
 
@@ -48,6 +49,9 @@ enum Action {
         /// As JSON.
         #[arg(long)]
         json: bool,
+        /// Fail, and say why, unless the control plane and the container engine answer.
+        #[arg(long)]
+        check: bool,
     },
     /// Let the agent on this host take no new jobs; it finishes what it holds and stays connected.
     Drain {
@@ -91,8 +95,22 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("terrapool-agent: {error:#}");
-            ExitCode::FAILURE
+            exit_code(&error)
         }
+    }
+}
+
+/// Status of an end that another start would only repeat, as `sysexits.h` has it (EX_CONFIG). The packages' service is
+/// not started again after it.
+const NEEDS_A_PERSON: u8 = 78;
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let configuration = error.downcast_ref::<ConfigError>().is_some();
+    let token = matches!(error.downcast_ref(), Some(ServiceError::Token { .. }));
+    if configuration || token {
+        ExitCode::from(NEEDS_A_PERSON)
+    } else {
+        ExitCode::FAILURE
     }
 }
 
@@ -125,13 +143,19 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Action::Configure(settings) => write_configuration(*settings),
-        Action::Status { overrides, json } => {
+        Action::Status {
+            overrides,
+            json,
+            check,
+        } => {
             let status = control::ask(&config::data_dir(&overrides)?, Request::Status).await?;
             if json {
                 println!("{}", serde_json::to_string_pretty(&status)?);
             } else {
                 println!("{status}");
             }
+            let troubles = monitoring::troubles(&status);
+            anyhow::ensure!(!check || troubles.is_empty(), "{}", troubles.join("; "));
             Ok(ExitCode::SUCCESS)
         }
         Action::Drain {
@@ -150,19 +174,15 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Action::Doctor { overrides } => {
+            look_as_the_service(&overrides)?;
             let config = Config::load(&overrides)?;
             let checks = doctor::examine(&config).await;
             for check in &checks {
-                let (mark, text) = match &check.finding {
-                    Finding::Fine(text) => ("ok    ", text),
-                    Finding::Warning(text) => ("warn  ", text),
-                    Finding::Broken(text) => ("BROKEN", text),
-                };
-                println!("{mark}  {}: {text}", check.name);
+                println!("{check}");
             }
             let broken = checks
                 .iter()
-                .any(|check| matches!(check.finding, Finding::Broken(_)));
+                .any(|check| matches!(check.finding, Finding::Broken { .. }));
             Ok(if broken {
                 ExitCode::FAILURE
             } else {
@@ -170,6 +190,28 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
             })
         }
     }
+}
+
+/// Starts the doctor anew with what drop-ins set for the packages' service, unless it is to look at another agent.
+fn look_as_the_service(overrides: &Overrides) -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    const DONE: &str = "TERRAPOOL_AGENT_DOCTOR";
+    let other_agent = overrides.config.is_some() || overrides.url.is_some() || overrides.data_dir.is_some();
+    if other_agent || std::env::var_os(DONE).is_some() {
+        return Ok(());
+    }
+    let environment = doctor::of_service();
+    if environment.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = environment.iter().map(|(name, _)| name.as_str()).collect();
+    println!("With {} of terrapool-agent.service:", names.join(", "));
+    let error = std::process::Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .envs(environment)
+        .env(DONE, "1")
+        .exec();
+    Err(error).context("the doctor cannot be started with the service's environment")
 }
 
 fn write_configuration(settings: Settings) -> anyhow::Result<ExitCode> {

@@ -2,6 +2,7 @@
 
 mod lifetime;
 mod report;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +11,6 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use terrapool_agent_core::attempt::{Attempt, Boottime, State};
-use terrapool_agent_core::backoff;
 use terrapool_agent_core::capacity::{Held, free_slots, reserve};
 use terrapool_model::id::AttemptId;
 use terrapool_model::time::Millis;
@@ -20,14 +20,16 @@ use terrapool_protocol::secret::Secret;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::attempt::{self, Handle, Session, Shared, Word};
-use crate::clock::{boottime, random};
+use crate::clock::{boottime, random, wall_seconds};
 use crate::config::{self, Config};
-use crate::control::{self, Question, Request};
+use crate::control::{self, Counters, Question, Request};
 use crate::control_plane::{CallError, ControlPlane};
 use crate::drivers::docker::{DockerDriver, DriverError, Place, WarmSandboxes};
+use crate::egress;
 use crate::engines::{Engines, hex};
 use crate::host;
 use crate::journal::{Journal, JournalError};
+use crate::monitoring;
 use crate::schemas::SchemaCache;
 use crate::signals::{Signals, Told};
 use crate::supervisor::Supervisor;
@@ -59,16 +61,22 @@ pub enum ServiceError {
     /// The control plane does not know the token.
     #[error(
         "the control plane at {url} does not accept the agent token: it is wrong, revoked or of another kind. Make a \
-         new token on the pool's page and put it into the token file"
+         new token on the pool's page, hand it to `terrapool-agent configure --token-stdin`, and start the agent again"
     )]
     Token {
         /// The control plane.
         url: String,
     },
+    /// The address for health and metrics.
+    #[error("{address} cannot be listened on for /healthz and /metrics: choose another one as `listen`")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
 }
-
-/// Shortest hold, for networks that cut idle connections early.
-const HOLD_MIN: Millis = Millis(5000);
 
 /// An agent that ends waits so long for the answer to its last word.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -93,6 +101,9 @@ struct Service {
     /// When the last sync was answered.
     contact: Option<Boottime>,
     trouble: Option<String>,
+    counters: Counters,
+    /// The clocks differ, and that was said.
+    clock_said: bool,
     /// Nothing is sent before this.
     pause: Option<tokio::time::Instant>,
     /// Whether the container engine answers.
@@ -165,7 +176,14 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
     let mut signals = Signals::watch().map_err(data_dir)?;
     let instance_key = open_data_dir(&config.data_dir).map_err(data_dir)?;
     let (journal, past) = Journal::open(&config.data_dir.join("journal"))?;
-    let mut questions = control::listen(&config.data_dir).map_err(data_dir)?;
+    let (asking, mut questions) = mpsc::channel(4);
+    control::listen(&config.data_dir, asking.clone()).map_err(data_dir)?;
+    if let Some(address) = config.listen {
+        let address = monitoring::listen(address, asking)
+            .await
+            .map_err(|source| ServiceError::Listen { address, source })?;
+        tracing::info!(%address, "answering /healthz and /metrics");
+    }
     let schemas = SchemaCache::open(config.data_dir.join("schemas")).map_err(data_dir)?;
     // Names and labels of what this agent makes must not give its key away.
     let identity = hex(&Sha256::digest(instance_key.expose()))[..12].to_owned();
@@ -174,6 +192,7 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
     let engines = Engines::discover(&config, control_plane.http().clone()).await;
     let key = driver.key(None, SandboxNetwork::default(), Limits::default());
     let shared = Arc::new(Shared {
+        egress: egress::own(&config),
         control_plane,
         warm: WarmSandboxes::new(Arc::clone(&driver), key),
         driver,
@@ -200,6 +219,8 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
         );
     }
     let engine_answers = shared.driver.answers();
+    let driver = Arc::clone(&shared.driver);
+    let tidying = tokio::spawn(remove_old_engines(driver));
     let mut service = Service {
         config,
         shared,
@@ -215,6 +236,8 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
         failures: 0,
         contact: None,
         trouble: None,
+        counters: Counters::default(),
+        clock_said: false,
         pause: None,
         engine_answers,
         span: Span::new(lifetime, boottime()),
@@ -223,9 +246,36 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
     };
     service.supervisor.ready();
     let ended = service.serve(&mut signals, &mut questions).await;
+    tidying.abort();
     service.say_goodbye().await;
     service.shared.warm.close().await;
     ended
+}
+
+/// Once a day, and some minutes after the start, when what was taken up goes on again.
+async fn remove_old_engines(driver: Arc<DockerDriver>) {
+    const FIRST: Duration = Duration::from_secs(300);
+    const DAILY: Duration = Duration::from_secs(24 * 3600);
+    let mut pace = tokio::time::interval_at(tokio::time::Instant::now() + FIRST, DAILY);
+    loop {
+        pace.tick().await;
+        let now = u64::try_from(wall_seconds()).unwrap_or(0);
+        match driver.remove_old_engines(now).await {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => {
+                tracing::info!(
+                    engines = removed.join(", "),
+                    "removed engines that no job has used for long from the sandboxes' volume"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "old engines stay in the sandboxes' volume; looked at again tomorrow"
+                );
+            }
+        }
+    }
 }
 
 async fn register_body(config: &Config, shared: &Shared, instance_key: Secret) -> Register {
@@ -246,13 +296,6 @@ async fn register_body(config: &Config, shared: &Shared, instance_key: Secret) -
         ),
         engines: shared.engines.list().await,
     }
-}
-
-fn jittered(shortest: Millis, longest: Millis, failures: u32) -> Millis {
-    let random = random()
-        .iter()
-        .fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
-    backoff::wait(shortest, longest, failures, random)
 }
 
 impl Service {
@@ -399,65 +442,6 @@ impl Service {
         self.settings = settings;
     }
 
-    fn answered(&mut self) {
-        self.failures = 0;
-        self.trouble = None;
-        self.contact = Some(boottime());
-    }
-
-    fn not_registered(&mut self, error: CallError) -> Result<(), ServiceError> {
-        match error {
-            CallError::Unauthorized if self.handles.is_empty() => Err(ServiceError::Token {
-                url: self.config.url.clone(),
-            }),
-            // What it holds is still delivered, with the credentials of the jobs.
-            CallError::Unauthorized => {
-                self.mode = SyncMode::FinishOnly;
-                self.rest("the agent token is not accepted");
-                Ok(())
-            }
-            error if error.is_transient() => {
-                tracing::warn!(
-                    url = self.config.url, reason = %error,
-                    "the control plane cannot be reached yet; trying again"
-                );
-                self.rest(&error.to_string());
-                Ok(())
-            }
-            error => Err(error.into()),
-        }
-    }
-
-    fn not_synced(&mut self, waited: Millis, error: &CallError) {
-        match error {
-            CallError::Superseded => {
-                tracing::error!("a newer process of this agent has registered: finishing only");
-                self.mode = SyncMode::FinishOnly;
-            }
-            // A control plane that was restored from a backup does not know this session: another one is asked for.
-            CallError::Unauthorized => {
-                tracing::warn!("the control plane does not know this session; registering again");
-                self.registered = None;
-                self.body.process_nonce = hex(&random());
-            }
-            error => {
-                if waited >= HOLD_MIN {
-                    // Cut while it was held: a proxy with a short idle limit.
-                    self.hold = Millis((self.hold.0 / 2).max(HOLD_MIN.0));
-                }
-                tracing::warn!(reason = %error, "a sync was not answered; trying again");
-            }
-        }
-        self.rest(&error.to_string());
-    }
-
-    fn rest(&mut self, trouble: &str) {
-        let wait = jittered(self.settings.retry_min, self.settings.retry_max, self.failures);
-        self.failures += 1;
-        self.trouble = Some(trouble.to_owned());
-        self.pause = Some(tokio::time::Instant::now() + wait.to_std());
-    }
-
     /// Told to end: finish, then cancel, then leave. Answers whether to go on.
     async fn told_to_end(&mut self, told: Told) -> bool {
         self.told += 1;
@@ -533,6 +517,7 @@ impl Service {
             if self.draining().is_some() || !*self.engine_answers.borrow() || !fits || known {
                 continue;
             }
+            self.counters.offers += 1;
             let id = AttemptId::from_random(random());
             let attempt = Attempt::new(
                 offer.job.clone(),

@@ -15,9 +15,9 @@ use terrapool_model::id::{ConfigurationVersionId, RunId, WorkspaceId};
 use terrapool_model::time::Millis;
 use terrapool_protocol::job::{
     BundlePart, EngineRequest, JobSpec, JobTimes, Limits, Outcome, OutputFormat, PartName, Phase, PlanMode,
-    SandboxNetwork,
+    SandboxNetwork, SandboxProxy,
 };
-use terrapool_protocol::runner::{FromRunner, ToRunner};
+use terrapool_protocol::runner::{Egress, FromRunner, ToRunner};
 
 fn slug(main_tf: &str) -> Vec<u8> {
     let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(
@@ -72,6 +72,7 @@ fn spec(configuration: &[u8]) -> JobSpec {
             start_window: Millis(20_000),
         },
         hostname: "tp.example.com".to_owned(),
+        proxy: SandboxProxy::None,
     }
 }
 
@@ -97,6 +98,7 @@ async fn plan(main_tf: &str) -> (Outcome, String) {
         engine_verified: true,
         known_schemas: Vec::new(),
         hosts: Vec::new(),
+        egress: Egress::default(),
         notes: Vec::new(),
     };
     let link = &mut sandbox.link;
@@ -169,4 +171,42 @@ async fn the_sandbox_has_no_capabilities_no_new_privileges_seccomp_and_its_own_l
     assert_eq!(outcome, Outcome::Succeeded { changes: true }, "{log}");
     assert!(log.contains("+ missing = []"), "{log}");
     assert!(log.contains("+ memory  = \"536870912\""), "{log}");
+}
+
+/// Removes what a driver keeps as long as its agent exists.
+struct Leftovers(String);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let docker = |arguments: &[&str]| std::process::Command::new("docker").args(arguments).output();
+        let _ = docker(&["rm", "-f", &format!("terrapool-{}-loader", self.0)]);
+        let _ = docker(&["volume", "rm", "-f", &format!("terrapool-{}-bin", self.0)]);
+    }
+}
+
+#[tokio::test]
+async fn engines_that_no_job_used_for_long_leave_the_sandboxes_volume_and_come_back_when_they_are_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let driver = prepare(&config(folder.path()), folder.path()).await;
+    let _leftovers = Leftovers(common::identity(folder.path()));
+    let path = folder.path().join("terraform");
+    std::fs::write(&path, "an engine").unwrap();
+    let found = terrapool_agent::engines::Found {
+        engine: terrapool_model::engine::Engine {
+            kind: EngineKind::Terraform,
+            version: "1.2.3".parse().unwrap(),
+        },
+        path,
+        sha256: hex(&Sha256::digest("an engine")),
+    };
+    let engine = driver.bin().ensure(&found).await.unwrap();
+    let now = u64::try_from(terrapool_agent::clock::wall_seconds()).unwrap();
+    let month = 31 * 24 * 3600;
+    assert!(driver.remove_old_engines(now).await.unwrap().is_empty());
+    for _ in 0..2 {
+        let removed = driver.remove_old_engines(now + month).await.unwrap();
+        assert_eq!(removed, [engine.split('/').next().unwrap()]);
+        assert!(driver.remove_old_engines(now + month).await.unwrap().is_empty());
+        assert_eq!(driver.bin().ensure(&found).await.unwrap(), engine);
+    }
 }

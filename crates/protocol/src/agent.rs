@@ -34,6 +34,9 @@ pub const STATE_LINEAGE: &str = "terrapool-state-lineage";
 /// Header of uploads: SHA-256 of the body, lower-case hex.
 pub const CONTENT_SHA256: &str = "terrapool-content-sha256";
 
+/// Header of the answer to `GET /healthz`: the control plane's version.
+pub const SERVER_VERSION: &str = "terrapool-version";
+
 /// Makes a process known. A newer session of the same instance key supersedes the older one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Register {

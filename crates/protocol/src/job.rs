@@ -161,6 +161,18 @@ pub enum SandboxNetwork {
     None,
 }
 
+/// Which proxy a sandbox uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxProxy {
+    /// None.
+    #[default]
+    None,
+    /// The agent's own, with the certificates that the agent trusts besides its system's. What runs inside can read its
+    /// password.
+    Agent,
+}
+
 /// The times that bind this attempt; the control plane sends them, agents hard-code none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobTimes {
@@ -222,6 +234,9 @@ pub struct JobSpec {
     /// The name by which people call the control plane (host, with its port unless that is 443).
     #[serde(default)]
     pub hostname: String,
+    /// Which proxy the sandbox uses.
+    #[serde(default)]
+    pub proxy: SandboxProxy,
 }
 
 /// How a job ended.

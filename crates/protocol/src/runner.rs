@@ -28,6 +28,47 @@ pub const PROVIDERS: &str = "/terrapool/providers";
 /// The runner's socket, below [`JOB`].
 pub const SOCKET: &str = "runner.sock";
 
+/// Name of the file in an engine's folder below [`BIN`] whose time says when a job used it last.
+pub const ENGINE_USED: &str = "used";
+
+/// A folder of an engine below [`BIN`]: a line of `terrapool-runner engines`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineFolder {
+    /// Its name.
+    pub name: String,
+    /// Bytes of its files.
+    pub size: u64,
+    /// When a job used it last, in seconds since 1970.
+    pub used: u64,
+}
+
+impl std::fmt::Display for EngineFolder {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} {} {}", self.size, self.used, self.name)
+    }
+}
+
+impl EngineFolder {
+    /// Reads a line; `None` when it is something else.
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut words = line.splitn(3, ' ');
+        Some(Self {
+            size: words.next()?.parse().ok()?,
+            used: words.next()?.parse().ok()?,
+            name: words.next()?.to_owned(),
+        })
+    }
+}
+
+/// By which way an engine and its providers reach the network. Empty: directly, with the certificates of the image.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Egress {
+    /// Environment variables that name proxies, with their values. These may hold passwords.
+    pub proxy: Vec<(String, Secret)>,
+    /// Certificates to trust besides those of the image (PEM).
+    pub certificates: String,
+}
+
 /// From agent to runner.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -58,6 +99,9 @@ pub enum ToRunner {
         /// to them are served by the runner, which hands them on as [`FromRunner::Request`].
         #[serde(default)]
         hosts: Vec<String>,
+        /// The way out to the network, where the pool says that it is the agent's.
+        #[serde(default)]
+        egress: Egress,
         /// Lines for the log about what the agent did beforehand.
         #[serde(default)]
         notes: Vec<String>,

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use terrapool_protocol::job::{JobSpec, VariableCategory};
 use terrapool_protocol::relay::{PLACEHOLDER, PREFIX};
+use terrapool_protocol::runner::Egress;
 
-use crate::hcl;
 use crate::paths::Paths;
+use crate::{egress, hcl};
 
 /// Names that are handed through from the runner's own environment, where the agent put them.
 const INHERITED: [&str; 9] = [
@@ -58,12 +59,27 @@ impl Environment {
 }
 
 /// Builds the environment for a job.
-pub fn build(paths: &Paths, temporary: &PathBuf, spec: &JobSpec) -> Environment {
+pub fn build(paths: &Paths, temporary: &PathBuf, spec: &JobSpec, way_out: &Egress) -> Environment {
     let mut environment = Environment::default();
     environment.set("PATH", DEFAULT_PATH);
     for name in INHERITED {
         if let Some(value) = std::env::var_os(name) {
             environment.set(name, value);
+        }
+    }
+    for (name, value) in &way_out.proxy {
+        environment.set(name, value.expose());
+    }
+    match egress::certificates(paths, way_out) {
+        Ok(Some(bundle)) => {
+            for name in egress::CERTIFICATE_VARIABLES {
+                environment.set(name, &bundle);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => {
+            let note = format!("The agent's certificates cannot be used in this run: {error}.");
+            environment.notes.push(note);
         }
     }
     environment.set("HOME", paths.home());

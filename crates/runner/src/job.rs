@@ -14,7 +14,7 @@ use terrapool_model::engine::{Engine, EngineKind};
 use terrapool_protocol::job::{
     Artifact, ArtifactName, FailureReason, JobSpec, Limit, Outcome, PartName, Phase, StateMark, Usage,
 };
-use terrapool_protocol::runner::{FromRunner, RunnerStage, StopReason};
+use terrapool_protocol::runner::{Egress, FromRunner, RunnerStage, StopReason};
 
 use crate::archive::{self, ArchiveError, ArchiveLimits, Inventory};
 use crate::bundle::{StateFile, part_path};
@@ -51,6 +51,8 @@ pub struct Work {
     pub known_schemas: Vec<String>,
     /// Names by which configurations may call the control plane.
     pub hosts: Vec<String>,
+    /// The way out to the network.
+    pub egress: Egress,
     /// Lines for the log about what the agent did beforehand.
     pub notes: Vec<String>,
 }
@@ -213,7 +215,7 @@ impl Job<'_> {
         configuration::write_override(&self.shared.paths, &root, self.work.engine.kind)?;
         let notes = configuration::write_variables(&root, spec)?;
         let temporary = temporary_folder(&self.shared.paths);
-        self.environment = environment::build(&self.shared.paths, &temporary, spec);
+        self.environment = environment::build(&self.shared.paths, &temporary, spec, &self.work.egress);
         for note in notes.iter().chain(&self.environment.notes) {
             self.spool.line(note);
         }

@@ -7,6 +7,8 @@ pub mod children;
 pub mod configuration;
 pub mod connect;
 pub mod dump;
+pub mod egress;
+pub mod engines;
 pub mod environment;
 pub mod error;
 pub mod frames;

@@ -202,6 +202,7 @@ impl Connection {
                 engine_verified,
                 known_schemas,
                 hosts,
+                egress,
                 notes,
             } => {
                 let work = Work {
@@ -212,6 +213,7 @@ impl Connection {
                     engine_verified,
                     known_schemas,
                     hosts,
+                    egress,
                     notes,
                 };
                 *bundle = self.begin(work);

@@ -4,9 +4,10 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use terrapool_runner::{Options, Paths, RunnerError, connect, network, run, serve_remains};
+use terrapool_runner::{Options, Paths, RunnerError, connect, engines, network, run, serve_remains};
 
-const USAGE: &str = "usage: terrapool-runner run | connect | remains | addresses | close-network [--metadata-open] ADDRESS... | version";
+const USAGE: &str = "usage: terrapool-runner run | connect | remains | addresses | close-network [--metadata-open] \
+                     ADDRESS... | engines | remove-engines NAME... | version";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -22,6 +23,13 @@ fn main() -> ExitCode {
         }
         ["close-network", "--metadata-open", addresses @ ..] => close_network(true, addresses),
         ["close-network", addresses @ ..] => close_network(false, addresses),
+        ["engines"] => {
+            for engine in engines::list(&Paths::default().bin) {
+                println!("{engine}");
+            }
+            Ok(())
+        }
+        ["remove-engines", names @ ..] => engines::remove(&Paths::default().bin, names),
         ["connect"] => connect::connect(&Paths::default().socket()),
         ["version" | "--version"] => {
             println!("{}", env!("CARGO_PKG_VERSION"));

@@ -44,6 +44,11 @@ impl Paths {
         self.job.join(runner::SOCKET)
     }
 
+    /// Certificates of the image and of the agent, in one file.
+    pub fn certificates(&self) -> PathBuf {
+        self.job.join("certificates.pem")
+    }
+
     /// The log spool.
     pub fn log(&self) -> PathBuf {
         self.job.join("log")

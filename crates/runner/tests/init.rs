@@ -17,7 +17,7 @@ use common::{Agent, Job, KEY, sha256};
 use terrapool_model::engine::{Engine, EngineKind};
 use terrapool_protocol::frame::{Decoder, encode};
 use terrapool_protocol::job::Outcome;
-use terrapool_protocol::runner::{FromRunner, ToRunner};
+use terrapool_protocol::runner::{Egress, FromRunner, ToRunner};
 use terrapool_protocol::secret::Secret;
 
 const SCRIPT: &str = r#"#!/bin/sh
@@ -143,6 +143,7 @@ exec chroot . /runner/terrapool-runner run"#;
             engine_verified: false,
             known_schemas: Vec::new(),
             hosts: Vec::new(),
+            egress: Egress::default(),
             notes: Vec::new(),
         }
     }

@@ -8,7 +8,7 @@ use terrapool_model::id::{AgentPoolId, OrganizationId, ProjectId, WorkspaceId};
 use terrapool_model::image::PinnedImage;
 use terrapool_model::time::Timestamp;
 use terrapool_model::times::Times;
-use terrapool_protocol::job::{Limit, Limits, SandboxNetwork};
+use terrapool_protocol::job::{Limit, Limits, SandboxNetwork, SandboxProxy};
 
 use crate::db::{Connection, Retryable, Row, Tx};
 use crate::error::StoreError;
@@ -114,6 +114,8 @@ pub struct PoolSettings {
     pub images: BTreeSet<PinnedImage>,
     /// What sandboxes reach.
     pub sandbox_network: SandboxNetwork,
+    /// Which proxy sandboxes use.
+    pub sandbox_proxy: SandboxProxy,
     /// A person has paused it: nothing new is given to its agents.
     pub paused: bool,
 }

@@ -6,8 +6,8 @@ use terrapool_agent_core::attempt::Event;
 use terrapool_model::engine::Engine;
 use terrapool_model::id::JobId;
 use terrapool_protocol::frame::CHUNK;
-use terrapool_protocol::job::{FailureReason, JobSpec, Outcome};
-use terrapool_protocol::runner::ToRunner;
+use terrapool_protocol::job::{FailureReason, JobSpec, Outcome, SandboxProxy};
+use terrapool_protocol::runner::{Egress, ToRunner};
 use terrapool_protocol::secret::Secret;
 
 use super::Shared;
@@ -91,8 +91,13 @@ pub(super) async fn prepare(
     shared.driver.assign(&mut sandbox, spec.limits, &name).await?;
     let mut hosts = vec![spec.hostname.clone(), shared.control_plane.host()];
     hosts.dedup();
+    let egress = match spec.proxy {
+        SandboxProxy::None => Egress::default(),
+        SandboxProxy::Agent => shared.egress.clone(),
+    };
     let work = ToRunner::Work {
         hosts,
+        egress,
         spec: Box::new(spec),
         engine_path: path,
         engine: found.engine.clone(),

@@ -6,17 +6,19 @@ use std::time::{Duration, SystemTime};
 
 use terrapool_model::engine::Engine;
 
+use super::retention::{Kept, Retention};
+
 /// Name of the file beside a binary with its digest.
 const PIN: &str = "sha256";
 /// Name of the file beside a binary whose time says when it was used last.
 const USED: &str = "used";
 
-/// A download that was not used for so long is removed.
-const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// One that was used in this time may be about to be started.
-const IN_USE: Duration = Duration::from_secs(3600);
-/// All downloads together, in bytes; above it those are removed that were not used for the longest time.
-const MOST: u64 = 5 << 30;
+/// How long downloads are kept. One that was used in the last hour may be about to be copied to the sandboxes.
+const RETENTION: Retention = Retention {
+    kept: Duration::from_secs(30 * 24 * 3600),
+    in_use: Duration::from_secs(3600),
+    most: 5 << 30,
+};
 
 fn beside(binary: &Path, name: &str) -> PathBuf {
     binary.with_file_name(name)
@@ -44,31 +46,6 @@ pub(super) fn usable(
     found.into_iter().filter_map(with_pin).collect()
 }
 
-/// A downloaded engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Kept {
-    folder: PathBuf,
-    size: u64,
-    /// How long ago it was used.
-    unused: Duration,
-}
-
-/// Which downloads go: first what is old, then, while there is too much, what was not used for the longest time.
-fn surplus(mut kept: Vec<Kept>, most: u64) -> Vec<PathBuf> {
-    kept.sort_by_key(|engine| engine.unused);
-    let mut total = 0;
-    let mut gone = Vec::new();
-    for engine in kept {
-        let fits = total + engine.size <= most && engine.unused <= KEPT;
-        if fits || engine.unused <= IN_USE {
-            total += engine.size;
-        } else {
-            gone.push(engine.folder);
-        }
-    }
-    gone
-}
-
 /// Removes downloads that are not used, and answers their folders.
 pub(super) fn sweep(downloads: &Path) -> Vec<PathBuf> {
     let now = SystemTime::now();
@@ -84,10 +61,10 @@ pub(super) fn sweep(downloads: &Path) -> Vec<PathBuf> {
         kept.push(Kept {
             size: metadata.iter().map(std::fs::Metadata::len).sum(),
             unused: now.duration_since(used).unwrap_or_default(),
-            folder,
+            name: folder,
         });
     }
-    let gone = surplus(kept, MOST);
+    let gone = RETENTION.surplus(kept);
     gone.into_iter()
         .filter(|folder| std::fs::remove_dir_all(folder).is_ok())
         .collect()
@@ -98,31 +75,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_downloads_go_and_the_least_used_when_there_are_too_many() {
-        let kept = |name: &str, size: u64, hours: u64| Kept {
-            folder: name.into(),
-            size,
-            unused: Duration::from_secs(hours * 3600),
-        };
-        let all = || {
-            vec![
-                kept("old", 1, 31 * 24),
-                kept("week", 40, 7 * 24),
-                kept("day", 40, 24),
-                kept("now", 40, 0),
-            ]
-        };
-        let names = |most: u64| -> Vec<String> {
-            let gone = surplus(all(), most);
-            gone.iter().map(|folder| folder.display().to_string()).collect()
-        };
-        assert_eq!(names(1000), ["old"]);
-        assert_eq!(names(100), ["week", "old"]);
-        // What may be about to be started stays in any case.
-        assert_eq!(names(10), ["day", "week", "old"]);
-    }
-
-    #[test]
     fn a_sweep_removes_folders_of_engines_that_nobody_used() {
         let folder = tempfile::tempdir().unwrap();
         let binary = folder.path().join("terraform_1.0.0/terraform");
@@ -130,7 +82,7 @@ mod tests {
         std::fs::write(&binary, "x").unwrap();
         note_use(&binary);
         assert_eq!(sweep(folder.path()), Vec::<PathBuf>::new());
-        let long_ago = SystemTime::now() - 2 * KEPT;
+        let long_ago = SystemTime::now() - 2 * RETENTION.kept;
         let used = std::fs::File::options()
             .write(true)
             .open(beside(&binary, USED))

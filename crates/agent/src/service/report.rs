@@ -105,6 +105,9 @@ impl Service {
             draining: self.draining(),
             capacity: self.capacity(),
             jobs: jobs.collect(),
+            engine_answers: *self.engine_answers.borrow(),
+            clock_ahead_seconds: self.shared.control_plane.clock_ahead_seconds(),
+            counters: self.counters,
         }
     }
 

@@ -13,8 +13,13 @@ use terrapool_protocol::secret::Secret;
 
 /// A driver for an agent with this data folder.
 pub async fn prepare(config: &Config, data_dir: &Path) -> Arc<DockerDriver> {
-    let identity = hex(&Sha256::digest(data_dir.to_string_lossy().as_bytes()))[..12].to_owned();
-    DockerDriver::prepare(config, &identity).await.unwrap()
+    DockerDriver::prepare(config, &identity(data_dir)).await.unwrap()
+}
+
+/// The identity of that agent.
+#[allow(dead_code, reason = "not every test looks for what is left")]
+pub fn identity(data_dir: &Path) -> String {
+    hex(&Sha256::digest(data_dir.to_string_lossy().as_bytes()))[..12].to_owned()
 }
 
 pub fn config(data_dir: &Path) -> Config {
@@ -47,6 +52,7 @@ pub fn config(data_dir: &Path) -> Config {
         engines: None,
         ca_file: None,
         docker_host: std::env::var("DOCKER_HOST").ok(),
+        listen: None,
     }
 }
 

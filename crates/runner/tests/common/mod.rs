@@ -19,9 +19,9 @@ use terrapool_model::time::Millis;
 use terrapool_protocol::frame::{Decoder, encode};
 use terrapool_protocol::job::{
     Artifact, ArtifactName, BundlePart, EngineRequest, JobSpec, JobTimes, Limits, Outcome, OutputFormat,
-    PartName, Phase, PlanMode, RunVariable, StateMark, Variable, VariableCategory,
+    PartName, Phase, PlanMode, RunVariable, SandboxProxy, StateMark, Variable, VariableCategory,
 };
-use terrapool_protocol::runner::{FromRunner, RunnerStage, StopKind, StopReason, ToRunner};
+use terrapool_protocol::runner::{Egress, FromRunner, RunnerStage, StopKind, StopReason, ToRunner};
 use terrapool_protocol::secret::Secret;
 use terrapool_runner::{Options, Paths, run, serve_remains};
 
@@ -192,6 +192,7 @@ impl Sandbox {
             engine_verified: false,
             known_schemas: Vec::new(),
             hosts: vec!["tp.example.com".to_owned()],
+            egress: Egress::default(),
             notes: Vec::new(),
         }
     }
@@ -311,6 +312,7 @@ fn spec() -> JobSpec {
             start_window: Millis::from_seconds(20),
         },
         hostname: "tp.example.com".to_owned(),
+        proxy: SandboxProxy::None,
     }
 }
 

@@ -8,6 +8,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde_json::json;
+use terrapool_protocol::agent::SERVER_VERSION;
 use terrapool_store::db::Connection;
 use terrapool_store::error::StoreError;
 use terrapool_store::gauges;
@@ -30,7 +31,7 @@ pub(super) fn router() -> Routes {
 async fn health(State(app): State<App>) -> Response {
     let check = async { gauges::ping(&mut app.db.read().await?).await };
     match check.await {
-        Ok(()) => (StatusCode::OK, "ok\n").into_response(),
+        Ok(()) => ([(SERVER_VERSION, env!("CARGO_PKG_VERSION"))], "ok\n").into_response(),
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "not healthy");
             (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response()

@@ -16,27 +16,35 @@ async fn a_pool_sets_network_and_limits_of_its_sandboxes() {
         .post("/api/v2/organizations/acme/agent-pools", &body)
         .await
         .expect(201);
-    let expected = json!({"network": "closed", "image": null, "images": [], "memory-mb": 512, "cpu-millis": 1000, "processes": 512,
+    let expected = json!({"network": "closed", "proxy": "none", "image": null, "images": [], "memory-mb": 512, "cpu-millis": 1000, "processes": 512,
         "open-files": 8192, "disk-mb": 10240, "log-mb": 64, "plan-seconds": 7200, "apply-seconds": 86400,
         "silence-seconds": null, "maximum-memory-mb": null, "maximum-cpu-millis": null, "maximum-processes": null,
         "maximum-open-files": null, "maximum-disk-mb": null, "maximum-log-mb": null,
         "maximum-plan-seconds": null, "maximum-apply-seconds": null, "maximum-silence-seconds": null});
     assert_eq!(pool["data"]["attributes"]["sandbox"], expected);
     let path = format!("/api/v2/agent-pools/{}", id(&pool));
-    let change = json!({"network": "none", "memory-mb": 1024, "maximum-memory-mb": 2048});
+    let change = json!({"network": "none", "proxy": "agent", "memory-mb": 1024, "maximum-memory-mb": 2048});
     let changed = server.patch(&path, &sandbox(&change)).await.expect(200);
     let found = &changed["data"]["attributes"]["sandbox"];
     assert_eq!(
         (
             &found["network"],
+            &found["proxy"],
             &found["memory-mb"],
             &found["maximum-memory-mb"],
             &found["processes"]
         ),
-        (&json!("none"), &json!(1024), &json!(2048), &json!(512))
+        (
+            &json!("none"),
+            &json!("agent"),
+            &json!(1024),
+            &json!(2048),
+            &json!(512)
+        )
     );
     for (wrong, names) in [
         (json!({"network": "open"}), "metadata"),
+        (json!({"proxy": "http://proxy:3128"}), "agent"),
         (json!({"memory": 512}), "memory-mb"),
         (json!({"memory-mb": 1}), "128"),
         (json!({"memory-mb": 4096}), "maximum"),

@@ -7,6 +7,7 @@
 //! or by reading back what an earlier process has copied. Runners need not read a hundred megabytes at each job.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
@@ -16,10 +17,11 @@ use bollard::query_parameters::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
-use terrapool_protocol::runner::BIN;
-use tokio::sync::Mutex;
+use terrapool_protocol::runner::{BIN, ENGINE_USED, EngineFolder};
+use tokio::sync::{Mutex, MutexGuard};
 
-use super::{DriverError, is_status, labels};
+use super::{DriverError, is_status, labels, seconds_since_epoch};
+use crate::engines::retention::{Kept, Retention};
 use crate::engines::{Found, hex};
 
 /// The runner, built by this crate's build script.
@@ -35,9 +37,28 @@ pub struct BinVolume {
     name: String,
     loader: String,
     runner: String,
-    /// Digest of an engine -> its path below [`BIN`].
-    engines: Mutex<BTreeMap<String, String>>,
+    /// Digest of an engine -> what is known of it. Held while engines are removed.
+    engines: Mutex<BTreeMap<String, Known>>,
 }
+
+/// An engine that is in the volume, verified.
+#[derive(Debug)]
+struct Known {
+    /// Its path below [`BIN`].
+    path: String,
+    /// When the volume was told last that it is used.
+    marked: Instant,
+}
+
+/// A mark that is not older need not be made anew.
+const MARKED: Duration = Duration::from_secs(3600);
+
+/// How long engines are kept. A run may go on, and start its engine again, for days after its job began.
+pub(super) const RETENTION: Retention = Retention {
+    kept: Duration::from_secs(30 * 24 * 3600),
+    in_use: Duration::from_secs(8 * 24 * 3600),
+    most: 5 << 30,
+};
 
 impl BinVolume {
     pub(super) async fn prepare(docker: &Docker, image: &str, identity: &str) -> Result<Self, DriverError> {
@@ -65,7 +86,7 @@ impl BinVolume {
             volume
                 .put(&path, RUNNER.len() as u64, std::io::Cursor::new(RUNNER))
                 .await?;
-            volume.mark_whole(&path).await?;
+            volume.mark(&whole_mark(&path)).await?;
         }
         Ok(volume)
     }
@@ -87,8 +108,12 @@ impl BinVolume {
     pub async fn ensure(&self, found: &Found) -> Result<String, DriverError> {
         // Held over the copy: two jobs that want the same engine copy it once.
         let mut engines = self.engines.lock().await;
-        if let Some(path) = engines.get(&found.sha256) {
-            return Ok(path.clone());
+        if let Some(known) = engines.get_mut(&found.sha256) {
+            if known.marked.elapsed() > MARKED {
+                self.mark(&used_mark(&known.path)).await?;
+                known.marked = Instant::now();
+            }
+            return Ok(known.path.clone());
         }
         let folder = format!(
             "{}_{}-{}",
@@ -112,17 +137,37 @@ impl BinVolume {
                     std::io::Error::other("it was changed while it was copied; start the run again");
                 return Err(fail(changed));
             }
-            self.mark_whole(&path).await?;
+            self.mark(&whole_mark(&path)).await?;
         }
-        engines.insert(found.sha256.clone(), path.clone());
+        self.mark(&used_mark(&path)).await?;
+        let known = Known {
+            path: path.clone(),
+            marked: Instant::now(),
+        };
+        engines.insert(found.sha256.clone(), known);
         Ok(path)
+    }
+
+    /// Which of the engines in the volume go, as of `now` (seconds since 1970).
+    pub(super) fn surplus(listed: &str, now: u64) -> Vec<String> {
+        let kept = listed.lines().filter_map(EngineFolder::parse).map(|engine| Kept {
+            unused: Duration::from_secs(now.saturating_sub(engine.used)),
+            name: engine.name,
+            size: engine.size,
+        });
+        RETENTION.surplus(kept.collect())
+    }
+
+    /// Keeps jobs from being given engines until the value is dropped; by it is said which ones are gone.
+    pub(super) async fn hold(&self) -> Held<'_> {
+        Held(self.engines.lock().await)
     }
 
     /// Whether a file is in the volume and was copied to its end.
     async fn holds(&self, path: &str) -> Result<bool, DriverError> {
         use bollard::query_parameters::ContainerArchiveInfoOptions;
         let options = ContainerArchiveInfoOptions {
-            path: format!("{BIN}/{path}.whole"),
+            path: format!("{BIN}/{}", whole_mark(path)),
         };
         match self
             .docker
@@ -219,14 +264,12 @@ impl BinVolume {
         })
     }
 
-    /// Puts a mark beside a file that says it is whole.
-    async fn mark_whole(&self, path: &str) -> Result<(), DriverError> {
+    /// Puts an empty file of now into the volume.
+    async fn mark(&self, path: &str) -> Result<(), DriverError> {
         let mut mark = Vec::new();
-        archive(&format!("{path}.whole"), 0, std::io::empty(), &mut mark).map_err(|source| {
-            DriverError::File {
-                path: path.into(),
-                source,
-            }
+        archive(path, 0, std::io::empty(), &mut mark).map_err(|source| DriverError::File {
+            path: path.into(),
+            source,
         })?;
         let options = UploadToContainerOptions {
             path: BIN.to_owned(),
@@ -235,7 +278,33 @@ impl BinVolume {
         self.docker
             .upload_to_container(&self.loader, Some(options), bollard::body_full(mark.into()))
             .await
-            .map_err(DriverError::call("marking an engine as whole"))
+            .map_err(DriverError::call("marking an engine in the volume"))
+    }
+}
+
+/// The mark beside a file that says it was copied to its end.
+fn whole_mark(path: &str) -> String {
+    format!("{path}.whole")
+}
+
+/// The mark in an engine's folder whose time says when it was used last.
+fn used_mark(engine: &str) -> String {
+    let folder = engine.rsplit_once('/').map_or(engine, |(folder, _)| folder);
+    format!("{folder}/{ENGINE_USED}")
+}
+
+/// The engines, while they are held.
+pub(super) struct Held<'a>(MutexGuard<'a, BTreeMap<String, Known>>);
+
+impl Held<'_> {
+    /// These folders are gone.
+    pub(super) fn forget(&mut self, folders: &[String]) {
+        let gone = |path: &str| {
+            folders
+                .iter()
+                .any(|folder| path.split('/').next() == Some(folder))
+        };
+        self.0.retain(|_, known| !gone(&known.path));
     }
 }
 
@@ -254,6 +323,7 @@ fn archive(
         header.set_size(size);
         header.set_uid(0);
         header.set_gid(0);
+        header.set_mtime(seconds_since_epoch());
         header
     };
     if let Some((folder, _)) = path.split_once('/') {
@@ -389,4 +459,34 @@ async fn create_loader(
             "making a container from image {image}"
         )))?;
     Ok(created.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_that_no_job_used_for_a_month_go_and_those_of_this_week_stay_however_many_they_are() {
+        let day = 24 * 3600;
+        let now = 1000 * day;
+        let line = |name: &str, gigabytes: u64, days: u64| {
+            EngineFolder {
+                name: name.to_owned(),
+                size: gigabytes << 30,
+                used: now - days * day,
+            }
+            .to_string()
+        };
+        let few = [line("terraform_1.0.0-a", 1, 31), line("tofu_1.9.0-b", 1, 29)].join("\n");
+        assert_eq!(BinVolume::surplus(&few, now), ["terraform_1.0.0-a"]);
+        let many = [
+            line("a", 3, 7),
+            line("b", 3, 1),
+            line("c", 1, 9),
+            line("d", 1, 10),
+        ]
+        .join("\n");
+        assert_eq!(BinVolume::surplus(&many, now), ["c", "d"]);
+        assert!(BinVolume::surplus("no such thing\n", now).is_empty());
+    }
 }

@@ -4,6 +4,7 @@
 
 mod adopt;
 mod bin_volume;
+mod helper;
 mod image;
 mod network;
 mod registries;

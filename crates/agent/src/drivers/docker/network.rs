@@ -5,15 +5,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
-use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, NetworkCreateRequest};
-use bollard::query_parameters::{
-    AttachContainerOptions, CreateContainerOptions, StartContainerOptions, WaitContainerOptions,
-};
-use futures_util::StreamExt as _;
+use bollard::models::NetworkCreateRequest;
 use terrapool_protocol::job::SandboxNetwork;
-use terrapool_protocol::runner::BIN;
 
-use super::{DockerDriver, DriverError, LABEL_ROLE, is_status, labels};
+use super::helper::Rights;
+use super::{DockerDriver, DriverError, LABEL_ROLE, is_status};
 
 /// Addresses that the container engine's host had when it was asked last.
 pub(super) type HostAddresses = Option<(Instant, Vec<IpAddr>)>;
@@ -89,7 +85,7 @@ impl DockerDriver {
             "closing the network of a sandbox",
             arguments,
             &mode,
-            &["NET_ADMIN"],
+            Rights::Network,
         )
         .await
         .map(|_| ())
@@ -108,7 +104,7 @@ impl DockerDriver {
                 "asking for the addresses of the container engine's host",
                 vec!["addresses".to_owned()],
                 "host",
-                &[],
+                Rights::None,
             )
             .await?;
         let addresses: Vec<IpAddr> = printed
@@ -117,85 +113,5 @@ impl DockerDriver {
             .collect();
         *known = Some((Instant::now(), addresses.clone()));
         Ok(addresses)
-    }
-
-    /// Runs the runner's binary in a container of its own and returns what it printed.
-    async fn helper(
-        &self,
-        action: &'static str,
-        arguments: Vec<String>,
-        network_mode: &str,
-        capabilities: &[&str],
-    ) -> Result<String, DriverError> {
-        let body = ContainerCreateBody {
-            image: Some(self.image.clone()),
-            user: Some("0:0".to_owned()),
-            entrypoint: Some(vec![self.bin.runner_path()]),
-            cmd: Some(arguments),
-            labels: Some(labels(&self.identity, "helper", "")),
-            host_config: Some(HostConfig {
-                binds: Some(vec![format!("{}:{BIN}:ro", self.bin.name())]),
-                network_mode: Some(network_mode.to_owned()),
-                // An engine that remaps users keeps the host's network from all but its own users.
-                userns_mode: (network_mode == "host").then(|| "host".to_owned()),
-                cap_drop: Some(vec!["ALL".to_owned()]),
-                cap_add: Some(capabilities.iter().map(|name| (*name).to_owned()).collect()),
-                security_opt: Some(vec!["no-new-privileges".to_owned()]),
-                readonly_rootfs: Some(true),
-                log_config: Some(HostConfigLogConfig {
-                    typ: Some("none".to_owned()),
-                    config: None,
-                }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let created = self
-            .docker
-            .create_container(None::<CreateContainerOptions>, body)
-            .await
-            .map_err(DriverError::call(action))?;
-        let result = self.run_helper(&created.id, action).await;
-        self.remove_container(&created.id).await;
-        result
-    }
-
-    async fn run_helper(&self, id: &str, action: &'static str) -> Result<String, DriverError> {
-        let options = AttachContainerOptions {
-            stdout: true,
-            stderr: true,
-            stream: true,
-            ..Default::default()
-        };
-        let mut attached = self
-            .docker
-            .attach_container(id, Some(options))
-            .await
-            .map_err(DriverError::call(action))?;
-        self.docker
-            .start_container(id, None::<StartContainerOptions>)
-            .await
-            .map_err(DriverError::call(action))?;
-        let mut output = String::new();
-        while let Some(Ok(piece)) = attached.output.next().await {
-            output.push_str(&String::from_utf8_lossy(&piece.into_bytes()));
-        }
-        let mut waited = self.docker.wait_container(id, None::<WaitContainerOptions>);
-        let status = match waited.next().await {
-            Some(Ok(answer)) => answer.status_code,
-            Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. })) => code,
-            Some(Err(error)) => return Err(DriverError::call(action)(error)),
-            None => 0,
-        };
-        if status == 0 {
-            Ok(output)
-        } else {
-            let output = output.trim().to_owned();
-            Err(DriverError::Helper {
-                action,
-                status,
-                output,
-            })
-        }
     }
 }

@@ -127,5 +127,6 @@ pub(super) fn spec(app: &App, stored: &StoredSpec) -> Result<JobSpec, AgentApiEr
             start_window: times.start_window,
         },
         hostname: hostname(&app.config.public_url),
+        proxy: stored.settings.sandbox_proxy,
     })
 }

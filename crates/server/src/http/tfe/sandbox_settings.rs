@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use terrapool_model::image::PinnedImage;
-use terrapool_protocol::job::{Limit, SandboxNetwork};
+use terrapool_protocol::job::{Limit, SandboxNetwork, SandboxProxy};
 use terrapool_store::pools::PoolSettings;
 use terrapool_tfe::request::{Field, Item};
 
@@ -15,6 +15,7 @@ use crate::http::error::ApiError;
 pub(super) fn shown(settings: &PoolSettings) -> Value {
     let mut shown = Map::from_iter([
         ("network".to_owned(), json!(settings.sandbox_network)),
+        ("proxy".to_owned(), json!(settings.sandbox_proxy)),
         ("image".to_owned(), json!(settings.image)),
         ("images".to_owned(), json!(settings.images)),
     ]);
@@ -44,6 +45,7 @@ pub(super) fn requested(item: &Item, settings: &PoolSettings) -> Result<Option<P
         let limit = Limit::of(as_maximum.unwrap_or(name));
         match (name.as_str(), as_maximum, limit) {
             ("network", _, _) => next.sandbox_network = network(value)?,
+            ("proxy", _, _) => next.sandbox_proxy = proxy(value)?,
             ("image", _, _) => {
                 next.image = pinned::<Option<PinnedImage>>(name, value)?.map(String::from);
             }
@@ -61,7 +63,7 @@ pub(super) fn requested(item: &Item, settings: &PoolSettings) -> Result<Option<P
             _ => {
                 let known = Limit::ALL.map(Limit::setting).join(", ");
                 return Err(wrong(format!(
-                    "Sandbox has no `{name}`: there are network, image, images, {known}, and each of the limits with maximum- \
+                    "Sandbox has no `{name}`: there are network, proxy, image, images, {known}, and each of the limits with maximum- \
                      before it"
                 )));
             }
@@ -86,6 +88,12 @@ fn network(value: &Value) -> Result<SandboxNetwork> {
             "Sandbox: network is closed (no metadata services), metadata (these too) or none; host, gateway and other \
              sandboxes are out of reach in every case",
         )
+    })
+}
+
+fn proxy(value: &Value) -> Result<SandboxProxy> {
+    serde_json::from_value(value.clone()).map_err(|_| {
+        wrong("Sandbox: proxy is none or agent (the proxy and the certificates that the agent itself uses)")
     })
 }
 

@@ -1,0 +1,240 @@
+//! What kernel and container engine can: control groups, swap, user namespaces, SELinux, disks.
+
+use std::path::Path;
+
+use bollard::models::SystemInfo;
+
+use super::Finding;
+use crate::config::SandboxUser;
+
+/// Less free disk than this, in MiB, and soon something fails.
+const LITTLE_MB: u64 = 2048;
+/// Less than this, and everything fails.
+const NOTHING_MB: u64 = 200;
+
+/// Whether the limits of sandboxes hold.
+pub(super) fn cgroups(info: &SystemInfo) -> Finding {
+    let said = |value: Option<String>| value.unwrap_or_else(|| "?".to_owned());
+    let text = format!(
+        "version {}, driver {}",
+        said(info.cgroup_version.map(|version| version.to_string())),
+        said(info.cgroup_driver.map(|driver| driver.to_string()))
+    );
+    let missing: Vec<&str> = [
+        ("memory", info.memory_limit),
+        ("cpu", info.cpu_cfs_quota),
+        ("pids", info.pids_limit),
+    ]
+    .into_iter()
+    .filter(|(_, has)| *has == Some(false))
+    .map(|(name, _)| name)
+    .collect();
+    if missing.is_empty() {
+        return Finding::fine(text);
+    }
+    Finding::broken(
+        format!("{text}: no limits of {}", missing.join(", ")),
+        "boot the kernel with these controllers (cgroup_enable=memory on some); in a container, mount /sys/fs/cgroup; \
+         rootless engines need delegated controllers",
+    )
+}
+
+/// Whether a job could use more memory than its limit by swapping.
+pub(super) fn swap(info: &SystemInfo) -> Finding {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    swap_of(crate::host::swap_mb(&text), info.swap_limit)
+}
+
+fn swap_of(swap_mb: u64, is_limited: Option<bool>) -> Finding {
+    match (swap_mb, is_limited) {
+        (0, _) => Finding::fine("none"),
+        (_, Some(false)) => Finding::warning(
+            format!(
+                "{swap_mb} MB, and the kernel does not count it: a job may swap as much again as its memory limit"
+            ),
+            "boot with swapaccount=1, or switch swap off (swapoff -a, and its line in /etc/fstab)",
+        ),
+        _ => Finding::fine(format!("{swap_mb} MB; jobs get none of it")),
+    }
+}
+
+/// Whether root in a sandbox is root on the host.
+pub(super) fn user_namespaces(info: &SystemInfo, user: SandboxUser) -> Finding {
+    let options = info.security_options.clone().unwrap_or_default();
+    let most = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").ok();
+    namespaces_of(&options, most.as_deref().map(str::trim), user)
+}
+
+fn has(options: &[String], name: &str) -> bool {
+    options.iter().any(|option| {
+        option == name
+            || option
+                .strip_prefix("name=")
+                .and_then(|option| option.split(',').next())
+                == Some(name)
+    })
+}
+
+fn namespaces_of(options: &[String], most: Option<&str>, user: SandboxUser) -> Finding {
+    if has(options, "userns") || has(options, "rootless") {
+        return Finding::fine("root in a sandbox is nobody on the host");
+    }
+    let cure = match most {
+        None | Some("0") => {
+            "sysctl -w user.max_user_namespaces=15000 (and a file in /etc/sysctl.d), then systemctl restart terrapool-docker"
+        }
+        Some(_) => {
+            "use the agent's own engine (terrapool-docker), or userns-remap in the engine's configuration"
+        }
+    };
+    match user {
+        SandboxUser::Unprivileged => {
+            Finding::fine("the engine does not remap users; sandboxes run as uid 1000 without capabilities")
+        }
+        SandboxUser::Root => Finding::warning(
+            "user = \"root\", and the engine does not remap users: root in a sandbox is root on the host, without its \
+             capabilities",
+            cure,
+        ),
+    }
+}
+
+/// SELinux, as the kernel says.
+pub(super) fn selinux() -> Finding {
+    let enforce = std::fs::read_to_string("/sys/fs/selinux/enforce").ok();
+    let policy = [
+        "/usr/share/selinux/packages/container.pp.bz2",
+        "/usr/share/selinux/packages/container.pp",
+    ];
+    selinux_of(
+        enforce.as_deref().map(str::trim),
+        policy.iter().any(|path| Path::new(path).exists()),
+    )
+}
+
+fn selinux_of(enforce: Option<&str>, has_policy: bool) -> Finding {
+    match (enforce, has_policy) {
+        (None, _) => Finding::fine("off"),
+        (Some("0"), _) => Finding::fine("permissive"),
+        (Some(_), true) => Finding::fine("enforcing, with the policy for containers"),
+        (Some(_), false) => Finding::warning(
+            "enforcing, and the policy for containers is not where it usually is",
+            "yum install container-selinux; ausearch -m avc -ts recent shows what is refused",
+        ),
+    }
+}
+
+/// Room in the file system of a folder, or of the nearest folder above that exists.
+pub(super) fn disk(what: &str, folder: &Path) -> Finding {
+    let there = folder.ancestors().find(|folder| folder.exists());
+    let room = there.and_then(|folder| rustix::fs::statvfs(folder).ok());
+    match room {
+        Some(room) => {
+            let free_mb = room.f_bavail.saturating_mul(room.f_frsize) >> 20;
+            disk_of(what, folder, free_mb, room.f_favail, room.f_files)
+        }
+        None => Finding::warning(
+            format!("{} cannot be looked at", folder.display()),
+            "call doctor with sudo",
+        ),
+    }
+}
+
+fn disk_of(what: &str, folder: &Path, free_mb: u64, free_files: u64, files: u64) -> Finding {
+    let text = format!("{free_mb} MB free for {what} ({})", folder.display());
+    let cure = "make room, or put the folder on a larger file system; a run may write up to its disk limit (10 GB unless \
+                its pool says otherwise)";
+    // File systems that make them as they are needed say that they have none.
+    let few_files = files > 0 && free_files < files / 50;
+    if free_mb < NOTHING_MB || (files > 0 && free_files == 0) {
+        Finding::broken(text, cure)
+    } else if few_files {
+        Finding::warning(format!("{text}, but only {free_files} of {files} inodes"), cure)
+    } else if free_mb < LITTLE_MB {
+        Finding::warning(text, cure)
+    } else {
+        Finding::fine(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_fine(finding: &Finding) -> bool {
+        matches!(finding, Finding::Fine(_))
+    }
+
+    fn warns(finding: &Finding, cure: &str) -> bool {
+        matches!(finding, Finding::Warning { cure: said, .. } if said.contains(cure))
+    }
+
+    #[test]
+    fn limits_that_the_kernel_does_not_have_are_named() {
+        let whole = SystemInfo {
+            memory_limit: Some(true),
+            cpu_cfs_quota: Some(true),
+            pids_limit: Some(true),
+            ..Default::default()
+        };
+        assert!(is_fine(&cgroups(&whole)));
+        // Older engines do not say.
+        assert!(is_fine(&cgroups(&SystemInfo::default())));
+        let partial = SystemInfo {
+            memory_limit: Some(false),
+            ..whole
+        };
+        let Finding::Broken { found, .. } = cgroups(&partial) else {
+            panic!("no memory limit is broken");
+        };
+        assert!(found.contains("no limits of memory"), "{found}");
+    }
+
+    #[test]
+    fn swap_that_is_not_counted_is_worth_a_word() {
+        assert!(is_fine(&swap_of(0, Some(false))));
+        assert!(is_fine(&swap_of(1024, Some(true))));
+        assert!(warns(&swap_of(1024, Some(false)), "swapaccount=1"));
+    }
+
+    #[test]
+    fn root_in_sandboxes_without_remapping_is_worth_a_word() {
+        let options = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let remapped = options(&["name=seccomp,profile=default", "name=userns"]);
+        let plain = options(&["name=seccomp,profile=default"]);
+        assert!(is_fine(&namespaces_of(&remapped, Some("100"), SandboxUser::Root)));
+        assert!(is_fine(&namespaces_of(
+            &plain,
+            Some("0"),
+            SandboxUser::Unprivileged
+        )));
+        assert!(warns(
+            &namespaces_of(&plain, Some("0"), SandboxUser::Root),
+            "sysctl"
+        ));
+        assert!(warns(
+            &namespaces_of(&plain, Some("100"), SandboxUser::Root),
+            "terrapool-docker"
+        ));
+    }
+
+    #[test]
+    fn selinux_that_enforces_wants_the_policy_for_containers() {
+        assert!(is_fine(&selinux_of(None, false)));
+        assert!(is_fine(&selinux_of(Some("0"), false)));
+        assert!(is_fine(&selinux_of(Some("1"), true)));
+        assert!(warns(&selinux_of(Some("1"), false), "container-selinux"));
+    }
+
+    #[test]
+    fn disks_are_judged_by_room_and_by_inodes() {
+        let judged =
+            |free_mb, free_files, files| disk_of("data", Path::new("/data"), free_mb, free_files, files);
+        assert!(is_fine(&judged(50_000, 90, 100)));
+        assert!(is_fine(&judged(50_000, 0, 0)));
+        assert!(warns(&judged(1000, 90, 100), "make room"));
+        assert!(warns(&judged(50_000, 1, 100), "make room"));
+        assert!(matches!(judged(100, 90, 100), Finding::Broken { .. }));
+        assert!(matches!(judged(50_000, 0, 100), Finding::Broken { .. }));
+    }
+}
