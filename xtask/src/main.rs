@@ -26,8 +26,9 @@ cargo xtask <task>
   chaos [--minutes N] [--seed S] [--sqlite | --postgres]
                   kill and cut off everything at random while runs are applied, then count what was promised (root)
   engines         build the engines that the tests use: target/tools/engines
-  package [--quick] [--architecture amd64|arm64]
-                  make everything that is installed: target/packages (deb, rpm, images, tarballs, checksums, contents)
+  package [--quick] [--check] [--architecture amd64|arm64]
+                  make everything that is installed: target/packages (deb, rpm, images, tarballs, checksums, contents);
+                  --check makes it twice and compares, and starts the programs with the C library of Debian 11 (root)
   image           make the sandboxes' image: target/<profile>/sandbox-image.tar
 ";
 

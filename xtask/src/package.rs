@@ -4,6 +4,7 @@
 
 mod bill;
 mod container;
+mod proof;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -62,6 +63,7 @@ enum Build {
 pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
     let mut build = Build::Release;
     let mut architecture = Architecture::OWN;
+    let mut is_checked = false;
     let mut words = arguments.iter().copied();
     while let Some(word) = words.next() {
         match (
@@ -73,14 +75,23 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
             },
         ) {
             ("--quick", _) => build = Build::Quick,
+            ("--check", _) => is_checked = true,
             ("--architecture", Some("amd64")) => architecture = Architecture::Amd64,
             ("--architecture", Some("arm64")) => architecture = Architecture::Arm64,
             _ => bail!(
-                "`cargo xtask package` does not know `{word}`: it takes --quick and --architecture amd64|arm64"
+                "`cargo xtask package` does not know `{word}`: it takes --quick, --check and --architecture \
+                 amd64|arm64"
             ),
         }
     }
-    let folder = make(build, architecture)?;
+    let (job, tools) = make_all(build, architecture)?;
+    if is_checked {
+        proof::same_bytes(&job, &tools)?;
+        if build == Build::Release && architecture == Architecture::OWN {
+            proof::runs_on_old_glibc(&job)?;
+        }
+    }
+    let folder = job.folder;
     println!("{}", folder.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -88,6 +99,7 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
 /// Packages for tests, and the agent's of a next version in `next` beside them.
 pub(crate) fn make_quick() -> anyhow::Result<PathBuf> {
     let (mut job, tools) = make_all(Build::Quick, Architecture::OWN)?;
+    proof::same_bytes(&job, &tools)?;
     let folder = job.folder.clone();
     job.version = format!("{}99-next", job.version);
     job.folder = folder.join("next");
@@ -110,10 +122,6 @@ struct Job {
     folder: PathBuf,
 }
 
-fn make(build: Build, architecture: Architecture) -> anyhow::Result<PathBuf> {
-    make_all(build, architecture).map(|(job, _)| job.folder)
-}
-
 fn make_all(build: Build, architecture: Architecture) -> anyhow::Result<(Job, Nfpm)> {
     packages::ensure(&[packages::BUILD, packages::IMAGE])?;
     let installed =
@@ -134,19 +142,29 @@ fn make_all(build: Build, architecture: Architecture) -> anyhow::Result<(Job, Nf
         stage: target_dir().join("package/stage").join(architecture.name()),
         folder,
     };
-    for path in [&job.stage, &job.folder] {
-        match std::fs::remove_dir_all(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => std::fs::create_dir_all(path)?,
-        }
-    }
+    empty(&job.stage)?;
     programs(&job, build)?;
-    sandbox_image(&job)?;
-    texts(&job)?;
-    for format in ["deb", "rpm"] {
-        nfpm(&job, &tools, "agent", format)?;
+    assemble(&job, &tools)?;
+    Ok((job, tools))
+}
+
+/// A folder with nothing in it.
+fn empty(folder: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(std::fs::create_dir_all(folder)?),
     }
-    tarball(&job)?;
+}
+
+/// Makes everything of the programs in the stage.
+fn assemble(job: &Job, tools: &Nfpm) -> anyhow::Result<()> {
+    empty(&job.folder)?;
+    sandbox_image(job)?;
+    texts(job)?;
+    for format in ["deb", "rpm"] {
+        nfpm(job, tools, "agent", format)?;
+    }
+    tarball(job)?;
     // The server's packages offer the agent's.
     let offered = job.stage.join("packages");
     std::fs::create_dir_all(&offered)?;
@@ -155,17 +173,16 @@ fn make_all(build: Build, architecture: Architecture) -> anyhow::Result<(Job, Nf
         std::fs::copy(job.folder.join(&file), offered.join(&file))?;
     }
     for format in ["deb", "rpm"] {
-        nfpm(&job, &tools, "server", format)?;
+        nfpm(job, tools, "server", format)?;
     }
-    if architecture == Architecture::OWN {
-        container::agent(&job)?;
-        container::server(&job)?;
+    if job.architecture == Architecture::OWN {
+        container::agent(job)?;
+        container::server(job)?;
     }
     for package in ["terrapool-agent", "terrapool-server"] {
-        bill::write(&job, package)?;
+        bill::write(job, package)?;
     }
-    checksums(&job.folder)?;
-    Ok((job, tools))
+    checksums(&job.folder)
 }
 
 /// The commit's time, unless the environment says another; 1970 where there is no commit to ask.

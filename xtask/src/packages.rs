@@ -51,6 +51,7 @@ pub(crate) const TEST: &[Need] = &[
     need("docker-registry", "docker-registry"),
     need("squid", "squid"),
     need("openssl", "openssl"),
+    need("faketime", "faketime"),
     need("chromium", "chromium"),
     need("chromedriver", "chromium-driver"),
     need("/usr/share/fonts/truetype/dejavu", "fonts-dejavu-core"),

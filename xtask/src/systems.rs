@@ -38,7 +38,7 @@ impl Systems {
     }
 }
 
-fn bootstrap(suite: &str, variant: &str, include: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn bootstrap(suite: &str, variant: &str, include: &str) -> anyhow::Result<PathBuf> {
     let folder = target_dir().join("tools/systems");
     std::fs::create_dir_all(&folder)?;
     let archive = folder.join(format!("{suite}.tar"));

@@ -8,6 +8,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
+mod agent_process;
+
+pub use agent_process::AgentProcess;
+
 use crate::cli::Cli;
 use crate::leftovers;
 use crate::wait::until;
@@ -83,11 +87,19 @@ impl Drop for Folder {
 pub struct Installation {
     folder: Arc<Folder>,
     server: Option<Child>,
+    family: Family,
     port: u16,
     /// Token of the site admin, who owns `acme`.
     pub token: String,
     http: reqwest::Client,
     environment: Vec<(String, String)>,
+}
+
+/// Which addresses an installation has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
 }
 
 impl Installation {
@@ -98,6 +110,15 @@ impl Installation {
 
     /// Starts with further environment variables for the server.
     pub async fn start_with(environment: &[(&str, &str)]) -> Self {
+        Self::start_in(Family::V4, environment).await
+    }
+
+    /// Starts where IPv4 leads nowhere.
+    pub async fn start_on_ipv6() -> Self {
+        Self::start_in(Family::V6, &[]).await
+    }
+
+    async fn start_in(family: Family, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::Builder::new().prefix("terrapool-test-").tempdir();
         let folder = Arc::new(Folder(folder.expect("a temporary folder")));
         let port = free_port();
@@ -108,6 +129,7 @@ impl Installation {
         let mut installation = Self {
             folder,
             server: None,
+            family,
             port,
             token: String::new(),
             http: reqwest::Client::new(),
@@ -204,7 +226,7 @@ impl Installation {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("TERRAPOOL_DATA_DIR", self.folder.path().join("data"))
-            .env("TERRAPOOL_LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("TERRAPOOL_LISTEN", self.listens_on())
             .env("TERRAPOOL_PUBLIC_URL", self.url())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
@@ -266,9 +288,19 @@ impl Installation {
         assert!(status.success(), "create-user {name}: {status}");
     }
 
+    fn listens_on(&self) -> String {
+        match self.family {
+            Family::V4 => format!("127.0.0.1:{}", self.port),
+            Family::V6 => format!("[::1]:{}", self.port),
+        }
+    }
+
     /// Host and port, as a `cloud` block names them.
     pub fn host(&self) -> String {
-        format!("localhost:{}", self.port)
+        match self.family {
+            Family::V4 => format!("localhost:{}", self.port),
+            Family::V6 => self.listens_on(),
+        }
     }
 
     /// The server's port on loopback.
@@ -493,89 +525,4 @@ impl Drop for Installation {
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
-}
-
-/// An agent in a process of its own. Ends, and removes its sandboxes, when it is dropped.
-#[derive(Debug)]
-pub struct AgentProcess {
-    child: Child,
-    log: PathBuf,
-    /// Where this process's part of the log begins.
-    begin: u64,
-    _folder: Arc<Folder>,
-}
-
-impl AgentProcess {
-    /// What it has logged.
-    pub fn log(&self) -> String {
-        let bytes = std::fs::read(&self.log).unwrap_or_default();
-        let begin = usize::try_from(self.begin).unwrap_or(usize::MAX);
-        String::from_utf8_lossy(bytes.get(begin..).unwrap_or_default()).into_owned()
-    }
-
-    /// Waits until it has logged a text.
-    pub async fn logs(&self, wanted: &str) {
-        let seen = until(Duration::from_secs(120), async || {
-            self.log().contains(wanted).then_some(())
-        })
-        .await;
-        assert!(
-            seen.is_some(),
-            "the agent does not log `{wanted}`:\n{}",
-            self.log()
-        );
-    }
-
-    /// Kills it, as a crash would.
-    pub async fn kill(&mut self) {
-        self.child.kill().await.expect("a running agent can be killed");
-    }
-
-    /// Sends it a signal: `TERM`, `STOP`, `CONT`.
-    pub async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("the agent runs").to_string();
-        let status = Command::new("kill").args(["-s", name, &pid]).status().await;
-        assert!(
-            status.is_ok_and(|status| status.success()),
-            "kill -s {name} {pid}"
-        );
-    }
-
-    /// Its process id, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
-    }
-
-    /// Waits for its end and returns its exit code.
-    pub async fn wait(&mut self) -> Option<i32> {
-        let ended = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
-        let Ok(ended) = ended else {
-            panic!("the agent does not end:\n{}", self.log())
-        };
-        ended.ok().and_then(|status| status.code())
-    }
-
-    /// Whether it still runs.
-    pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
-    }
-}
-
-impl Drop for AgentProcess {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- {}\n{}", self.log.display(), tail(&self.log()));
-        }
-        let Some(pid) = self.child.id() else { return };
-        for _ in 0..3 {
-            let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
-            for _ in 0..100 {
-                if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
-        let _ = self.child.start_kill();
-    }
 }

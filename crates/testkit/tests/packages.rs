@@ -141,6 +141,7 @@ async fn a_package_is_installed_as_the_manual_says_and_an_upgrade_in_the_middle_
         .await;
     assert!(journal.contains(&format!("run={run}")), "{journal}");
 
+    let workspace_that_waits = site.workspace("waits", STEPS).await;
     // Root in the sandbox, as users of such agents know it.
     site.type_in(&documented_with(MANUAL, "Settings", "--user=root"))
         .await;
@@ -151,9 +152,54 @@ async fn a_package_is_installed_as_the_manual_says_and_an_upgrade_in_the_middle_
     let log = site.installation.phase_log(&run, "apply").await;
     assert!(log.contains("user 0"), "{log}");
 
-    // What was configured and what is known outlive the package; a purge takes both.
+    // Health and metrics, where they are asked for.
+    let watched = documented_with(MANUAL, "Looking after it", "--listen");
+    let (configured, asked) = watched.split_once("curl").expect("the commands ask, too");
+    site.type_in(configured).await;
+    site.registered().await;
+    let answers = site.system.run(&format!("curl{asked}")).await;
+    assert!(
+        answers.starts_with("ok\n") && answers.contains("\nterrapool_agent_healthy 1\n"),
+        "{answers}"
+    );
+
+    // A token that is not accepted is said once, and not tried again every few seconds.
     let system = &site.system;
+    system
+        .run("echo tpa_wrong | terrapool-agent configure --token-stdin; systemctl restart terrapool-agent || true")
+        .await;
+    system
+        .prints(
+            "systemctl show -p ActiveState -p ExecMainStatus -p NRestarts terrapool-agent | sort | tr '\\n' ' '",
+            "ActiveState=failed ExecMainStatus=78 NRestarts=0",
+        )
+        .await;
+    let journal = system
+        .run("journalctl --no-pager -o cat -u terrapool-agent")
+        .await;
+    assert!(journal.contains("does not accept the agent token"), "{journal}");
+    system
+        .run("terrapool-agent configure --token-stdin < token; systemctl restart terrapool-agent")
+        .await;
+    site.registered().await;
+
+    // What was configured and what is known outlive the package; a purge takes both, and what still runs. On the host's
+    // own engine there is something of this agent, and something of another one.
+    let run = site.run(&workspace_that_waits).await;
+    site.installation.log_shows(&run, "apply", "second waits").await;
+    system
+        .run(
+            "systemctl start docker; agent=$(printf %s \"$(cat /var/lib/terrapool-agent/instance.key)\" | sha256sum | cut -c 1-12)\n\
+             tar -C / -c usr/bin/true | docker import - tiny:1\n\
+             docker volume create --label io.terrapool.agent=$agent own; docker volume create --label io.terrapool.agent=0 other\n\
+             docker create --name own --label io.terrapool.agent=$agent tiny:1 /usr/bin/true; docker create --name other tiny:1 /usr/bin/true",
+        )
+        .await;
     system.run("dpkg -r terrapool-agent").await;
+    // What the agent was told to use last counts.
+    system
+        .run("pgrep -f '[t]errapool-runner.* run' && sed -i 's|^docker_host.*|docker_host = \"unix:///var/run/docker.sock\"|' /etc/terrapool-agent/agent.toml")
+        .await;
     system
         .run("test -s /etc/terrapool-agent/token && test -s /var/lib/terrapool-agent/instance.key && ! test -e /usr/bin/terrapool-agent")
         .await;
@@ -161,6 +207,20 @@ async fn a_package_is_installed_as_the_manual_says_and_an_upgrade_in_the_middle_
     system
         .run("! test -e /etc/terrapool-agent && ! test -e /var/lib/terrapool-agent && ! grep terrapool /etc/subuid")
         .await;
+    system
+        .prints(
+            "pgrep -fl '[t]errapool-(runner|docker)|[n]amespace terrapool' || echo nothing runs",
+            "nothing runs",
+        )
+        .await;
+    let left = system
+        .run(
+            "iptables-save | grep -i terrapool || :; ip -o link | grep terrapool || :; ls /var/lib/terrapool-docker\n\
+             grep terrapool /proc/mounts | grep -v ' /var/lib/terrapool-docker ' || :\n\
+             docker ps --all --format '{{.Names}}'; docker volume ls --quiet",
+        )
+        .await;
+    assert_eq!(left, "other\nother\n");
 }
 
 #[tokio::test]
@@ -285,6 +345,15 @@ fn the_images_hold_programs_that_run_in_them() {
         let tag = loaded.trim().trim_start_matches("Loaded image: ");
         let shown = run(Command::new("docker").args(["run", "--rm", tag, "--version"]));
         assert!(shown.starts_with(&format!("{program} ")), "{shown}");
+        let watched = run(Command::new("docker").args([
+            "inspect",
+            "--format",
+            "{{if .Config.Healthcheck}}{{.Config.Healthcheck.Test}}{{end}}",
+            tag,
+        ]));
+        if name == "terrapool-agent" {
+            assert!(watched.contains("terrapool-agent status --check"), "{watched}");
+        }
         run(Command::new("docker").args(["rmi", tag]));
     }
 }

@@ -7,20 +7,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use terrapool_testkit::installation::{Installation, free_port};
+use terrapool_testkit::runs::Workspace;
 use terrapool_testkit::system::{System, documented_with, made, on_path, package, packages};
 use terrapool_testkit::wait::until;
 use tokio::process::{Child, Command};
 
 const MANUAL: &str = include_str!("../../../docs/install.md");
 const SECTION: &str = "Behind a proxy";
-
-const HELLO: &str = r#"
-resource "terraform_data" "hello" {
-  provisioner "local-exec" {
-    command = "echo hello"
-  }
-}
-"#;
 
 /// Waits until something listens.
 async fn listens(port: u16, what: &str) {
@@ -64,8 +57,8 @@ async fn squid(folder: &Path) -> (Child, u16) {
     (child, port)
 }
 
-/// A proxy that looks into TLS, with an authority of its own.
-async fn mitmproxy(folder: &Path, upstream_ca: &Path) -> (Child, u16) {
+/// A proxy that looks into TLS, with an authority of its own. What is asked of files.example.com is asked of `stand_in`.
+async fn mitmproxy(folder: &Path, upstream_ca: &Path, stand_in: &str) -> (Child, u16) {
     let port = free_port();
     let tool = made("TERRAPOOL_TEST_MITMPROXY");
     let child = Command::new("python3")
@@ -77,6 +70,8 @@ async fn mitmproxy(folder: &Path, upstream_ca: &Path) -> (Child, u16) {
             "ssl_verify_upstream_trusted_ca={}",
             upstream_ca.display()
         ))
+        .args(["--set", "connection_strategy=lazy", "--map-remote"])
+        .arg(format!("|https://files.example.com/|{stand_in}/"))
         .env("PYTHONPATH", &tool)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -87,6 +82,40 @@ async fn mitmproxy(folder: &Path, upstream_ca: &Path) -> (Child, u16) {
     listens(port, "mitmproxy").await;
     (child, port)
 }
+
+/// Much output, and a state of more than eight megabytes.
+const BIG: &str = r#"
+resource "terraform_data" "big" {
+  input = sensitive(join("", [for number in range(1000) : format("%04200d", number)]))
+}
+resource "terraform_data" "loud" {
+  provisioner "local-exec" {
+    command = "head -c 4000000 /dev/zero | tr '\\0' x | fold -w 1000; echo; echo enough"
+  }
+}
+"#;
+
+/// A provider from a registry that does not exist.
+const PROVIDER: &str = r#"
+terraform {
+  required_providers {
+    nothing = { source = "providers.example.com/acme/nothing" }
+  }
+}
+resource "nothing_at_all" "a" {}
+"#;
+
+/// Asks a host for a repository; it has none, but a host that is not trusted is not even asked.
+const TRUST: &str = r#"
+resource "terraform_data" "trust" {
+  provisioner "local-exec" {
+    command = "git ls-remote https://files.example.com/ 2>&1 || true"
+  }
+}
+"#;
+
+/// Where proxies are: an address that is not the host's own, since sandboxes do not reach that one.
+const PROXY: &str = "10.99.0.2";
 
 struct Site {
     installation: Installation,
@@ -118,59 +147,137 @@ impl Site {
         }
     }
 
+    /// Gives the host a neighbour, on which a port of this machine's loopback is found.
+    async fn neighbour(&self, port: u16) {
+        self.system
+            .run(&format!(
+                "if ! ip netns list | grep -q neighbour; then ip netns add neighbour; \
+                 ip link add here type veth peer name there netns neighbour; ip address add 10.99.0.1/24 dev here; \
+                 ip link set here up; ip -n neighbour address add {PROXY}/24 dev there; \
+                 ip -n neighbour link set there up; ip -n neighbour route add default via 10.99.0.1; fi; \
+                 systemd-run --quiet --unit neighbour-{port} ip netns exec neighbour \
+                 socat TCP-LISTEN:{port},bind={PROXY},fork,reuseaddr UNIX-CONNECT:/mnt/{port}.sock"
+            ))
+            .await;
+        self.system
+            .prints(
+                &format!("ip netns exec neighbour ss -ltn 'sport = :{port}'"),
+                "LISTEN",
+            )
+            .await;
+    }
+
+    /// Applies a configuration and returns the workspace, the run's status and both logs.
+    async fn runs(&self, name: &str, configuration: &str) -> (Workspace, String, String) {
+        let attributes = json!({"execution-mode": "agent", "agent-pool-id": self.pool, "auto-apply": true});
+        let workspace = self
+            .installation
+            .workspace(name, &attributes, configuration)
+            .await;
+        let run = self
+            .installation
+            .run(&workspace, &json!({"auto-apply": true}))
+            .await;
+        let status = self.installation.run_ends(&run).await;
+        let mut log = String::new();
+        let shown = self.installation.get(&format!("/runs/{run}")).await;
+        for (phase, path) in [("plan", "plans"), ("apply", "applies")] {
+            if let Some(id) = shown["data"]["relationships"][phase]["data"]["id"].as_str() {
+                let phase = self.installation.get(&format!("/{path}/{id}")).await;
+                if phase["data"]["attributes"]["log-read-url"].is_string() {
+                    log += &self.installation.whole_log(&phase).await;
+                }
+            }
+        }
+        (workspace, status, log)
+    }
+
+    /// Sets what the sandboxes of the pool may use.
+    async fn sandboxes(&self, settings: &serde_json::Value) {
+        let body = json!({"data": {"type": "agent-pools", "attributes": {"sandbox": settings}}});
+        self.installation
+            .patch(&format!("/agent-pools/{}", self.pool), &body)
+            .await;
+    }
+
     async fn connected(&self) {
         self.system
             .prints("terrapool-agent status || true", "connected")
             .await;
     }
+}
 
-    async fn applies(&self, name: &str) {
-        let attributes = json!({"execution-mode": "agent", "agent-pool-id": self.pool, "auto-apply": true});
-        let workspace = self.installation.workspace(name, &attributes, HELLO).await;
-        let run = self
-            .installation
-            .run(&workspace, &json!({"auto-apply": true}))
-            .await;
-        self.installation.run_reaches(&run, "applied").await;
-        let log = self.installation.phase_log(&run, "apply").await;
-        assert!(log.contains("hello") && log.ends_with('\u{3}'), "{log}");
-    }
+/// Waits until a proxy has logged a text.
+async fn went_through(folder: &Path, wanted: &str) {
+    let log = || std::fs::read_to_string(folder.join("access.log")).unwrap_or_default();
+    let seen = until(Duration::from_secs(60), async || {
+        log().contains(wanted).then_some(())
+    })
+    .await;
+    assert!(seen.is_some(), "{}", log());
 }
 
 #[tokio::test]
-async fn an_agent_and_its_engine_go_through_the_proxy_of_a_drop_in_with_a_password_or_into_tls() {
+async fn agent_engine_and_runs_go_through_the_proxy_of_a_drop_in_with_a_password_or_into_tls() {
     let site = Site::start().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (_squid, port) = squid(folder.path()).await;
     site.system.relay(port).await;
+    site.neighbour(port).await;
     let commands = documented_with(MANUAL, SECTION, "proxy.conf");
-    let address = format!("http://user:password@127.0.0.1:{port}");
+    let address = format!("http://user:password@{PROXY}:{port}");
     site.system
         .run(&commands.replace("http://user:password@proxy.example.com:3128", &address))
         .await;
     site.connected().await;
-    site.applies("one").await;
-    let log = || std::fs::read_to_string(folder.path().join("access.log")).unwrap_or_default();
-    let call = format!("CONNECT {} user", site.installation.host());
-    let seen = until(Duration::from_secs(60), async || {
-        log().contains(&call).then_some(())
-    })
+    // A doctor on a terminal looks with the service's proxy.
+    let doctor = site.system.run("terrapool-agent doctor").await;
+    for line in [
+        "HTTPS_PROXY",
+        &format!("ok      proxy: {PROXY}:{port} leads to localhost:"),
+        "ok      control plane: ",
+    ] {
+        assert!(doctor.contains(line), "{line}: {doctor}");
+    }
+    assert!(!doctor.contains("password"), "{doctor}");
+    went_through(
+        folder.path(),
+        &format!("CONNECT {} user", site.installation.host()),
+    )
     .await;
-    assert!(seen.is_some(), "{}", log());
     // There is no such registry; that the proxy was asked for it is what matters.
     site.system
         .run("docker -H unix:///run/terrapool-docker/docker.sock pull registry.example.com/image:1 || true")
         .await;
-    let pull = "CONNECT registry.example.com:443 user";
-    let seen = until(Duration::from_secs(60), async || {
-        log().contains(pull).then_some(())
-    })
-    .await;
-    assert!(seen.is_some(), "{}", log());
+    went_through(folder.path(), "CONNECT registry.example.com:443 user").await;
+
+    let (workspace, status, log) = site.runs("big", BIG).await;
+    assert_eq!(
+        status,
+        "applied",
+        "{}",
+        log.chars().take(5000).collect::<String>()
+    );
+    assert!(log.matches('x').count() >= 4_000_000, "{} bytes", log.len());
+    assert!(log.contains("enough") && log.ends_with('\u{3}'));
+    let state = site.installation.current_state(&workspace).await;
+    let size = state.unwrap_or_default().to_string().len();
+    assert!(size > 8_000_000, "{size} bytes");
+
+    site.sandboxes(&json!({"proxy": "agent"})).await;
+    let (_, status, log) = site.runs("provider", PROVIDER).await;
+    assert_eq!(status, "errored", "{log}");
+    went_through(folder.path(), "CONNECT providers.example.com:443 user").await;
 
     let authority = tempfile::tempdir().expect("a temporary folder");
-    let (_mitmproxy, other) = mitmproxy(authority.path(), &site.installation.ca()).await;
+    let (_mitmproxy, other) = mitmproxy(
+        authority.path(),
+        &site.installation.ca(),
+        &site.installation.url(),
+    )
+    .await;
     site.system.relay(other).await;
+    site.neighbour(other).await;
     std::fs::copy(
         authority.path().join("mitmproxy-ca-cert.pem"),
         site.system.share().join("proxy-ca.pem"),
@@ -179,10 +286,12 @@ async fn an_agent_and_its_engine_go_through_the_proxy_of_a_drop_in_with_a_passwo
     let commands = documented_with(MANUAL, SECTION, "--ca-file proxy-ca.pem");
     site.system
         .run(&format!(
-            "sed -i 's|{address}|http://127.0.0.1:{other}|' /etc/systemd/system/terrapool-agent.service.d/proxy.conf; \
+            "sed -i 's|{address}|http://{PROXY}:{other}|' /etc/systemd/system/terrapool-agent.service.d/proxy.conf; \
              systemctl daemon-reload\n{commands}"
         ))
         .await;
     site.connected().await;
-    site.applies("two").await;
+    let (_, status, log) = site.runs("trust", TRUST).await;
+    assert_eq!(status, "applied", "{log}");
+    assert!(log.contains("files.example.com/' not found"), "{log}");
 }

@@ -12,6 +12,9 @@ use crate::image::{Node, add_busybox, archive, layer, libraries};
 /// The user that the server runs as in its container.
 const SERVER: u64 = 1000;
 
+/// In nanoseconds, as images tell times.
+const SECOND: u64 = 1_000_000_000;
+
 /// The agent's image.
 pub(super) fn agent(job: &Job) -> anyhow::Result<()> {
     let mut nodes = base(&job.stage.join("terrapool-agent"), "usr/bin/terrapool-agent")?;
@@ -28,6 +31,14 @@ pub(super) fn agent(job: &Job) -> anyhow::Result<()> {
         "Env": ["PATH=/usr/bin"],
         "Volumes": { "/var/lib/terrapool-agent": {} },
         "StopSignal": "SIGTERM",
+        // By the socket in its data folder: in the host's network a port could be another agent's.
+        "Healthcheck": {
+            "Test": ["CMD", "/usr/bin/terrapool-agent", "status", "--check"],
+            "Interval": 30 * SECOND,
+            "Timeout": 10 * SECOND,
+            "StartPeriod": 120 * SECOND,
+            "Retries": 3,
+        },
     });
     write(job, "terrapool-agent", &nodes, &config)
 }
