@@ -67,7 +67,15 @@ fn build(workspace: &Path, target: &str, folder: &Path) {
             cargo.env_remove(name);
         }
     }
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    // Where it is built does not show in it: the same sources give the same bytes.
+    let home = std::env::var("CARGO_HOME").unwrap_or_else(|_| variable("HOME") + "/.cargo");
+    cargo.env(
+        "CARGO_ENCODED_RUSTFLAGS",
+        format!(
+            "-Ctarget-feature=+crt-static\u{1f}--remap-path-prefix={home}=/cargo\u{1f}--remap-path-prefix={}=/terrapool",
+            workspace.display()
+        ),
+    );
     match cargo.status() {
         Ok(status) if status.success() => {}
         Ok(status) => panic!("building the runner for {target} failed: {status}"),

@@ -8,7 +8,7 @@ mod proof;
 mod tools;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, bail};
 use sha2::{Digest as _, Sha256};
@@ -235,12 +235,34 @@ fn programs(job: &Job, build: Build) -> anyhow::Result<()> {
             ])
             .arg(format!("{target}.{}.{}", OLDEST_GLIBC.0, OLDEST_GLIBC.1))
             .env("CARGO_TARGET_DIR", &folder);
+        anywhere(&mut zigbuild, &folder);
         check(&mut zigbuild)?;
         let program = folder.join(target).join("release").join(binary);
         oldest_glibc(&program)?;
         std::fs::copy(&program, job.stage.join(binary))?;
     }
     Ok(())
+}
+
+/// Keeps out of programs where they were built: the same sources give the same bytes in every folder.
+fn anywhere(build: &mut Command, target: &Path) {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
+    let places = [
+        (Some(workspace()), "/terrapool"),
+        (Some(target.to_owned()), "/target"),
+        (cargo, "/cargo"),
+    ];
+    // Of several that fit the last counts, and folders may lie in one another.
+    let maps: Vec<String> = places
+        .into_iter()
+        .filter_map(|(from, to)| Some(format!("{}={to}", from?.display())))
+        .collect();
+    let rust = maps.iter().map(|map| format!("--remap-path-prefix={map}"));
+    let c = maps.iter().map(|map| format!("-ffile-prefix-map={map}"));
+    build
+        .env("CARGO_ENCODED_RUSTFLAGS", rust.collect::<Vec<_>>().join("\u{1f}"))
+        .env("CFLAGS", c.collect::<Vec<_>>().join(" "));
 }
 
 /// Fails when a program needs a newer C library than the oldest that it is meant for.

@@ -9,6 +9,7 @@ use axum::Router;
 use axum_server::Handle;
 use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use listenfd::ListenFd;
 use terrapool_objects::{Keyring, ObjectError, Objects};
 use terrapool_store::db::{Clock, Db, Entropy, SystemClock, SystemEntropy};
 use terrapool_store::error::StoreError;
@@ -211,6 +212,21 @@ fn bind(listen: &str) -> Result<TcpListener, StartError> {
     Ok(listener)
 }
 
+/// The listener that systemd hands over, where a socket unit holds the port; else one of our own.
+fn listener(listen: &str) -> Result<TcpListener, StartError> {
+    let fail = |source| StartError::Listen {
+        listen: "the socket that systemd hands over".to_owned(),
+        source,
+    };
+    match ListenFd::from_env().take_tcp_listener(0).map_err(fail)? {
+        Some(listener) => {
+            listener.set_nonblocking(true).map_err(fail)?;
+            Ok(listener)
+        }
+        None => bind(listen),
+    }
+}
+
 fn local_address(listener: &TcpListener, listen: &str) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|source| StartError::Listen {
         listen: listen.to_owned(),
@@ -226,7 +242,7 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
     // Fails only when a provider was installed before, which is then the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     // The port first: a second server must not touch the first one's data.
-    let listener = bind(&config.listen)?;
+    let listener = listener(&config.listen)?;
     let address = local_address(&listener, &config.listen)?;
     if config.public_url.is_empty() {
         let scheme = if config.tls == Tls::Off { "http" } else { "https" };

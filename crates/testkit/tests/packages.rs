@@ -178,8 +178,8 @@ async fn a_package_is_installed_as_the_manual_says_and_an_upgrade_in_the_middle_
         .run("journalctl --no-pager -o cat -u terrapool-agent")
         .await;
     assert!(journal.contains("does not accept the agent token"), "{journal}");
-    system
-        .run("terrapool-agent configure --token-stdin < token; systemctl restart terrapool-agent")
+    // A credential of systemd goes before the file.
+    site.type_in(&documented_with(MANUAL, "Settings", "LoadCredential"))
         .await;
     site.registered().await;
 
@@ -223,8 +223,20 @@ async fn a_package_is_installed_as_the_manual_says_and_an_upgrade_in_the_middle_
     assert_eq!(left, "other\nother\n");
 }
 
+/// A first configuration, as somebody at a terminal on the control plane's host has it.
+const FIRST: &str = r#"
+terraform {
+  cloud {
+    hostname     = "localhost:8443"
+    organization = "acme"
+    workspaces { name = "first" }
+  }
+}
+resource "terraform_data" "first" { input = "first" }
+"#;
+
 #[tokio::test]
-async fn the_servers_package_leads_from_its_installation_to_a_first_agent_token() {
+async fn the_servers_package_leads_from_its_installation_to_a_first_run() {
     let system = System::boot().await;
     let deb = package(&packages(), "terrapool_", ".deb");
     system.bring(&deb);
@@ -249,9 +261,37 @@ async fn the_servers_package_leads_from_its_installation_to_a_first_agent_token(
     );
     let made: Value = serde_json::from_str(&system.run(&organization).await).expect("the API answers JSON");
     assert_eq!(made["data"]["id"], "acme");
+    // Systemd holds the port: who comes while nothing runs starts it.
+    let socket = documented_with(MANUAL, "The control plane", "terrapool.socket");
+    system.run(&socket).await;
     system
-        .run("systemctl restart terrapool && systemctl is-active terrapool")
+        .run(&format!(
+            "systemctl stop terrapool.service; {call} https://localhost:8443/healthz; systemctl is-active terrapool"
+        ))
         .await;
+    std::fs::write(system.share().join("main.tf"), FIRST).expect("a file can be written");
+    let credentials = format!("credentials \"localhost:8443\" {{\n  token = \"{token}\"\n}}\n");
+    std::fs::write(system.share().join("terraformrc"), credentials).expect("a file can be written");
+    system.bring(&on_path("terraform"));
+    system
+        .run(
+            "install -D terraform /usr/local/bin/terraform; sudo -u terrapool \
+             TERRAPOOL_CONFIG=/etc/terrapool/terrapool.toml terrapool admin create-agent-token --shared > /tmp/token\n\
+             terrapool-agent configure --url https://localhost:8443 --ca-file /var/lib/terrapool/ca.pem --token-stdin \
+             < /tmp/token; systemctl enable --now terrapool-agent",
+        )
+        .await;
+    let applied = system
+        .run(
+            "mkdir /tmp/first; cp main.tf /tmp/first; cd /tmp/first; export TF_CLI_CONFIG_FILE=/mnt/terraformrc \
+             SSL_CERT_FILE=/var/lib/terrapool/ca.pem TF_IN_AUTOMATION=1; terraform init -no-color; \
+             terraform apply -auto-approve -no-color",
+        )
+        .await;
+    assert!(
+        applied.contains("Apply complete! Resources: 1 added"),
+        "{applied}"
+    );
     system
         .run("dpkg -r terrapool && test -s /var/lib/terrapool/keyring")
         .await;

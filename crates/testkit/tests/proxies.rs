@@ -83,14 +83,14 @@ async fn mitmproxy(folder: &Path, upstream_ca: &Path, stand_in: &str) -> (Child,
     (child, port)
 }
 
-/// Much output, and a state of more than eight megabytes.
+/// Much output, a state of more than eight megabytes, and longer without a word than the proxy lets a connection be.
 const BIG: &str = r#"
 resource "terraform_data" "big" {
   input = sensitive(join("", [for number in range(1000) : format("%04200d", number)]))
 }
 resource "terraform_data" "loud" {
   provisioner "local-exec" {
-    command = "head -c 4000000 /dev/zero | tr '\\0' x | fold -w 1000; echo; echo enough"
+    command = "head -c 4000000 /dev/zero | tr '\\0' x | fold -w 1000; echo; sleep 12; echo enough"
   }
 }
 "#;
@@ -294,4 +294,15 @@ async fn agent_engine_and_runs_go_through_the_proxy_of_a_drop_in_with_a_password
     let (_, status, log) = site.runs("trust", TRUST).await;
     assert_eq!(status, "applied", "{log}");
     assert!(log.contains("files.example.com/' not found"), "{log}");
+
+    // The same certificate in the system's store, and none of the agent's own for the proxy.
+    site.system
+        .run("terrapool-agent configure --ca-file ca.pem; systemctl restart terrapool-agent")
+        .await;
+    site.system
+        .prints("terrapool-agent status || true", "UnknownIssuer")
+        .await;
+    let commands = documented_with(MANUAL, SECTION, "update-ca-certificates");
+    site.system.run(&commands).await;
+    site.connected().await;
 }
