@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::attempt::{self, Handle, Session, Shared, Word};
 use crate::clock::{boottime, random, wall_seconds};
-use crate::config::{self, Config};
+use crate::config::{self, Config, SandboxUser};
 use crate::control::{self, Counters, Question, Request};
 use crate::control_plane::{CallError, ControlPlane};
 use crate::drivers::docker::{DockerDriver, DriverError, Place, WarmSandboxes};
@@ -123,6 +123,7 @@ const FIRST_SETTINGS: Settings = Settings {
     default_limits: Limits::DEFAULT,
     image: None,
     network: SandboxNetwork::Closed,
+    root_refused: false,
 };
 
 /// What the loop hears.
@@ -295,6 +296,7 @@ async fn register_body(config: &Config, shared: &Shared, instance_key: Secret) -
             reserve(host.total_mb),
         ),
         engines: shared.engines.list().await,
+        root: config.user == SandboxUser::Root,
     }
 }
 
@@ -504,6 +506,8 @@ impl Service {
                 });
             }
         }
+        // The pool may have been told so after this agent was offered work.
+        let refused = self.config.user == SandboxUser::Root && self.settings.root_refused;
         for offer in synced.offers {
             let fits = free_slots(host::read(&self.config), self.held(), size(offer.limits)) > 0;
             // An offer may be repeated while its claim is on its way.
@@ -514,7 +518,7 @@ impl Service {
             let Some(incarnation) = self.registered.as_ref().map(|registered| registered.incarnation) else {
                 continue;
             };
-            if self.draining().is_some() || !*self.engine_answers.borrow() || !fits || known {
+            if self.draining().is_some() || !*self.engine_answers.borrow() || !fits || known || refused {
                 continue;
             }
             self.counters.offers += 1;

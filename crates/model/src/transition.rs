@@ -193,7 +193,7 @@ impl Step<'_> {
             ))
         } else if !claim.pool_is_allowed {
             Some(Refusal::NotAllowed(
-                "the agent's pool is paused, or the workspace may not use it",
+                "the agent's pool gives it nothing, or the workspace may not use the pool",
             ))
         } else if run.status.phase() != Some(claim.phase) {
             Some(Refusal::RunEnded(run.status))

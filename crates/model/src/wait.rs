@@ -13,6 +13,8 @@ pub struct PoolAgent {
     pub connected: bool,
     /// It takes no new jobs.
     pub draining: bool,
+    /// Its sandboxes run as root, which the pool does not allow.
+    pub refused: bool,
     /// Jobs it may hold at once.
     pub slots: u32,
     /// Of these, free.
@@ -25,7 +27,7 @@ pub struct PoolAgent {
 
 impl PoolAgent {
     fn takes_jobs(&self) -> bool {
-        self.connected && !self.draining
+        self.connected && !self.draining && !self.refused
     }
 
     fn could_ever_take(&self, needs_mb: u64) -> bool {
@@ -55,6 +57,11 @@ pub enum WaitReason {
     NoAgent {
         /// When one was heard last; `None`: none ever was, or none is remembered.
         since: Option<Timestamp>,
+    },
+    /// The sandboxes of all agents that are heard from run as root, which the pool does not allow.
+    RootRefused {
+        /// How many.
+        agents: u64,
     },
     /// All agents that are heard from take no new jobs.
     Draining {
@@ -123,6 +130,7 @@ impl WaitReason {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::NoAgent { .. } => "no-agent",
+            Self::RootRefused { .. } => "root-refused",
             Self::Draining { .. } => "draining",
             Self::TooLarge { .. } => "too-large",
             Self::NoMemory { .. } => "no-memory",
@@ -141,7 +149,11 @@ impl WaitReason {
     /// Whether the run can't start unless somebody changes something.
     pub fn is_stalled(&self) -> bool {
         match self {
-            Self::NoAgent { .. } | Self::TooLarge { .. } | Self::NotAllowed | Self::Paused => true,
+            Self::NoAgent { .. }
+            | Self::RootRefused { .. }
+            | Self::TooLarge { .. }
+            | Self::NotAllowed
+            | Self::Paused => true,
             Self::Draining { .. }
             | Self::NoMemory { .. }
             | Self::NoSlot { .. }
@@ -159,6 +171,7 @@ impl WaitReason {
         match self {
             Self::Draining { .. } | Self::NoMemory { .. } | Self::NoSlot { .. } => true,
             Self::NoAgent { .. }
+            | Self::RootRefused { .. }
             | Self::TooLarge { .. }
             | Self::NotAllowed
             | Self::Paused
@@ -185,6 +198,11 @@ pub fn of_job(job: &QueuedJob, agents: &[PoolAgent]) -> WaitReason {
     if connected.is_empty() {
         return WaitReason::NoAgent {
             since: job.last_heard,
+        };
+    }
+    if connected.iter().all(|agent| agent.refused) {
+        return WaitReason::RootRefused {
+            agents: connected.len() as u64,
         };
     }
     let taking: Vec<&PoolAgent> = connected
@@ -256,6 +274,7 @@ mod tests {
             name: "one".to_owned(),
             connected: true,
             draining: false,
+            refused: false,
             slots: 2,
             free_slots,
             memory_mb: 2048,
@@ -349,6 +368,15 @@ mod tests {
             ..job()
         };
         assert_eq!(of_job(&paused, &[agent(2, 2048)]), WaitReason::Paused);
+        let root = PoolAgent {
+            refused: true,
+            ..agent(2, 2048)
+        };
+        assert_eq!(
+            of_job(&job(), std::slice::from_ref(&root)),
+            WaitReason::RootRefused { agents: 1 }
+        );
+        assert_eq!(of_job(&job(), &[root, agent(2, 2048)]), WaitReason::Next);
         let draining = PoolAgent {
             draining: true,
             ..agent(2, 2048)

@@ -59,6 +59,9 @@ pub struct Register {
     pub capacity: Capacity,
     /// Engines that need no download.
     pub engines: Vec<Engine>,
+    /// Its sandboxes run as root.
+    #[serde(default)]
+    pub root: bool,
 }
 
 /// What an agent can take, as it counts now.
@@ -114,6 +117,9 @@ pub struct Settings {
     /// What warm sandboxes reach.
     #[serde(default)]
     pub network: SandboxNetwork,
+    /// An agent whose sandboxes run as root takes nothing.
+    #[serde(default)]
+    pub root_refused: bool,
 }
 
 /// Heartbeat, lease renewal and request for work.

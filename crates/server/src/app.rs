@@ -9,6 +9,7 @@ use terrapool_store::db::Db;
 use crate::auth::attempts::Attempts;
 use crate::config::Config;
 use crate::http::rate_limit::RateLimiter;
+use crate::http::web::logs::LogLines;
 use crate::logs::LogStore;
 use crate::packages::Fetches;
 use crate::presence::Presence;
@@ -22,6 +23,8 @@ pub struct App {
     pub objects: Objects,
     /// Log bytes.
     pub logs: LogStore,
+    /// Where the lines of logs are, in memory.
+    pub log_lines: LogLines,
     /// Agents' last contacts and reservations, in memory.
     pub presence: Presence,
     /// Requests of each token.

@@ -170,6 +170,7 @@ pub async fn open_with(
         db,
         objects,
         logs,
+        log_lines: http::web::logs::LogLines::default(),
         presence: crate::presence::Presence::default(),
         rate_limiter: http::rate_limit::RateLimiter::default(),
         sign_in_attempts: crate::auth::attempts::Attempts::default(),

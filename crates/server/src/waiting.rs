@@ -63,6 +63,7 @@ fn pool_agent(agent: &AgentRecord, now: Timestamp, pool: &PoolRecord) -> PoolAge
         name: agent.name.clone(),
         connected: is_connected(agent, now, pool),
         draining: agent.draining || agent.drain_wanted,
+        refused: agent.root_sandboxes && pool.settings.root_refused,
         slots: agent.capacity.slots,
         free_slots: agent.capacity.free_slots,
         memory_mb: agent.capacity.memory_mb,
@@ -247,7 +248,7 @@ fn figures(reason: &WaitReason) -> Value {
     let time = |at: &Option<Timestamp>| at.map(terrapool_tfe::time::iso8601);
     match reason {
         WaitReason::NoAgent { since } => json!({"since": time(since)}),
-        WaitReason::Draining { agents } => json!({"agents": agents}),
+        WaitReason::RootRefused { agents } | WaitReason::Draining { agents } => json!({"agents": agents}),
         WaitReason::TooLarge {
             needs_mb,
             largest_mb,
@@ -331,6 +332,17 @@ pub fn words(reason: &WaitReason) -> String {
             "The workspace may not use this pool any more. Change the pool's access, or \
              cancel the run and give the workspace another pool."
                 .to_owned()
+        }
+        WaitReason::RootRefused { agents } => {
+            format!(
+                "{} heard from, and {} sandboxes run as root, which this pool does not allow. Allow it in the pool's \
+                 settings, or connect an agent without `--user=root`.",
+                match agents {
+                    1 => "1 agent is".to_owned(),
+                    agents => format!("{agents} agents are"),
+                },
+                if *agents == 1 { "its" } else { "their" }
+            )
         }
         WaitReason::Paused => {
             "The pool is paused: its agents are given nothing new until a person ends the pause.".to_owned()

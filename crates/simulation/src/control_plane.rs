@@ -170,6 +170,7 @@ impl ControlPlane {
             db: Db::open(&self.address, self.clock.clone(), self.entropy.clone()).await?,
             objects: self.objects.clone(),
             logs: self.logs.clone(),
+            log_lines: Default::default(),
             presence: Presence::default(),
             rate_limiter: RateLimiter::default(),
             sign_in_attempts: Attempts::default(),

@@ -132,6 +132,23 @@ pub async fn list(
     })
 }
 
+/// A pool's tokens that were revoked, the last one first.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn revoked(
+    connection: &mut Connection,
+    pool: &AgentPoolId,
+    limit: u32,
+) -> Result<Vec<AgentTokenRecord>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM agent_tokens WHERE pool_id = $1 AND revoked_at IS NOT NULL \
+         ORDER BY revoked_at DESC, id LIMIT $2"
+    );
+    let rows = connection.fetch_all(&sql, values![pool, limit]).await?;
+    rows.iter().map(from_row).collect()
+}
+
 /// Notes a use.
 ///
 /// # Errors

@@ -42,6 +42,8 @@ pub struct AgentRecord {
     pub capacity: Capacity,
     /// Engines that need no download.
     pub engines: Vec<Engine>,
+    /// Its sandboxes run as root.
+    pub root_sandboxes: bool,
     /// It takes no new jobs.
     pub draining: bool,
     /// A person wants it drained.
@@ -110,10 +112,13 @@ pub struct Registration {
     pub capacity: Capacity,
     /// Engines that need no download.
     pub engines: Vec<Engine>,
+    /// Its sandboxes run as root.
+    pub root_sandboxes: bool,
 }
 
 const COLUMNS: &str = "a.id, a.pool_id, a.token_id, a.name, a.version, a.hostname, a.kernel, a.driver, a.ip_address, \
-     a.session, a.process_nonce, a.capacity, a.engines, a.draining, a.drain_wanted, a.exited, a.last_ping_at, a.created_at, \
+     a.session, a.process_nonce, a.capacity, a.engines, a.root_sandboxes, \
+     a.draining, a.drain_wanted, a.exited, a.last_ping_at, a.created_at, \
      a.superseded_session, a.superseded_ip_address, a.superseded_ping_at, \
      (SELECT COUNT(*) FROM jobs j WHERE j.agent_id = a.id AND j.state IN ('leased', 'running')) AS jobs";
 
@@ -148,6 +153,7 @@ fn from_row(row: &Row) -> Result<AgentRecord, StoreError> {
         process_nonce: row.text("process_nonce")?,
         capacity: row.json("capacity")?,
         engines: row.json("engines")?,
+        root_sandboxes: row.bool("root_sandboxes")?,
         draining: row.bool("draining")?,
         drain_wanted: row.bool("drain_wanted")?,
         superseded: superseded(row)?,
@@ -184,7 +190,7 @@ pub async fn register(tx: &mut Tx, new: &Registration) -> Result<AgentRecord, St
             tx.execute(
                 "UPDATE agents SET token_id = $2, name = $3, version = $4, hostname = $5, kernel = $6, driver = $7, \
                  ip_address = $8, session = $9, process_nonce = $10, capacity = $11, engines = $12, \
-                 exited = $13, last_ping_at = $14, draining = $15 WHERE id = $1",
+                 exited = $13, last_ping_at = $14, draining = $15, root_sandboxes = $16 WHERE id = $1",
                 values![
                     &id,
                     &new.token_id,
@@ -201,6 +207,7 @@ pub async fn register(tx: &mut Tx, new: &Registration) -> Result<AgentRecord, St
                     false,
                     now,
                     false,
+                    new.root_sandboxes,
                 ],
             )
             .await?;
@@ -211,7 +218,8 @@ pub async fn register(tx: &mut Tx, new: &Registration) -> Result<AgentRecord, St
             tx.execute(
                 "INSERT INTO agents (id, pool_id, token_id, instance_key_hash, name, version, hostname, kernel, \
                  driver, ip_address, session, process_nonce, capacity, engines, draining, exited, last_ping_at, \
-                 created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1, $11, $12, $13, $14, $15, $16, $17)",
+                 created_at, root_sandboxes) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1, $11, $12, $13, $14, \
+                 $15, $16, $17, $18)",
                 values![
                     &id,
                     &new.pool_id,
@@ -230,6 +238,7 @@ pub async fn register(tx: &mut Tx, new: &Registration) -> Result<AgentRecord, St
                     false,
                     now,
                     now,
+                    new.root_sandboxes,
                 ],
             )
             .await?;

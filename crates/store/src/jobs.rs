@@ -122,18 +122,22 @@ pub async fn claim(tx: &mut Tx, claim: &NewClaim) -> Result<JobRecord, Transitio
     let phase = job.row.phase;
     let agent = tx
         .fetch_optional(
-            "SELECT pool_id, session FROM agents WHERE id = $1",
+            "SELECT pool_id, session, root_sandboxes FROM agents WHERE id = $1",
             values![&claim.agent],
         )
         .await?;
-    let (agent_pool, newest): (Option<AgentPoolId>, Option<u64>) = match agent {
-        Some(row) => (Some(row.parse("pool_id")?), Some(row.count("session")?)),
-        None => (None, None),
+    let (agent_pool, newest, root): (Option<AgentPoolId>, Option<u64>, bool) = match agent {
+        Some(row) => (
+            Some(row.parse("pool_id")?),
+            Some(row.count("session")?),
+            row.bool("root_sandboxes")?,
+        ),
+        None => (None, None, false),
     };
     let allowed = agent_pool.as_ref() == Some(&job.pool_id) && may_use(tx, &job).await?;
-    let paused = pools::get(tx, &job.pool_id)
+    let gives = pools::get(tx, &job.pool_id)
         .await?
-        .is_some_and(|pool| pool.settings.paused);
+        .is_none_or(|pool| pool.settings.gives_to(root));
     let current = match (&loaded.current_state_version, phase) {
         (Some(version), Phase::Plan) => lifecycle::state_ref(tx, version).await?,
         (None, Phase::Plan) | (Some(_) | None, Phase::Apply) => None,
@@ -149,7 +153,7 @@ pub async fn claim(tx: &mut Tx, claim: &NewClaim) -> Result<JobRecord, Transitio
         session: claim.session,
         session_is_newest: newest == Some(claim.session),
         incarnation_is_equal: incarnation == Some(claim.incarnation),
-        pool_is_allowed: allowed && !paused,
+        pool_is_allowed: allowed && gives,
         current,
     });
     lifecycle::drive_loaded(tx, loaded, &event, &Details::default()).await?;

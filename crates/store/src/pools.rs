@@ -116,8 +116,17 @@ pub struct PoolSettings {
     pub sandbox_network: SandboxNetwork,
     /// Which proxy sandboxes use.
     pub sandbox_proxy: SandboxProxy,
+    /// Nothing is given to agents whose sandboxes run as root.
+    pub root_refused: bool,
     /// A person has paused it: nothing new is given to its agents.
     pub paused: bool,
+}
+
+impl PoolSettings {
+    /// Whether something new may be given to an agent of the pool.
+    pub fn gives_to(&self, root_sandboxes: bool) -> bool {
+        !self.paused && !(self.root_refused && root_sandboxes)
+    }
 }
 
 /// A pool.

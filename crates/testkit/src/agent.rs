@@ -136,6 +136,7 @@ impl SimulatedAgent {
             driver: "docker".to_owned(),
             capacity: capacity(),
             engines: Vec::new(),
+            root: false,
         }
     }
 

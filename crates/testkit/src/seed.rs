@@ -227,6 +227,7 @@ impl Seed {
             engine: EngineKind::Terraform,
             engine_version: "1.11.4".to_owned(),
             pool_id: self.pool.clone(),
+            request_key: None,
         }
     }
 
@@ -264,6 +265,7 @@ impl Seed {
                 free_memory_mb: 4096,
                 reserve_mb: 256,
             },
+            root_sandboxes: false,
             engines: Vec::new(),
         }
     }

@@ -135,7 +135,8 @@ pub struct Claim {
     pub session_is_newest: bool,
     /// Whether the agent belongs to this incarnation.
     pub incarnation_is_equal: bool,
-    /// Whether the agent is in the job's pool, and the pool still allowed for the workspace and not paused.
+    /// Whether the agent is in the job's pool, and the pool still allowed for the workspace and giving
+    /// something new to this agent.
     pub pool_is_allowed: bool,
     /// The current state, which the job will read.
     pub current: Option<StateRef>,

@@ -14,5 +14,6 @@ mod stock_cli_state;
 mod tenant_sweep;
 mod tokens;
 mod traps;
+mod web_forms;
 mod web_sign_in;
 mod workspaces;

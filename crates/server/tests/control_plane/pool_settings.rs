@@ -16,7 +16,7 @@ async fn a_pool_sets_network_and_limits_of_its_sandboxes() {
         .post("/api/v2/organizations/acme/agent-pools", &body)
         .await
         .expect(201);
-    let expected = json!({"network": "closed", "proxy": "none", "image": null, "images": [], "memory-mb": 512, "cpu-millis": 1000, "processes": 512,
+    let expected = json!({"network": "closed", "proxy": "none", "root-allowed": true, "image": null, "images": [], "memory-mb": 512, "cpu-millis": 1000, "processes": 512,
         "open-files": 8192, "disk-mb": 10240, "log-mb": 64, "plan-seconds": 7200, "apply-seconds": 86400,
         "silence-seconds": null, "maximum-memory-mb": null, "maximum-cpu-millis": null, "maximum-processes": null,
         "maximum-open-files": null, "maximum-disk-mb": null, "maximum-log-mb": null,
@@ -45,6 +45,7 @@ async fn a_pool_sets_network_and_limits_of_its_sandboxes() {
     for (wrong, names) in [
         (json!({"network": "open"}), "metadata"),
         (json!({"proxy": "http://proxy:3128"}), "agent"),
+        (json!({"root-allowed": "no"}), "root-allowed"),
         (json!({"memory": 512}), "memory-mb"),
         (json!({"memory-mb": 1}), "128"),
         (json!({"memory-mb": 4096}), "maximum"),

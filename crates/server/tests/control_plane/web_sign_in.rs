@@ -1,137 +1,9 @@
 //! Signing in to the web UI, its sessions, and what forms need.
 
 use serde_json::{Value, json};
-use terrapool_protocol::secret::Secret;
-use terrapool_server::admin::{self, UserRequest};
 
-use crate::common::{Plane, id};
-
-/// A browser: keeps cookies, does not follow redirects.
-struct Browser {
-    client: reqwest::Client,
-    base: String,
-    cookies: std::collections::BTreeMap<String, String>,
-}
-
-struct Seen {
-    status: u16,
-    location: String,
-    policy: String,
-    text: String,
-}
-
-impl Browser {
-    fn new(plane: &Plane) -> Self {
-        Self {
-            client: reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .build()
-                .unwrap(),
-            base: plane.base(),
-            cookies: std::collections::BTreeMap::new(),
-        }
-    }
-
-    async fn send(&mut self, request: reqwest::RequestBuilder) -> Seen {
-        let cookies: Vec<String> = self
-            .cookies
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        let answer = request.header("cookie", cookies.join("; ")).send().await.unwrap();
-        for cookie in answer.headers().get_all("set-cookie") {
-            let text = cookie.to_str().unwrap();
-            assert!(
-                text.contains("HttpOnly") && text.contains("SameSite=Lax"),
-                "{text}"
-            );
-            let (name, value) = text.split(';').next().unwrap().split_once('=').unwrap();
-            if text.contains("Max-Age=0") {
-                self.cookies.remove(name);
-            } else {
-                self.cookies.insert(name.to_owned(), value.to_owned());
-            }
-        }
-        let header = |name: &str| {
-            answer
-                .headers()
-                .get(name)
-                .map_or(String::new(), |value| value.to_str().unwrap().to_owned())
-        };
-        Seen {
-            status: answer.status().as_u16(),
-            location: header("location"),
-            policy: header("content-security-policy"),
-            text: answer.text().await.unwrap(),
-        }
-    }
-
-    async fn get(&mut self, path: &str) -> Seen {
-        let request = self.client.get(format!("{}{path}", self.base));
-        self.send(request).await
-    }
-
-    async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Seen {
-        let body: Vec<String> = fields
-            .iter()
-            .map(|(name, value)| format!("{name}={}", encoded(value)))
-            .collect();
-        let request = self
-            .client
-            .post(format!("{}{path}", self.base))
-            .header("content-type", "application/x-www-form-urlencoded")
-            .body(body.join("&"));
-        self.send(request).await
-    }
-
-    async fn sign_in(&mut self, login: &str, password: &str) -> Seen {
-        let page = self.get("/sign-in").await;
-        let token = form_token(&page.text);
-        let fields = [
-            ("token", token.as_str()),
-            ("login", login),
-            ("password", password),
-            ("to", "/app"),
-        ];
-        self.post("/sign-in", &fields).await
-    }
-
-    /// The token that the forms of a page carry.
-    async fn token(&mut self, path: &str) -> String {
-        form_token(&self.get(path).await.text)
-    }
-}
-
-fn encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| {
-            if byte.is_ascii_alphanumeric() {
-                char::from(byte).to_string()
-            } else {
-                format!("%{byte:02X}")
-            }
-        })
-        .collect()
-}
-
-fn form_token(html: &str) -> String {
-    let (_, rest) = html
-        .split_once("name=\"token\" value=\"")
-        .expect("the page has a form");
-    rest.split('"').next().unwrap().to_owned()
-}
-
-const PASSWORD: &str = "correct horse battery";
-
-async fn account(plane: &Plane, name: &str, site_admin: bool) {
-    let request = UserRequest {
-        username: name.to_owned(),
-        email: format!("{name}@example.com"),
-        site_admin,
-        password: Some(Secret::new(PASSWORD)),
-    };
-    admin::create_user(&plane.running.app, request).await.unwrap();
-}
+use crate::common::browser::{Browser, PASSWORD, account, form_token};
+use crate::common::{self, Plane, id};
 
 #[tokio::test]
 async fn an_account_made_on_the_command_line_signs_in_and_out() {
@@ -502,6 +374,10 @@ async fn a_pools_page_saves_what_the_api_takes_and_nothing_of_what_it_refuses() 
             ("network", "none".to_owned()),
             ("grace", "5".to_owned()),
             ("contact", contact.to_owned()),
+            ("root", "no".to_owned()),
+            ("log", "32".to_owned()),
+            ("plan", "30".to_owned()),
+            ("most-memory", "2048".to_owned()),
         ]
     };
     let send = async |browser: &mut Browser, fields: &[(&str, String)]| {
@@ -525,6 +401,14 @@ async fn a_pools_page_saves_what_the_api_takes_and_nothing_of_what_it_refuses() 
     assert_eq!(pool["name"], "renamed");
     assert_eq!(pool["sandbox"]["memory-mb"], 1024);
     assert_eq!(pool["sandbox"]["network"], "none");
+    assert_eq!(pool["sandbox"]["root-allowed"], false);
+    assert_eq!(pool["sandbox"]["log-mb"], 32);
+    assert_eq!(pool["sandbox"]["plan-seconds"], 1800);
+    assert_eq!(pool["sandbox"]["maximum-memory-mb"], 2048);
+    assert_eq!(
+        pool["sandbox"]["apply-seconds"], 86_400,
+        "what was not sent stays"
+    );
     assert_eq!(pool["lease-times"]["apply-contact-limit"], Value::Null);
     assert_eq!(pool["lease-times"]["apply-grace"], 300);
 }

@@ -146,6 +146,20 @@ pub async fn of_agent(
     .await
 }
 
+/// How many jobs an agent has taken so far, as far as they are remembered.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn taken_by(connection: &mut Connection, agent: &AgentId) -> Result<u64, StoreError> {
+    connection
+        .fetch_one(
+            "SELECT COUNT(*) AS jobs FROM jobs WHERE agent_id = $1",
+            values![agent],
+        )
+        .await?
+        .count("jobs")
+}
+
 /// The jobs of some pools that were queued since a time and have been taken, newest first.
 ///
 /// # Errors

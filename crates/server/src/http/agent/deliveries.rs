@@ -18,7 +18,7 @@ use terrapool_objects::{ObjectError, ObjectKey, ObjectReader, Objects, Stored};
 use terrapool_protocol::agent::{
     CONTENT_SHA256, LogPosition, STATE_LINEAGE, STATE_SERIAL, StateFate, StateStored,
 };
-use terrapool_protocol::job::ArtifactName;
+use terrapool_protocol::job::{ArtifactName, Limit};
 use terrapool_store::artifacts::{self, ArtifactRecord, Placed};
 use terrapool_store::runs::TransitionError;
 use terrapool_store::state_copies::{self, NewCopy};
@@ -32,6 +32,9 @@ use crate::logs::Writer;
 
 /// Largest artifact in bytes: a plan archive may hold 256 MiB of files, and a plan as JSON may be larger than that.
 const ARTIFACT_BYTES: u64 = 1 << 30;
+
+/// What a log may have above its limit, in bytes: the words of runner and agent about what they left out and did.
+const LOG_MARGIN: u64 = 1 << 20;
 
 /// Who appends to a log, for the log store.
 pub(super) fn writer(attempt: &credentials::Attempt) -> Writer {
@@ -54,8 +57,24 @@ pub(super) async fn append_log(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<LogPosition>, AgentApiError> {
-    let (log, writer) = log_of(&app, &credentials::origin(&app, &headers, &job).await?).await?;
+    let origin = credentials::origin(&app, &headers, &job).await?;
+    let most = largest_log(&origin);
+    if query.offset.saturating_add(body.len() as u64) > most {
+        return Err(AgentApiError::TooLarge(most));
+    }
+    let (log, writer) = log_of(&app, &origin).await?;
     Ok(Json(app.logs.append(&log, &writer, query.offset, &body)?))
+}
+
+/// Bytes that an attempt's log may have. The runner leaves out what comes above its job's limit, so an honest agent
+/// never gets there.
+fn largest_log(origin: &Origin) -> u64 {
+    let limit = match origin {
+        Origin::Here(attempt) => attempt.job.limits.log_mb,
+        Origin::Elsewhere(Foreign { job: Some(job), .. }) => job.limits.log_mb,
+        Origin::Elsewhere(Foreign { job: None, .. }) => Limit::Log.range().1,
+    };
+    (limit << 20) + LOG_MARGIN
 }
 
 /// The log that an attempt writes, and as whom. One of another history writes beside the log, never into it; without

@@ -29,6 +29,7 @@ pub(super) fn settings(pool: &PoolSettings) -> Settings {
         default_limits: pool.default_limits,
         image: pool.image.clone(),
         network: pool.sandbox_network,
+        root_refused: pool.root_refused,
     }
 }
 
@@ -84,6 +85,7 @@ pub(super) async fn register(
         ip_address: address(&headers, peer.map(|Extension(ConnectInfo(peer))| peer)),
         capacity: request.capacity,
         engines: request.engines,
+        root_sandboxes: request.root,
     };
     let (agent, pool, installation) = app
         .db

@@ -338,7 +338,9 @@ async fn look(app: &App, session: &Session, request: &Sync, arrived: Millis) -> 
         .unwrap_or_default();
     let offers = match mode {
         SyncMode::Normal
-            if request.capacity.free_slots > 0 && !session.agent.drain_wanted && !settings.paused =>
+            if request.capacity.free_slots > 0
+                && !session.agent.drain_wanted
+                && settings.gives_to(session.agent.root_sandboxes) =>
         {
             let ready = jobs::ready(&mut connection, &session.agent.pool_id).await?;
             app.presence.reserve(

@@ -363,6 +363,32 @@ pub(super) fn is_cloud_block(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes() == b"cloud")
 }
 
+/// Names what a request makes: the same name makes it once.
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Longest of these names, in characters.
+const LONGEST_KEY: usize = 128;
+
+/// The name that a request gives to what it makes, if it does.
+///
+/// # Errors
+/// [`ApiError::BadRequest`] when it is too long or no text.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    value
+        .to_str()
+        .ok()
+        .filter(|text| (1..=LONGEST_KEY).contains(&text.len()))
+        .map(|text| Some(text.to_owned()))
+        .ok_or_else(|| {
+            ApiError::BadRequest(format!(
+                "idempotency-key has to be a text of 1 to {LONGEST_KEY} plain characters"
+            ))
+        })
+}
+
 /// Marks what the web UI does by the API's handlers.
 pub(super) const WEB_UI: HeaderName = HeaderName::from_static("terrapool-web-ui");
 

@@ -507,6 +507,7 @@ pub(in crate::http) async fn create(
         None => workspace.engine_version.clone(),
     };
     let new = NewRun {
+        request_key: super::idempotency_key(&headers)?,
         workspace_id: workspace.id.clone(),
         configuration_version_id: configuration.id,
         source: source(&headers).to_owned(),
@@ -543,6 +544,9 @@ pub(in crate::http) async fn create(
         .write(move |tx| {
             let (new, organization, actor) = (new.clone(), organization.clone(), actor.clone());
             Box::pin(async move {
+                if let Some(earlier) = runs::of_request(tx, &new).await? {
+                    return Ok(earlier);
+                }
                 let run = runs::create(tx, &new).await?;
                 let (subject, detail) = (run.id.as_str(), json!({"workspace": run.workspace_id.as_str()}));
                 audit::record(tx, Some(&organization), &actor, "run.create", subject, &detail).await?;

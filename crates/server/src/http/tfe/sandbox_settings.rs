@@ -16,6 +16,7 @@ pub(super) fn shown(settings: &PoolSettings) -> Value {
     let mut shown = Map::from_iter([
         ("network".to_owned(), json!(settings.sandbox_network)),
         ("proxy".to_owned(), json!(settings.sandbox_proxy)),
+        ("root-allowed".to_owned(), json!(!settings.root_refused)),
         ("image".to_owned(), json!(settings.image)),
         ("images".to_owned(), json!(settings.images)),
     ]);
@@ -46,6 +47,11 @@ pub(super) fn requested(item: &Item, settings: &PoolSettings) -> Result<Option<P
         match (name.as_str(), as_maximum, limit) {
             ("network", _, _) => next.sandbox_network = network(value)?,
             ("proxy", _, _) => next.sandbox_proxy = proxy(value)?,
+            ("root-allowed", _, _) => {
+                next.root_refused = !value
+                    .as_bool()
+                    .ok_or_else(|| wrong("Sandbox: root-allowed is true or false"))?;
+            }
             ("image", _, _) => {
                 next.image = pinned::<Option<PinnedImage>>(name, value)?.map(String::from);
             }
@@ -63,7 +69,7 @@ pub(super) fn requested(item: &Item, settings: &PoolSettings) -> Result<Option<P
             _ => {
                 let known = Limit::ALL.map(Limit::setting).join(", ");
                 return Err(wrong(format!(
-                    "Sandbox has no `{name}`: there are network, proxy, image, images, {known}, and each of the limits with maximum- \
+                    "Sandbox has no `{name}`: there are network, proxy, root-allowed, image, images, {known}, and each of the limits with maximum- \
                      before it"
                 )));
             }

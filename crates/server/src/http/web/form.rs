@@ -3,7 +3,9 @@
 use std::str::FromStr;
 
 use axum::extract::{Form as AxumForm, FromRequest, Request};
+use chrono::NaiveDate;
 use serde_json::{Map, Value, json};
+use terrapool_model::time::Timestamp;
 use terrapool_tfe::request::{Body, Item};
 
 use super::error::WebError;
@@ -44,6 +46,27 @@ impl Fields {
     /// A field's text, unless it is empty.
     pub fn some(&self, name: &str) -> Option<String> {
         Some(self.text(name).to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// `expired-at` as the API wants it, of a field with the last day of a token: that day's end, in UTC. What is no
+    /// day is given on as it was typed.
+    ///
+    /// # Errors
+    /// A sentence for people when that day has passed.
+    pub fn last_day(&self, name: &str, now: Timestamp) -> Result<Option<String>, String> {
+        let Some(text) = self.some(name) else {
+            return Ok(None);
+        };
+        let Ok(day) = text.parse::<NaiveDate>() else {
+            return Ok(Some(text));
+        };
+        let end = day
+            .and_hms_opt(23, 59, 59)
+            .map(|end| end.and_utc().timestamp_millis());
+        if end.is_none_or(|end| end <= now.0) {
+            return Err(format!("{day} has passed: the token would never be valid."));
+        }
+        Ok(Some(format!("{day}T23:59:59Z")))
     }
 
     /// Whether a box was ticked.
@@ -123,12 +146,18 @@ pub fn request_named(id: &str) -> ApiBody {
     })
 }
 
-/// The headers that mark a request as the web UI's.
-pub fn own_headers() -> axum::http::HeaderMap {
-    axum::http::HeaderMap::from_iter([(
+/// The headers that mark a request as the web UI's, with the name that the form's page gave to what it makes.
+pub fn own_headers(fields: &Fields) -> axum::http::HeaderMap {
+    let mut headers = axum::http::HeaderMap::from_iter([(
         crate::http::tfe::WEB_UI,
         axum::http::HeaderValue::from_static("1"),
-    )])
+    )]);
+    if let Some(once) = fields.some("once")
+        && let Ok(once) = axum::http::HeaderValue::from_str(&once)
+    {
+        headers.insert(crate::http::tfe::IDEMPOTENCY_KEY, once);
+    }
+    headers
 }
 
 /// What the API's handlers made: the document of the resource.
@@ -157,4 +186,20 @@ fn body(attributes: Value, relationships: Map<String, Value>) -> ApiBody {
         },
         ..Body::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_day_of_a_token_has_to_come_yet() {
+        // 2026-11-24, noon.
+        let now = Timestamp(1_795_521_600_000);
+        let last = |text: &str| Fields(vec![("day".to_owned(), text.to_owned())]).last_day("day", now);
+        assert_eq!(last(""), Ok(None));
+        assert_eq!(last("2026-11-24"), Ok(Some("2026-11-24T23:59:59Z".to_owned())));
+        assert!(last("2026-11-23").is_err());
+        assert_eq!(last("soon"), Ok(Some("soon".to_owned())));
+    }
 }

@@ -5,8 +5,8 @@
 
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, SET_COOKIE,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
@@ -85,7 +85,12 @@ pub async fn fallback(State(app): State<App>, request: Request) -> Response {
 
 async fn dressed(app: &App, asked: &failure::Asked, mut response: Response) -> Response {
     if let Some(failure) = response.extensions_mut().remove::<error::Failure>() {
+        // It shows no sentence about what was done: that one waits for the next page.
         response = failure::page(app, asked, response.status(), failure).await;
+    } else if response.extensions().get::<page::WholePage>().is_some()
+        && let Some(shown) = visitor::flash_shown(app, &asked.headers)
+    {
+        response.headers_mut().append(SET_COOKIE, shown);
     }
     let headers = response.headers_mut();
     headers

@@ -112,6 +112,7 @@ pub struct Shell {
     /// What was just done.
     pub flash: Option<Flash>,
     token: String,
+    once: String,
     root: RootAttributes,
 }
 
@@ -171,24 +172,40 @@ impl fmt::Display for RootAttributes {
 
 impl HtmlSafe for RootAttributes {}
 
-/// The hidden field that every form carries.
+/// The hidden fields that every form carries: the session's token, and a name for what the form makes, so that a form
+/// that is sent twice makes it once.
 #[derive(Debug, Clone)]
-pub struct TokenField<'a>(&'a str);
+pub struct TokenField<'a> {
+    token: &'a str,
+    once: Option<&'a str>,
+}
 
 impl<'a> TokenField<'a> {
-    /// The field with a session's token.
+    /// The field with a session's token only, for forms that make nothing.
     pub fn new(token: &'a str) -> Self {
-        Self(token)
+        Self { token, once: None }
+    }
+
+    /// The fields of a visitor's forms.
+    pub fn of(visitor: &'a Visitor) -> Self {
+        Self {
+            token: &visitor.form_token,
+            once: Some(&visitor.once),
+        }
     }
 }
 
 impl fmt::Display for TokenField<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            out,
-            r#"<input type="hidden" name="token" value="{}">"#,
-            Escaped(self.0)
-        )
+        let hidden = |out: &mut fmt::Formatter<'_>, name: &str, value: &str| {
+            write!(
+                out,
+                r#"<input type="hidden" name="{name}" value="{}">"#,
+                Escaped(value)
+            )
+        };
+        hidden(out, "token", self.token)?;
+        self.once.map_or(Ok(()), |once| hidden(out, "once", once))
     }
 }
 
@@ -227,6 +244,7 @@ impl Shell {
             refreshes: false,
             flash: visitor.flash.clone(),
             token: visitor.form_token.clone(),
+            once: visitor.once.clone(),
             root: visitor.root.clone(),
         }
     }
@@ -284,9 +302,12 @@ impl Shell {
         &self.root
     }
 
-    /// The hidden field of forms.
+    /// The hidden fields of forms.
     pub fn token(&self) -> TokenField<'_> {
-        TokenField(&self.token)
+        TokenField {
+            token: &self.token,
+            once: Some(&self.once),
+        }
     }
 
     /// Marks the link of the page's section.
@@ -311,8 +332,14 @@ pub fn html_with(status: StatusCode, template: &impl Template) -> Page {
     let text = template
         .render()
         .map_err(|error| WebError::internal(format!("a page can't be written: {error}")))?;
-    Ok((status, [(CONTENT_TYPE, "text/html; charset=utf-8")], text).into_response())
+    let mut response = (status, [(CONTENT_TYPE, "text/html; charset=utf-8")], text).into_response();
+    response.extensions_mut().insert(WholePage);
+    Ok(response)
 }
+
+/// Marks answers that are whole pages: they have shown what was just done.
+#[derive(Debug, Clone, Copy)]
+pub struct WholePage;
 
 /// The answer to a form that did its work: look there now.
 pub fn see(address: &str) -> Page {

@@ -1,8 +1,8 @@
 //! Who looks at a page, and what their browser sent along.
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use terrapool_model::permission::Standing;
@@ -37,6 +37,8 @@ pub struct Visitor {
     pub root: RootAttributes,
     /// What was just done.
     pub flash: Option<Flash>,
+    /// Names what the page's forms make, so that a form that is sent twice makes it once.
+    pub once: String,
     flash_cookie: String,
     flash_secure: bool,
 }
@@ -50,17 +52,25 @@ pub fn root_attributes(app: &App, headers: &HeaderMap) -> RootAttributes {
     }
 }
 
-/// How long a sentence about what was done is kept, in seconds.
-const FLASH_SECONDS: u64 = 10;
+/// The cookie that holds a sentence about what was done until a page has shown it.
+const FLASH: &str = "said";
+/// How long that sentence waits for a page that shows it, in seconds.
+const FLASH_SECONDS: u64 = 60;
 
 fn flash(app: &App, headers: &HeaderMap) -> Option<Flash> {
-    let value = session::cookie_value(app, headers, "said")?;
+    let value = session::cookie_value(app, headers, FLASH)?;
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(value).ok()?).ok()?;
     Some(Flash {
         tone: Tone::Good,
         icon: "ok",
         text,
     })
+}
+
+/// The cookie that ends a sentence which a page has shown; `None` where the browser sent none along.
+pub fn flash_shown(app: &App, headers: &HeaderMap) -> Option<HeaderValue> {
+    session::cookie_value(app, headers, FLASH)?;
+    HeaderValue::from_str(&session::cookie(app, FLASH, "", Some(0))).ok()
 }
 
 impl Visitor {
@@ -188,7 +198,8 @@ pub async fn find(app: &App, parts: &Parts) -> Result<Visitor, WebError> {
         path,
         root: root_attributes(app, &parts.headers),
         flash: flash(app, &parts.headers),
-        flash_cookie: session::cookie_name(app, "said"),
+        once: URL_SAFE_NO_PAD.encode(app.db.entropy().draw()),
+        flash_cookie: session::cookie_name(app, FLASH),
         flash_secure: session::is_secure(app),
     })
 }

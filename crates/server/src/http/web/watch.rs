@@ -1,4 +1,4 @@
-//! Events of pages whose parts are simply made anew: a pool, and the arrival of its first agent.
+//! Events of pages whose parts are simply made anew: a pool, the arrival of its first agent, an agent.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const EACH: Duration = Duration::from_millis(1500);
 /// The browser connects again after this.
 const LONGEST: Duration = Duration::from_secs(10 * 60);
 
-/// The events of a page: `pool:<id>` or `connect:<id>`.
+/// The events of a page: `pool:<id>`, `connect:<id>` or `agent:<id>`.
 pub(super) async fn stream(
     app: App,
     visitor: Visitor,

@@ -75,6 +75,7 @@ pub(crate) async fn plane_on(database: TestDatabase) -> Plane {
         db: database.db.clone(),
         objects,
         logs: LogStore::open(&folder.path().join("logs")).unwrap(),
+        log_lines: Default::default(),
         presence: Presence::default(),
         rate_limiter: RateLimiter::default(),
         sign_in_attempts: terrapool_server::auth::attempts::Attempts::default(),

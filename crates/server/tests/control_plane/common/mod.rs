@@ -5,6 +5,8 @@
     reason = "bodies are written where they are sent"
 )]
 
+pub mod browser;
+
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -2,6 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use serde_json::json;
 use terrapool_store::api_tokens::{self, TokenOwner};
 
@@ -10,8 +11,8 @@ use crate::app::App;
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::form::{SignedForm, made, request};
-use crate::http::web::page::{Page, Section, Shell, html, see_with};
-use crate::http::web::parts::time::{Ago, Day};
+use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
+use crate::http::web::parts::time::{Ago, Expiry, date};
 use crate::http::web::parts::{Code, Icon};
 use crate::http::web::visitor::Visitor;
 
@@ -22,6 +23,8 @@ struct TokensPage {
     tabs: Vec<Tab>,
     new: Option<(String, Code)>,
     for_login: bool,
+    problem: Option<String>,
+    today: String,
     rows: Vec<Row>,
 }
 
@@ -30,10 +33,16 @@ struct Row {
     description: String,
     created: Ago,
     used: Option<Ago>,
-    expires: Option<Day>,
+    expires: Expiry,
 }
 
-async fn page(app: &App, visitor: &Visitor, new: Option<(String, String)>, for_login: bool) -> Page {
+async fn page(
+    app: &App,
+    visitor: &Visitor,
+    new: Option<(String, String)>,
+    for_login: bool,
+    problem: Option<String>,
+) -> Page {
     let mut connection = app.db.read().await?;
     let owner = TokenOwner::User(visitor.user.id.clone());
     let records = api_tokens::of_owner(&mut connection, &owner).await?;
@@ -43,6 +52,7 @@ async fn page(app: &App, visitor: &Visitor, new: Option<(String, String)>, for_l
         tabs: tabs("tokens"),
         new: new.map(|(description, secret)| (description, Code::new("new-token", secret))),
         for_login,
+        today: date(now),
         rows: records
             .iter()
             .rev()
@@ -51,11 +61,17 @@ async fn page(app: &App, visitor: &Visitor, new: Option<(String, String)>, for_l
                 description: record.description.clone(),
                 created: Ago::new(record.created_at, now),
                 used: record.last_used_at.map(|at| Ago::new(at, now)),
-                expires: record.expires_at.map(|at| Day::new(at, now)),
+                expires: Expiry::new(record.expires_at, now),
             })
             .collect(),
+        problem,
     };
-    html(&page)
+    let status = if page.problem.is_some() {
+        StatusCode::UNPROCESSABLE_ENTITY
+    } else {
+        StatusCode::OK
+    };
+    html_with(status, &page)
 }
 
 /// `GET /app/settings/tokens`; `terraform login` opens it with `?source=terraform-login`.
@@ -65,6 +81,7 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, params: Param
         &visitor,
         None,
         params.get("source") == Some("terraform-login"),
+        None,
     )
     .await
 }
@@ -73,15 +90,19 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, params: Param
 pub(super) async fn create(State(app): State<App>, form: SignedForm) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
     let description = fields.text("description").to_owned();
-    let body = request(json!({"description": description}));
+    let for_login = fields.text("source") == "terraform-login";
+    let expires = match fields.last_day("expires", app.now()) {
+        Ok(expires) => expires,
+        Err(problem) => return page(&app, &visitor, None, for_login, Some(problem)).await,
+    };
+    let body = request(json!({"description": description, "expired-at": expires}));
     let (caller, id) = (visitor.caller.clone(), Path(visitor.user.id.to_string()));
     let answer = tfe::tokens::create_for_user(State(app.clone()), caller, id, body).await?;
     let secret = made(answer)["data"]["attributes"]["token"]
         .as_str()
         .unwrap_or_default()
         .to_owned();
-    let for_login = fields.text("source") == "terraform-login";
-    page(&app, &visitor, Some((description, secret)), for_login).await
+    page(&app, &visitor, Some((description, secret)), for_login, None).await
 }
 
 /// `POST /app/settings/tokens/revoke`

@@ -1,17 +1,16 @@
 //! Logs as people read them: lines of text made of what an engine wrote, and HTML made of lines.
 
 pub mod ansi;
+mod index;
 pub mod progress;
 pub mod text;
 
 use std::fmt;
 
 use super::parts::html;
-use crate::app::App;
-use crate::logs::LogError;
 
-/// Largest log that is read for a page, bytes. The raw file has everything.
-const LARGEST: usize = 64 << 20;
+pub use index::{LogLines, LogView};
+
 /// Lines of a chunk, which has a fixed height.
 pub const CHUNK: usize = 500;
 
@@ -52,15 +51,3 @@ impl fmt::Display for Line<'_> {
 }
 
 html!(Line<'_>);
-
-/// The lines of a log, ended or not.
-///
-/// # Errors
-/// [`LogError`] when the disk refuses.
-pub async fn lines(app: &App, id: &str) -> Result<Vec<String>, LogError> {
-    let bytes = app.logs.read(id, 0, LARGEST).await?;
-    // Splitting a large log takes a moment.
-    Ok(tokio::task::spawn_blocking(move || text::lines(&bytes))
-        .await
-        .unwrap_or_default())
-}

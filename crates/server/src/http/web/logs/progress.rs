@@ -1,5 +1,7 @@
 //! How far an apply has come with each resource, read from its log.
 
+use std::collections::BTreeMap;
+
 use super::ansi;
 
 /// Where a resource of an apply stands.
@@ -64,16 +66,28 @@ fn elapsed(message: &str) -> &str {
         .unwrap_or_default()
 }
 
-/// The resources that an apply has begun with, in that order.
-pub fn read(lines: &[String]) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
-    for line in lines {
+/// The resources that an apply has begun with, in that order, as its log has told so far.
+#[derive(Debug, Clone, Default)]
+pub struct Steps {
+    steps: Vec<Step>,
+    /// Where each of them is.
+    places: BTreeMap<String, usize>,
+}
+
+impl Steps {
+    /// The resources.
+    pub fn list(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The next line of the log.
+    pub fn read(&mut self, line: &str) {
         if !line.contains("...") && !line.contains(" after ") {
-            continue;
+            return;
         }
         let plain = ansi::plain(line);
         let Some((address, said)) = said(&plain) else {
-            continue;
+            return;
         };
         let (stage, took) = match said {
             Said::Begun => (Stage::Working, ""),
@@ -81,7 +95,8 @@ pub fn read(lines: &[String]) -> Vec<Step> {
             Said::Ended(took) => (Stage::Done, took),
             Said::Failed => (Stage::Failed, ""),
         };
-        match steps.iter_mut().rev().find(|step| step.address == address) {
+        let place = self.places.get(address);
+        match place.and_then(|place| self.steps.get_mut(*place)) {
             // A replaced resource is destroyed, and then begun with again.
             Some(step) if step.stage == Stage::Done && matches!(said, Said::Begun) => {
                 step.stage = Stage::Working;
@@ -92,19 +107,29 @@ pub fn read(lines: &[String]) -> Vec<Step> {
                     took.clone_into(&mut step.took);
                 }
             }
-            None => steps.push(Step {
-                address: address.to_owned(),
-                stage,
-                took: took.to_owned(),
-            }),
+            None => {
+                self.places.insert(address.to_owned(), self.steps.len());
+                self.steps.push(Step {
+                    address: address.to_owned(),
+                    stage,
+                    took: took.to_owned(),
+                });
+            }
         }
     }
-    steps
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(lines: &[String]) -> Vec<Step> {
+        let mut steps = Steps::default();
+        for line in lines {
+            steps.read(line);
+        }
+        steps.list().to_vec()
+    }
 
     #[test]
     fn resources_are_followed_from_their_begin_to_their_end() {

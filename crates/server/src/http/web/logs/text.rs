@@ -3,25 +3,18 @@
 use serde_json::Value;
 
 use super::ansi;
-use crate::logs::{ETX, STX};
 
-/// The lines of a log's bytes, frame bytes left out. A message with line breaks becomes several.
-pub fn lines(bytes: &[u8]) -> Vec<String> {
-    let mut lines = Vec::new();
-    let text = String::from_utf8_lossy(bytes);
-    let text = text
-        .trim_start_matches(char::from(STX))
-        .trim_end_matches(char::from(ETX));
-    for line in text.lines() {
-        // A line that was written over keeps its last text.
-        let line = line.trim_end_matches('\r');
-        let line = line.rsplit('\r').next().unwrap_or(line);
-        match line.starts_with("{\"@").then(|| serde_json::from_str(line)) {
-            Some(Ok(message)) => lines.extend(message_lines(&message)),
-            _ => lines.push(line.to_owned()),
-        }
+/// Adds the lines that a line of a log's file is shown as, without its line break: a message with line breaks becomes
+/// several.
+pub fn expand(line: &[u8], lines: &mut Vec<String>) {
+    let line = String::from_utf8_lossy(line);
+    // A line that was written over keeps its last text.
+    let line = line.trim_end_matches('\r');
+    let line = line.rsplit('\r').next().unwrap_or(line);
+    match line.starts_with("{\"@").then(|| serde_json::from_str(line)) {
+        Some(Ok(message)) => lines.extend(message_lines(&message)),
+        _ => lines.push(line.to_owned()),
     }
-    lines
 }
 
 /// A message of the machine-readable output.
@@ -96,11 +89,18 @@ mod tests {
 
     use super::*;
 
+    fn lines(line: &[u8]) -> Vec<String> {
+        let mut lines = Vec::new();
+        expand(line, &mut lines);
+        lines
+    }
+
     #[test]
     fn plain_output_is_kept_and_written_over_lines_keep_their_last_text() {
-        assert_eq!(lines(b"\x02one\r\n10%\r20%\rdone\n\x03"), ["one", "done"]);
-        assert_eq!(lines(b"\x02a\xffb"), ["a\u{fffd}b"]);
-        assert!(lines(b"").is_empty());
+        assert_eq!(lines(b"one\r"), ["one"]);
+        assert_eq!(lines(b"10%\r20%\rdone"), ["done"]);
+        assert_eq!(lines(b"a\xffb"), ["a\u{fffd}b"]);
+        assert_eq!(lines(b""), [""]);
     }
 
     #[test]
@@ -115,9 +115,8 @@ mod tests {
             json!({"@level": "info", "@message": "Outputs: 1", "type": "outputs",
                 "outputs": {"secret": {"sensitive": true, "value": "x"}, "size": {"value": 2}}})
             .to_string(),
-        ]
-        .join("\n");
-        let lines = lines(log.as_bytes());
+        ];
+        let lines: Vec<String> = log.iter().flat_map(|line| lines(line.as_bytes())).collect();
         assert_eq!(lines[0], "a.b: Creating...");
         assert!(is_error(&lines[2]), "{}", lines[2]);
         let plain: Vec<String> = lines.iter().map(|line| ansi::plain(line)).collect();

@@ -94,9 +94,10 @@ pub fn of_wait(reason: &terrapool_model::wait::WaitReason) -> Status {
     use terrapool_model::wait::WaitReason;
     let (tone, icon, word) = match reason {
         WaitReason::Paused => (Tone::Warn, "stop", "Paused"),
-        WaitReason::NoAgent { .. } | WaitReason::TooLarge { .. } | WaitReason::NotAllowed => {
-            (Tone::Bad, "warn", "Stalled")
-        }
+        WaitReason::NoAgent { .. }
+        | WaitReason::RootRefused { .. }
+        | WaitReason::TooLarge { .. }
+        | WaitReason::NotAllowed => (Tone::Bad, "warn", "Stalled"),
         WaitReason::Draining { .. } | WaitReason::NoMemory { .. } | WaitReason::NoSlot { .. } => {
             (Tone::Warn, "clock", "Waiting for capacity")
         }

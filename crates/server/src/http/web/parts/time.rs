@@ -5,7 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Datelike as _, Utc};
 use terrapool_model::time::{Millis, Timestamp};
 
-use super::html;
+use super::{Tone, html};
 
 fn utc(at: Timestamp) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(at.0).unwrap_or_default()
@@ -94,6 +94,49 @@ impl fmt::Display for Day {
     }
 }
 
+/// A day as fields of forms want it, in UTC: "2026-11-24".
+pub fn date(at: Timestamp) -> String {
+    utc(at).format("%Y-%m-%d").to_string()
+}
+
+/// From when on a token is not valid any more, in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiry {
+    at: Option<Timestamp>,
+    now: Timestamp,
+}
+
+impl Expiry {
+    /// So long before its end a token is marked: two weeks.
+    const SOON: Millis = Millis::from_seconds(14 * 24 * 3600);
+
+    /// The end of a token; `None` is never.
+    pub fn new(at: Option<Timestamp>, now: Timestamp) -> Self {
+        Self { at, now }
+    }
+
+    /// What marks one that has ended or ends soon: its colour and its word.
+    pub fn mark(&self) -> Option<(Tone, String)> {
+        let at = self.at?;
+        if at <= self.now {
+            Some((Tone::Bad, "expired".to_owned()))
+        } else if at - self.now < Self::SOON {
+            Some((Tone::Warn, format!("expires in {}", between(self.now, at))))
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for Expiry {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at {
+            Some(at) => Day::new(at, self.now).fmt(out),
+            None => out.write_str("never"),
+        }
+    }
+}
+
 /// A duration: "0.8 s", "42 s", "3 min 12 s", "1 h 04 min", "12 d 5 h".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Took(pub Millis);
@@ -116,7 +159,7 @@ pub fn between(from: Timestamp, to: Timestamp) -> Took {
     Took(to - from)
 }
 
-html!(Ago, Clock, Day, Took);
+html!(Ago, Clock, Day, Expiry, Took);
 
 #[cfg(test)]
 mod tests {
@@ -130,6 +173,17 @@ mod tests {
         assert_eq!(took(192_000), "3 min 12 s");
         assert_eq!(took(3_840_000), "1 h 04 min");
         assert_eq!(took(1_054_800_000), "12 d 5 h");
+    }
+
+    #[test]
+    fn a_token_is_marked_two_weeks_before_its_end_and_after_it() {
+        let now = Timestamp(1_796_000_000_000);
+        let mark = |days: i64| Expiry::new(Some(Timestamp(now.0 + days * 86_400_000)), now).mark();
+        assert_eq!(mark(15), None);
+        assert_eq!(mark(3), Some((Tone::Warn, "expires in 3 d 0 h".to_owned())));
+        assert_eq!(mark(0), Some((Tone::Bad, "expired".to_owned())));
+        assert_eq!(Expiry::new(None, now).mark(), None);
+        assert_eq!(Expiry::new(None, now).to_string(), "never");
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use askama::Template;
 use axum::extract::{Path, State};
 use terrapool_model::job::{JobState, Phase};
+use terrapool_model::time::Timestamp;
+use terrapool_store::agent_tokens;
 use terrapool_store::agents::{self, AgentRecord};
+use terrapool_store::db::Connection;
 use terrapool_store::overview::{self, JobView};
 
 use super::frame::{self, Seen, Tab};
@@ -11,7 +14,7 @@ use crate::app::App;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::form::SignedForm;
-use crate::http::web::page::{Page, Section, Shell, html, see_with};
+use crate::http::web::page::{Page, Section, Shell, TokenField, html, see_with};
 use crate::http::web::parts::chart::Meter;
 use crate::http::web::parts::status::{self, Status};
 use crate::http::web::parts::time::{Ago, Day, between};
@@ -26,11 +29,43 @@ type Names = (String, String, String);
 
 /// Jobs that are listed.
 const MOST: u32 = 50;
+/// The pool's average is over this many jobs at most.
+const AVERAGED_JOBS: u32 = 500;
+/// And over this time, in milliseconds: 30 days.
+const AVERAGED: i64 = 30 * 24 * 3_600_000;
 
 #[derive(Template)]
 #[template(path = "pool/agent.html")]
-struct AgentPage {
+struct AgentPage<'a> {
     shell: Shell,
+    view: View,
+    token: TokenField<'a>,
+}
+
+/// The agent's status, in the page's head.
+#[derive(Template)]
+#[template(path = "pool/agent-status.html")]
+struct StatusPart<'a> {
+    view: &'a View,
+}
+
+/// What may be done with the agent.
+#[derive(Template)]
+#[template(path = "pool/agent-actions.html")]
+struct ActionsPart<'a> {
+    view: &'a View,
+    token: TokenField<'a>,
+}
+
+/// Everything else.
+#[derive(Template)]
+#[template(path = "pool/agent-live.html")]
+struct LivePart<'a> {
+    view: &'a View,
+}
+
+/// What the page shows of the agent.
+struct View {
     base: String,
     name: String,
     id: String,
@@ -42,18 +77,29 @@ struct AgentPage {
     can_resume: bool,
     held: u64,
     trouble: Option<Trouble>,
+    duplicate: Option<String>,
     running: Vec<Running>,
-    idle: &'static str,
+    idle: String,
     jobs: Vec<Job>,
     history: Vec<(Tone, String)>,
     summary: String,
-    facts: Vec<(&'static str, String)>,
+    average: Option<String>,
+    facts: Vec<Fact>,
+    token: Option<(String, String)>,
     heard: Ago,
     connected: Day,
+    taken: u64,
     memory: String,
     meter: Meter,
     reserve: String,
     engines: String,
+}
+
+struct Fact {
+    name: &'static str,
+    value: String,
+    /// A word beside it, in its colour.
+    mark: Option<(Tone, &'static str)>,
 }
 
 /// What is wrong, and what to do on the host.
@@ -106,12 +152,33 @@ async fn found(
     Ok((seen, agent, jobs))
 }
 
-/// `GET /app/:org/agent-pools/:pool/agents/:id`
-pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): Path<Names>) -> Page {
-    let (seen, agent, jobs) = found(&app, &visitor, &names).await?;
+/// Of a hundred jobs of the pool, how many fail, in words.
+async fn average(connection: &mut Connection, seen: &Seen) -> Result<Option<String>, WebError> {
+    let since = Timestamp(seen.now.0 - AVERAGED);
+    let jobs = overview::finished_since(connection, &seen.pool().id, since, AVERAGED_JOBS).await?;
+    let ended: Vec<Tone> = jobs
+        .iter()
+        .filter(|job| job.finished_at.is_some())
+        .map(|job| result(job).tone)
+        .collect();
+    let failed = ended.iter().filter(|tone| **tone == Tone::Bad).count();
+    Ok((!ended.is_empty()).then(|| {
+        format!(
+            "In the whole pool {failed} of {} failed in 30 days.",
+            count(ended.len() as u64, "job", "jobs")
+        )
+    }))
+}
+
+async fn view(
+    connection: &mut Connection,
+    seen: &Seen,
+    agent: &AgentRecord,
+    jobs: &[JobView],
+) -> Result<View, WebError> {
     let (now, pool) = (seen.now, seen.pool());
     let needs = pool.settings.default_limits.memory_mb;
-    let status = status::of_agent(&agent, now, needs, &pool.settings.times);
+    let status = status::of_agent(agent, now, needs, &pool.settings.times);
     let (held, ended): (Vec<&JobView>, Vec<&JobView>) = jobs
         .iter()
         .partition(|job| matches!(job.state, JobState::Leased | JobState::Running));
@@ -127,27 +194,36 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): 
     let capacity = &agent.capacity;
     let in_use = capacity.memory_mb.saturating_sub(capacity.free_memory_mb);
     let memory = format!(
-        "{} of {} handed out",
+        "{} of {} handed out, {} free",
         megabytes(in_use),
-        megabytes(capacity.memory_mb)
+        megabytes(capacity.memory_mb),
+        megabytes(capacity.free_memory_mb)
     );
-    let base = format!("{}/agents/{}", seen.frame.base, agent.id);
-    let page = AgentPage {
-        shell: seen
-            .place
-            .shell(Section::Pools, agent.name.clone())
-            .behind("Agent pools", seen.place.address("/agent-pools"))
-            .behind(seen.frame.name.clone(), seen.frame.base.clone()),
-        base,
+    let connected = waiting::is_connected(agent, now, pool);
+    let token = match &agent.token_id {
+        Some(id) if seen.frame.manages => agent_tokens::get(connection, id).await?,
+        Some(_) | None => None,
+    };
+    Ok(View {
+        base: format!("{}/agents/{}", seen.frame.base, agent.id),
         name: agent.name.clone(),
         id: agent.id.to_string(),
         pool: seen.frame.name.clone(),
         pool_address: seen.frame.base.clone(),
         deletable: seen.frame.manages && agent.status(now, &pool.settings.times).is_deletable(),
-        can_drain: seen.frame.manages && waiting::is_connected(&agent, now, pool) && !agent.drain_wanted,
+        can_drain: seen.frame.manages && connected && !agent.drain_wanted,
         can_resume: seen.frame.manages && agent.drain_wanted,
         held: held.len() as u64,
-        trouble: trouble(&seen, &agent, held.len()),
+        trouble: trouble(seen, agent, held.len()),
+        duplicate: agent.duplicate(now, &pool.settings.times).map(|other| {
+            format!(
+                "Two live processes use this agent’s key: the newer one at {}, which gets the work, and an older one \
+                 at {}, which may only finish what it holds. Unless the older one is about to end, a machine was \
+                 cloned with the agent’s data folder: remove that folder on one of them and start the agent there \
+                 again.",
+                agent.ip_address, other.ip_address
+            )
+        }),
         status,
         running: held
             .iter()
@@ -158,18 +234,26 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): 
                 detail: format!("for {}", between(job.started_at.unwrap_or(now), now)),
             })
             .collect(),
-        idle: "Nothing.",
+        idle: if connected {
+            "Nothing.".to_owned()
+        } else {
+            let slots = count(u64::from(capacity.slots), "slot counts", "slots count");
+            format!("Nothing. Its {slots} as gone until it is heard from.")
+        },
         summary: format!(
             "{} good, {} failed, {} other",
             of(Tone::Good),
             of(Tone::Bad),
             of(Tone::Mute)
         ),
+        average: average(connection, seen).await?,
         history: results,
-        jobs: ended.iter().map(|job| row(job, &seen)).collect(),
-        facts: facts(&agent),
+        jobs: ended.iter().map(|job| row(job, seen)).collect(),
+        facts: facts(agent, connected),
+        token: token.map(|token| (token.description, format!("{}/tokens", seen.frame.base))),
         heard: Ago::new(agent.last_ping_at, now),
         connected: Day::new(agent.created_at, now),
+        taken: overview::taken_by(connection, &agent.id).await?,
         meter: Meter::of(in_use, capacity.memory_mb, memory.clone()),
         memory,
         reserve: megabytes(capacity.reserve_mb),
@@ -183,8 +267,50 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): 
                 .collect::<Vec<_>>()
                 .join(", ")
         },
+    })
+}
+
+/// `GET /app/:org/agent-pools/:pool/agents/:id`
+pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): Path<Names>) -> Page {
+    let (seen, agent, jobs) = found(&app, &visitor, &names).await?;
+    let view = view(&mut app.db.read().await?, &seen, &agent, &jobs).await?;
+    let events = seen.place.address(&format!("/events?page=agent:{}", agent.id));
+    let page = AgentPage {
+        shell: seen
+            .place
+            .shell(Section::Pools, agent.name.clone())
+            .behind("Agent pools", seen.place.address("/agent-pools"))
+            .behind(seen.frame.name.clone(), seen.frame.base.clone())
+            .live(events),
+        view,
+        token: TokenField::of(&visitor),
     };
     html(&page)
+}
+
+/// The parts of the page that change.
+pub(super) async fn live_parts(
+    app: &App,
+    visitor: &Visitor,
+    organization: &str,
+    id: &str,
+) -> Result<Vec<String>, WebError> {
+    let agent = id.parse().map_err(|_| WebError::not_found())?;
+    let agent = agents::get(&mut app.db.read().await?, &agent)
+        .await?
+        .ok_or_else(WebError::not_found)?;
+    let names = (organization.to_owned(), agent.pool_id.to_string(), id.to_owned());
+    let (seen, agent, jobs) = found(app, visitor, &names).await?;
+    let view = &view(&mut app.db.read().await?, &seen, &agent, &jobs).await?;
+    let token = TokenField::of(visitor);
+    [
+        StatusPart { view }.render(),
+        ActionsPart { view, token }.render(),
+        LivePart { view }.render(),
+    ]
+    .into_iter()
+    .map(|part| part.map_err(|error| WebError::internal(error.to_string())))
+    .collect()
 }
 
 fn result(job: &JobView) -> Status {
@@ -216,25 +342,47 @@ fn row(job: &JobView, seen: &Seen) -> Job {
     }
 }
 
-fn facts(agent: &AgentRecord) -> Vec<(&'static str, String)> {
-    let latest = agent.version == env!("CARGO_PKG_VERSION");
+fn facts(agent: &AgentRecord, connected: bool) -> Vec<Fact> {
+    let fact = |name, value| Fact {
+        name,
+        value,
+        mark: None,
+    };
+    let capacity = &agent.capacity;
+    let current = agent.version == env!("CARGO_PKG_VERSION");
     vec![
-        (
-            "Version",
+        Fact {
+            name: "Version",
+            value: agent.version.clone(),
+            mark: Some(if current {
+                (Tone::Good, "as this server")
+            } else {
+                (Tone::Warn, "update")
+            }),
+        },
+        fact("Host", format!("{}, {}", agent.hostname, agent.ip_address)),
+        fact("System", agent.kernel.clone()),
+        fact("Driver", agent.driver.clone()),
+        fact(
+            "Slots",
+            if connected {
+                format!(
+                    "{} of {} in use",
+                    capacity.slots.saturating_sub(capacity.free_slots),
+                    capacity.slots
+                )
+            } else {
+                capacity.slots.to_string()
+            },
+        ),
+        fact(
+            "Memory",
             format!(
-                "{}{}",
-                agent.version,
-                if latest {
-                    ", as this server"
-                } else {
-                    ", another than this server’s"
-                }
+                "{} to hand out, {} kept for the host",
+                megabytes(capacity.memory_mb),
+                megabytes(capacity.reserve_mb)
             ),
         ),
-        ("Host", format!("{}, {}", agent.hostname, agent.ip_address)),
-        ("Kernel", agent.kernel.clone()),
-        ("Driver", agent.driver.clone()),
-        ("Slots", agent.capacity.slots.to_string()),
     ]
 }
 

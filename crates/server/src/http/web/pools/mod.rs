@@ -54,6 +54,7 @@ pub(super) async fn live_parts(
     match kind {
         "pool" => agents::live_parts(app, visitor, &names).await,
         "connect" => connect::live_parts(app, visitor, &names).await,
+        "agent" => agent::live_parts(app, visitor, organization, id).await,
         _ => Err(WebError::not_found()),
     }
 }

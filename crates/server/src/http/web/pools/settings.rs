@@ -1,11 +1,14 @@
 //! Settings of a pool.
 
+use std::collections::BTreeMap;
+
 use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use serde_json::{Value, json};
-use terrapool_model::time::Timestamp;
-use terrapool_protocol::job::SandboxNetwork;
+use serde_json::{Map, Value, json};
+use terrapool_model::image::PinnedImage;
+use terrapool_model::time::{Millis, Timestamp};
+use terrapool_protocol::job::{Limit, SandboxNetwork};
 use terrapool_store::db::Connection;
 use terrapool_store::overview;
 use terrapool_store::pools::{self, PoolRecord, PoolSettings};
@@ -23,8 +26,6 @@ use crate::http::web::parts::{Icon, words};
 use crate::http::web::visitor::Visitor;
 use crate::http::web::workspaces::require_name;
 
-/// Milliseconds of a minute.
-const MINUTE: u64 = 60_000;
 /// Seconds of a minute.
 const SECONDS: u64 = 60;
 
@@ -59,70 +60,160 @@ fn name_of(network: SandboxNetwork) -> &'static str {
     }
 }
 
-struct Filled {
-    name: String,
-    memory: String,
-    cpu: String,
-    image: String,
-    network: String,
-    grace: String,
-    contact: String,
+/// A number of the form: its field, the setting that it is, and how many of the setting's units are one of the field's.
+struct Number {
+    field: &'static str,
+    setting: &'static str,
+    times: u64,
 }
 
+const fn number(field: &'static str, setting: &'static str, times: u64) -> Number {
+    Number {
+        field,
+        setting,
+        times,
+    }
+}
+
+/// The limits that the form sets; those that are left out are set by the API.
+const NUMBERS: [Number; 8] = [
+    number("memory", "memory-mb", 1),
+    number("cpu", "cpu-millis", 1),
+    number("most-memory", "maximum-memory-mb", 1),
+    number("most-cpu", "maximum-cpu-millis", 1),
+    number("plan", "plan-seconds", SECONDS),
+    number("apply", "apply-seconds", SECONDS),
+    number("silence", "silence-seconds", SECONDS),
+    number("log", "log-mb", 1),
+];
+
+impl Number {
+    /// What is stored, as the field has it; empty where there is no limit.
+    fn stored(&self, settings: &PoolSettings) -> String {
+        let value = match self.setting.strip_prefix("maximum-") {
+            Some(name) => Limit::of(name).and_then(|limit| settings.maximum_limits.get(limit)),
+            None => Limit::of(self.setting).and_then(|limit| limit.get(&settings.default_limits)),
+        };
+        value.map_or_else(String::new, |value| value.div_ceil(self.times).to_string())
+    }
+}
+
+/// A number as it is sent. What is no number is sent as it was typed: the API says what it wants.
+fn typed(text: &str, times: u64) -> Value {
+    match text.parse::<u64>() {
+        _ if text.is_empty() => Value::Null,
+        Ok(number) => json!(number.saturating_mul(times)),
+        Err(_) => json!(text),
+    }
+}
+
+/// Texts of the form.
+const TEXTS: [&str; 5] = ["name", "image", "images", "root", "network"];
+
+/// The times of the form: field, setting, and how many seconds are one of the field's units.
+const TIMES: [(&str, &str, u64); 4] = [
+    ("grace", "apply-grace", SECONDS),
+    ("contact", "apply-contact-limit", SECONDS),
+    ("plan-lease", "plan-lease", 1),
+    ("apply-lease", "apply-lease", 1),
+];
+
+/// What is in the form.
+struct Filled(BTreeMap<&'static str, String>);
+
 impl Filled {
+    /// The text of a field.
+    fn get(&self, field: &str) -> &str {
+        self.0.get(field).map_or("", String::as_str)
+    }
+
     fn of(fields: &Fields) -> Self {
-        let text = |name: &str| fields.text(name).to_owned();
-        Self {
-            name: text("name"),
-            memory: text("memory"),
-            cpu: text("cpu"),
-            image: text("image"),
-            network: text("network"),
-            grace: text("grace"),
-            contact: text("contact"),
-        }
+        let names = TEXTS
+            .into_iter()
+            .chain(NUMBERS.map(|number| number.field))
+            .chain(TIMES.map(|(field, _, _)| field));
+        Self(
+            names
+                .filter(|name| fields.ticked(name))
+                .map(|name| (name, fields.text(name).replace("\r\n", "\n")))
+                .collect(),
+        )
     }
 
     fn stored(name: &str, settings: &PoolSettings) -> Self {
-        let limits = &settings.default_limits;
-        let contact = settings.times.contact_limit_apply;
-        Self {
-            name: name.to_owned(),
-            memory: limits.memory_mb.to_string(),
-            cpu: limits.cpu_millis.to_string(),
-            image: settings.image.clone().unwrap_or_default(),
-            network: name_of(settings.sandbox_network).to_owned(),
-            grace: (settings.times.grace_apply.0 / MINUTE).to_string(),
-            contact: contact.map_or_else(String::new, |limit| (limit.0 / MINUTE).to_string()),
-        }
+        let images: Vec<&str> = settings.images.iter().map(PinnedImage::as_str).collect();
+        let mut texts = BTreeMap::from([
+            ("name", name.to_owned()),
+            ("image", settings.image.clone().unwrap_or_default()),
+            ("images", images.join("\n")),
+            ("network", name_of(settings.sandbox_network).to_owned()),
+            (
+                "root",
+                if settings.root_refused { "no" } else { "yes" }.to_owned(),
+            ),
+        ]);
+        let times = &settings.times;
+        let stored = [
+            Some(times.grace_apply),
+            times.contact_limit_apply,
+            Some(times.lease_plan),
+            Some(times.lease_apply),
+        ];
+        texts.extend(TIMES.iter().zip(stored).map(|((field, _, seconds), time)| {
+            let units = |time: Millis| (time.0 / 1000).div_ceil(*seconds).to_string();
+            (*field, time.map_or_else(String::new, units))
+        }));
+        texts.extend(NUMBERS.map(|number| (number.field, number.stored(settings))));
+        Self(texts)
     }
 }
 
-/// What the API is asked to set. What is no number is sent as it was typed: the API says what it wants.
+/// What the API is asked to set: what was sent and is not as it was. The form shows minutes where the API has seconds, and an image
+/// that was set before it had to be pinned may stay.
 fn wanted(pool: &PoolRecord, fields: &Fields) -> Value {
-    let number = |name: &str, times: u64| match fields.number::<u64>(name) {
-        Some(number) => json!(number.saturating_mul(times)),
-        None => json!(fields.text(name)),
+    let (before, after) = (Filled::stored(&pool.name, &pool.settings), Filled::of(fields));
+    let changed = |name: &str| {
+        let text = after.0.get(name).map(String::as_str);
+        text.filter(|text| *text != before.get(name))
     };
-    let contact = match fields.text("contact") {
-        "" => Value::Null,
-        _ => number("contact", SECONDS),
-    };
-    let mut sandbox = json!({
-        "memory-mb": number("memory", 1),
-        "cpu-millis": number("cpu", 1),
-        "network": fields.text("network"),
-    });
-    // One that was set before it had to be pinned may stay.
-    let image = fields.some("image");
-    if image != pool.settings.image {
-        sandbox["image"] = json!(image);
+    let mut sandbox = Map::new();
+    for Number {
+        field,
+        setting,
+        times,
+    } in NUMBERS
+    {
+        if let Some(text) = changed(field) {
+            sandbox.insert(setting.to_owned(), typed(text, times));
+        }
     }
-    json!({
-        "name": fields.text("name"),
-        "sandbox": sandbox,
-        "lease-times": {"apply-grace": number("grace", SECONDS), "apply-contact-limit": contact},
-    })
+    if let Some(network) = changed("network") {
+        sandbox.insert("network".to_owned(), json!(network));
+    }
+    if let Some(image) = changed("image") {
+        sandbox.insert(
+            "image".to_owned(),
+            json!(Some(image).filter(|name| !name.is_empty())),
+        );
+    }
+    if let Some(images) = changed("images") {
+        let images: Vec<&str> = images.split_whitespace().collect();
+        sandbox.insert("images".to_owned(), json!(images));
+    }
+    if let Some(root) = changed("root") {
+        sandbox.insert("root-allowed".to_owned(), json!(root == "yes"));
+    }
+    let mut times = Map::new();
+    for (field, setting, seconds) in TIMES {
+        if let Some(text) = changed(field) {
+            times.insert(setting.to_owned(), typed(text, seconds));
+        }
+    }
+    let mut attributes = json!({"sandbox": sandbox, "lease-times": times});
+    if let Some(name) = changed("name") {
+        attributes["name"] = json!(name);
+    }
+    attributes
 }
 
 async fn peaks(connection: &mut Connection, seen: &Seen) -> Result<String, WebError> {

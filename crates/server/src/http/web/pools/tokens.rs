@@ -20,7 +20,7 @@ use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::form::{SignedForm, made, request};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
-use crate::http::web::parts::time::Ago;
+use crate::http::web::parts::time::{Ago, Day, Expiry, date};
 use crate::http::web::parts::{Code, Icon, words};
 use crate::http::web::visitor::Visitor;
 use crate::waiting;
@@ -32,7 +32,22 @@ struct TokensPage {
     frame: Frame,
     new: Option<(String, Code)>,
     problem: Option<String>,
+    today: String,
     rows: Vec<Row>,
+    revoked: Vec<Revoked>,
+}
+
+/// Revoked tokens that are listed.
+const REVOKED: u32 = 10;
+
+/// A token that nobody can register with any more.
+struct Revoked {
+    description: String,
+    id: TokenId,
+    creator: String,
+    created: Ago,
+    used: Option<Ago>,
+    revoked: Option<Day>,
 }
 
 struct Row {
@@ -40,7 +55,7 @@ struct Row {
     description: String,
     creator: String,
     created: Ago,
-    expires: Option<String>,
+    expires: Expiry,
     agents: usize,
     runs: u64,
     used: Option<Ago>,
@@ -56,34 +71,35 @@ async fn page(
     let mut connection = app.db.read().await?;
     let seen = frame::see(app, &mut connection, visitor, names, Tab::Tokens).await?;
     let listed = agent_tokens::list(&mut connection, &seen.pool().id, &StorePage::first(200)).await?;
-    let creators = listed.items.iter().filter_map(|token| token.created_by.clone());
+    let revoked = agent_tokens::revoked(&mut connection, &seen.pool().id, REVOKED).await?;
+    let all = listed.items.iter().chain(&revoked);
+    let creators = all.filter_map(|token| token.created_by.clone());
     let creators = overview::user_names(&mut connection, creators).await?;
+    let creator = |token: &AgentTokenRecord| {
+        let name = token.created_by.as_ref().and_then(|id| creators.get(id).cloned());
+        name.unwrap_or_else(|| "an operator".to_owned())
+    };
+    let ago = |at: Timestamp| Ago::new(at, seen.now);
     let row = |token: &AgentTokenRecord| {
-        let using: Vec<_> = seen
+        let registered = seen
             .state
             .agents
             .iter()
-            .filter(|agent| {
-                agent.token_id.as_ref() == Some(&token.id)
-                    && waiting::is_connected(agent, seen.now, seen.pool())
-            })
-            .collect();
-        let creator = token.created_by.as_ref().and_then(|id| creators.get(id).cloned());
+            .filter(|agent| agent.token_id.as_ref() == Some(&token.id));
+        let (mut agents, mut runs) = (0, 0);
+        for agent in registered {
+            agents += usize::from(waiting::is_connected(agent, seen.now, seen.pool()));
+            runs += agent.jobs;
+        }
         Row {
             id: token.id.clone(),
             description: token.description.clone(),
-            creator: creator.unwrap_or_else(|| "an operator".to_owned()),
-            created: Ago::new(token.created_at, seen.now),
-            expires: token.expires_at.map(|at| {
-                if seen.now < at {
-                    "expires".to_owned()
-                } else {
-                    "expired".to_owned()
-                }
-            }),
-            agents: using.len(),
-            runs: using.iter().map(|agent| agent.jobs).sum(),
-            used: token.last_used_at.map(|at| Ago::new(at, seen.now)),
+            creator: creator(token),
+            created: ago(token.created_at),
+            expires: Expiry::new(token.expires_at, seen.now),
+            agents,
+            runs,
+            used: token.last_used_at.map(ago),
         }
     };
     let status = if problem.is_some() {
@@ -95,7 +111,19 @@ async fn page(
         shell: seen.shell("Tokens"),
         new: new.map(|token| (token.description, Code::new("new-token", token.secret))),
         problem,
+        today: date(seen.now),
         rows: listed.items.iter().map(row).collect(),
+        revoked: revoked
+            .iter()
+            .map(|token| Revoked {
+                description: token.description.clone(),
+                id: token.id.clone(),
+                creator: creator(token),
+                created: ago(token.created_at),
+                used: token.last_used_at.map(ago),
+                revoked: token.revoked_at.map(|at| Day::new(at, seen.now)),
+            })
+            .collect(),
         frame: seen.frame,
     };
     html_with(status, &page)
@@ -110,7 +138,11 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): 
 pub(super) async fn create(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
     let description = fields.text("description").to_owned();
-    let attributes = json!({"description": description});
+    let expires = match fields.last_day("expires", app.now()) {
+        Ok(expires) => expires,
+        Err(problem) => return page(&app, &visitor, &names, None, Some(problem)).await,
+    };
+    let attributes = json!({"description": description, "expired-at": expires});
     let (caller, id) = (visitor.caller.clone(), Path(names.1.clone()));
     let made_token = tfe::tokens::create_for_pool(State(app.clone()), caller, id, request(attributes)).await;
     let document = match made_token.map_err(WebError::from) {
@@ -168,21 +200,29 @@ pub(super) async fn revoke(State(app): State<App>, Path(names): Path<Names>, for
         .filter(|agent| waiting::is_connected(agent, now, &pool))
         .count();
     if using > 0 && fields.text("name") != token.description {
-        return Err(WebError::bad_request(format!(
-            "{} connected with this token: type its name `{}` to revoke it anyway. Nothing was done. Go back and try \
-             again",
+        let problem = format!(
+            "Nothing was done: {} connected with “{1}”. Type its name, {1}, to revoke it anyway.",
             words::count(using as u64, "agent is", "agents are"),
             token.description
-        )));
+        );
+        return page(&app, &visitor, &names, None, Some(problem)).await;
     }
-    let cut_off = fields.ticked("cut");
+    let cut_off = fields.text("running") == "cut-off";
     let params = Params::of(&[("cut-off", if cut_off { "true" } else { "false" })]);
     tfe::tokens::delete(State(app), visitor.caller.clone(), Path(id.to_string()), params).await?;
     let address = place.address(&format!("/agent-pools/{}/tokens", pool.id));
     let said = if cut_off {
-        "The token is revoked, and its agents stop now."
+        format!(
+            "{} is revoked, and what its agents run is stopped now.",
+            token.description
+        )
+    } else if using > 0 {
+        format!(
+            "{} is revoked. Its agents finish what they hold, and take nothing new.",
+            token.description
+        )
     } else {
-        "The token is revoked."
+        format!("{} is revoked.", token.description)
     };
-    see_with(&visitor, &address, said)
+    see_with(&visitor, &address, &said)
 }

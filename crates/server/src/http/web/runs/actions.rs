@@ -88,7 +88,7 @@ pub(super) async fn force_cancel(State(app): State<App>, Path(names): Path<Names
 
 /// `POST …/retry`: another run like this one, of the same configuration.
 pub(super) async fn retry(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
-    let visitor = form.visitor;
+    let (visitor, fields) = (form.visitor, form.fields);
     let mut connection = app.db.read().await?;
     let (place, workspace, listed) = find(
         &app,
@@ -115,7 +115,7 @@ pub(super) async fn retry(State(app): State<App>, Path(names): Path<Names>, form
         ("configuration-version", run.configuration_version_id.as_str()),
     ];
     let body = request_with(attributes, &relationships);
-    let answer = tfe::runs::create(State(app), visitor.caller, own_headers(), body).await?;
+    let answer = tfe::runs::create(State(app), visitor.caller, own_headers(&fields), body).await?;
     see(&place.address(&format!(
         "/workspaces/{}/runs/{}",
         listed.workspace,

@@ -30,7 +30,7 @@ struct Watched {
     visitor: Visitor,
     names: Names,
     sent: Vec<String>,
-    logs: Vec<&'static str>,
+    logs: Vec<Phase>,
     plan: usize,
     apply: usize,
     status: String,
@@ -48,7 +48,7 @@ pub(in crate::http::web) async fn stream(
     drop(connection);
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Event, Infallible>>(16);
     let mut watched = Watched {
-        logs: panels(&loaded),
+        logs: log::phases(&loaded),
         app,
         visitor,
         names,
@@ -84,13 +84,6 @@ pub(in crate::http::web) async fn stream(
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }
 
-fn panels(loaded: &Loaded) -> Vec<&'static str> {
-    log::panels(loaded, &Wanted::default())
-        .iter()
-        .map(|panel| panel.phase)
-        .collect()
-}
-
 impl Watched {
     /// What is new since the last look, and whether there is more to come.
     async fn look(&mut self) -> Result<(Vec<Event>, bool), WebError> {
@@ -99,15 +92,15 @@ impl Watched {
         drop(connection);
         let mut events = Vec::new();
         let view = view::view(&loaded, &Filter::default(), Vec::new());
-        let parts = page::parts(&view, &self.visitor.form_token)
-            .map_err(|error| WebError::internal(error.to_string()))?;
+        let parts =
+            page::parts(&view, &self.visitor).map_err(|error| WebError::internal(error.to_string()))?;
         for (index, part) in parts.iter().enumerate() {
             if self.sent.get(index) != Some(part) {
                 events.push(swap(part));
             }
         }
         self.sent = parts;
-        self.logs(&loaded, &mut events);
+        self.logs(&loaded, &mut events).await?;
         let word = view.status.word.to_string();
         if word != self.status {
             if !self.status.is_empty() {
@@ -124,42 +117,51 @@ impl Watched {
     }
 
     /// New lines; a panel that the page does not have comes whole, with all logs.
-    fn logs(&mut self, loaded: &Loaded, events: &mut Vec<Event>) {
-        let now = panels(loaded);
+    async fn logs(&mut self, loaded: &Loaded, events: &mut Vec<Event>) -> Result<(), WebError> {
+        let now = log::phases(loaded);
         if now != self.logs {
             let panels: String = log::panels(loaded, &Wanted::default())
+                .await
                 .iter()
                 .map(ToString::to_string)
                 .collect();
             events.push(swap(&format!(r#"<div class="col" id="logs">{panels}</div>"#)));
-            (self.plan, self.apply) = (loaded.plan_log.len(), loaded.apply_log.len());
+            (self.plan, self.apply) = (loaded.lines(Phase::Plan), loaded.lines(Phase::Apply));
             self.logs = now;
-            return;
+            return Ok(());
         }
-        for (phase, lines, seen) in [
-            (Phase::Plan, &loaded.plan_log, &mut self.plan),
-            (Phase::Apply, &loaded.apply_log, &mut self.apply),
-        ] {
+        for (phase, seen) in [(Phase::Plan, &mut self.plan), (Phase::Apply, &mut self.apply)] {
+            let Some(log) = loaded.log(phase) else {
+                continue;
+            };
             let phase = phase.as_str();
-            let new: Vec<(usize, &String)> = (1..).zip(lines).skip(*seen).collect();
-            *seen = lines.len().max(*seen);
-            for batch in new.chunks(MOST_LINES) {
-                let html: String = batch
-                    .iter()
+            let total = log.len();
+            while *seen < total {
+                let new = log
+                    .range(*seen + 1, *seen + MOST_LINES)
+                    .await
+                    .map_err(|error| WebError::internal(error.to_string()))?;
+                if new.is_empty() {
+                    break;
+                }
+                let html: String = (*seen + 1..)
+                    .zip(&new)
                     .map(|(number, text)| {
                         let line = Line {
                             phase,
-                            number: *number,
+                            number,
                             text,
                             hit: false,
                         };
                         line.to_string()
                     })
                     .collect();
+                *seen += new.len();
                 let data = json!({"into": format!("{phase}-lines"), "html": html});
                 events.push(Event::default().event("log").data(data.to_string()));
             }
         }
+        Ok(())
     }
 }
 

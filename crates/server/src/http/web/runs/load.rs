@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::auth::{OrganizationPermission, WorkspacePermission};
 use crate::http::web::changes::plan::{self, Plan};
 use crate::http::web::error::WebError;
-use crate::http::web::logs;
+use crate::http::web::logs::LogView;
 use crate::http::web::visitor::{Place, Visitor};
 use crate::waiting;
 
@@ -39,8 +39,8 @@ pub(super) struct Loaded {
     pub(super) reason: Option<(WaitReason, String)>,
     pub(super) confirmed_by: Option<String>,
     pub(super) plan: Option<Plan>,
-    pub(super) plan_log: Vec<String>,
-    pub(super) apply_log: Vec<String>,
+    plan_log: Option<LogView>,
+    apply_log: Option<LogView>,
     pub(super) behind: Vec<ListedRun>,
     pub(super) states: Vec<StateVersionRecord>,
     pub(super) current: Option<StateVersionRecord>,
@@ -58,6 +58,19 @@ pub(super) struct Rights {
 }
 
 impl Loaded {
+    /// The log of a phase.
+    pub(super) fn log(&self, phase: Phase) -> Option<&LogView> {
+        match phase {
+            Phase::Plan => self.plan_log.as_ref(),
+            Phase::Apply => self.apply_log.as_ref(),
+        }
+    }
+
+    /// How many lines the log of a phase has.
+    pub(super) fn lines(&self, phase: Phase) -> usize {
+        self.log(phase).map_or(0, LogView::len)
+    }
+
     /// The job of a phase, once there is one.
     pub(super) fn job(&self, phase: Phase) -> Option<&JobView> {
         match phase {
@@ -146,8 +159,8 @@ pub(super) async fn load(
         reason,
         confirmed_by,
         plan: plan_of(app, connection, &listed).await?,
-        plan_log: lines(app, run.plan_id.as_str()).await,
-        apply_log: lines(app, run.apply_id.as_str()).await,
+        plan_log: log(app, run.plan_id.as_str()).await,
+        apply_log: log(app, run.apply_id.as_str()).await,
         behind,
         states,
         current: state_versions::current(connection, &workspace.id).await?,
@@ -158,17 +171,17 @@ pub(super) async fn load(
     Ok((place, loaded))
 }
 
-/// A log's lines; none when the disk refuses: the page is worth showing without.
-async fn lines(app: &App, id: &str) -> Vec<String> {
-    match logs::lines(app, id).await {
-        Ok(lines) => lines,
+/// A log; none when the disk refuses: the page is worth showing without.
+async fn log(app: &App, id: &str) -> Option<LogView> {
+    match LogView::open(&app.logs, &app.log_lines, id).await {
+        Ok(log) => Some(log),
         Err(error) => {
             tracing::error!(
                 log = id,
                 error = &error as &dyn std::error::Error,
                 "a log cannot be read"
             );
-            Vec::new()
+            None
         }
     }
 }

@@ -16,12 +16,12 @@ use crate::auth::WorkspacePermission;
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
-use crate::http::web::logs::{self, CHUNK, Line};
+use crate::http::web::logs::{CHUNK, Line, LogView};
 use crate::http::web::page::Page;
 use crate::http::web::parts::Icon;
 use crate::http::web::parts::words::{self, Number};
 use crate::http::web::visitor::Visitor;
-use crate::logs::{ETX, STX};
+use crate::logs::{ETX, LogError, STX};
 
 /// Lines that are on a page at first; the chunks before them are filled when they come near the eye.
 const FIRST: usize = 1000;
@@ -78,29 +78,20 @@ impl Wanted {
     }
 }
 
+/// The phases whose logs a run has, the one that matters now first.
+pub(super) fn phases(loaded: &Loaded) -> Vec<Phase> {
+    let begun = |phase: &Phase| loaded.job(*phase).is_some_and(|job| job.started_at.is_some());
+    [Phase::Apply, Phase::Plan].into_iter().filter(begun).collect()
+}
+
 /// The panels of a run, the one that matters now first.
-pub(super) fn panels(loaded: &Loaded, wanted: &Wanted) -> Vec<Panel> {
-    let run = &loaded.listed.run;
-    let mut phases = Vec::new();
-    if loaded
-        .apply_job
-        .as_ref()
-        .is_some_and(|job| job.started_at.is_some())
-    {
-        phases.push(Phase::Apply);
+pub(super) async fn panels(loaded: &Loaded, wanted: &Wanted) -> Vec<Panel> {
+    let mut panels = Vec::new();
+    for phase in phases(loaded) {
+        let telling = panels.is_empty() && is_telling(&loaded.listed.run);
+        panels.push(panel(loaded, phase, wanted, telling).await);
     }
-    if loaded
-        .plan_job
-        .as_ref()
-        .is_some_and(|job| job.started_at.is_some())
-    {
-        phases.push(Phase::Plan);
-    }
-    let first = phases.first().copied();
-    phases
-        .into_iter()
-        .map(|phase| panel(loaded, phase, wanted, first == Some(phase) && is_telling(run)))
-        .collect()
+    panels
 }
 
 /// Whether the newest log says what the page is looked at for.
@@ -123,34 +114,63 @@ fn is_telling(run: &RunRecord) -> bool {
     }
 }
 
-fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) -> Panel {
-    let run = &loaded.listed.run;
-    let lines = match phase {
-        Phase::Plan => &loaded.plan_log,
-        Phase::Apply => &loaded.apply_log,
+/// What a log has at these lines; nothing when the disk refuses: the page is worth showing without.
+async fn text(log: Option<&LogView>, (from, to): (usize, usize)) -> Vec<String> {
+    let Some(log) = log else {
+        return Vec::new();
     };
+    log.range(from, to).await.unwrap_or_else(|error| {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "lines of a log cannot be read"
+        );
+        Vec::new()
+    })
+}
+
+async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) -> Panel {
+    let run = &loaded.listed.run;
+    let (log, total) = (loaded.log(phase), loaded.lines(phase));
     let name = phase.as_str();
     let asked = wanted.phase == name;
     let live = !run.status.has_ended(phase);
     let query = if asked { wanted.query.as_str() } else { "" };
-    let found = hits(lines, query);
+    let found = match log {
+        Some(log) => log.find(query).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
     let from = match (wanted.from.filter(|_| asked), found.first()) {
         (Some(from), _) => Some(from),
         // Without a number a search shows its first hit.
         (None, Some(first)) => Some(first.saturating_sub(PAGE / 2).max(1)),
         (None, None) => None,
     };
-    let (chunks, window) = match from {
+    let window = match from {
         Some(from) => {
-            let from = from.clamp(1, lines.len().max(1));
-            let to = (from + PAGE - 1).min(lines.len());
-            (vec![chunk(name, lines, from, to, true, &found)], Some((from, to)))
+            let from = from.clamp(1, total.max(1));
+            Some((from, (from + PAGE - 1).min(total)))
         }
-        None if lines.len() > MOST_IN_CHUNKS => {
-            let (from, to) = (lines.len() - PAGE + 1, lines.len());
-            (vec![chunk(name, lines, from, to, true, &found)], Some((from, to)))
+        None if total > MOST_IN_CHUNKS => Some((total - PAGE + 1, total)),
+        None => None,
+    };
+    let chunks = match window {
+        Some((from, to)) => {
+            let lines = text(log, (from, to)).await;
+            vec![chunk(name, (from, to), &lines, &found)]
         }
-        None => (windowed(name, lines), None),
+        None => {
+            let error = log.and_then(LogView::last_error).filter(|_| !live);
+            let mut chunks = Vec::new();
+            for (from, to, filled) in windowed(total, error) {
+                let lines = if filled {
+                    text(log, (from, to)).await
+                } else {
+                    Vec::new()
+                };
+                chunks.push(chunk(name, (from, to), &lines, &[]));
+            }
+            chunks
+        }
     };
     let page = |from: usize| {
         crate::http::web::paging::with_query(
@@ -165,16 +185,16 @@ fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) -> Panel
             Phase::Apply => "Apply log",
         },
         base: loaded.base.clone(),
-        total: lines.len(),
+        total,
         open: telling || asked,
         live,
         earlier: match window {
             Some((from, _)) if from > 1 => Some(page(from.saturating_sub(PAGE).max(1))),
-            None if lines.len() > FIRST => Some(page(1)),
+            None if total > FIRST => Some(page(1)),
             Some(_) | None => None,
         },
         later: match window {
-            Some((_, to)) if to < lines.len() => Some(page(to + 1)),
+            Some((_, to)) if to < total => Some(page(to + 1)),
             Some(_) | None => None,
         },
         hits: (!query.is_empty()).then(|| match found.first() {
@@ -198,22 +218,20 @@ fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) -> Panel
     }
 }
 
-fn chunk(phase: &str, lines: &[String], from: usize, to: usize, filled: bool, hits: &[usize]) -> Chunk {
+fn chunk(phase: &str, (from, to): (usize, usize), lines: &[String], hits: &[usize]) -> Chunk {
     let mut html = String::new();
-    if filled {
-        for (number, text) in (from..=to).zip(lines.iter().skip(from - 1)) {
-            let hit = hits.binary_search(&number).is_ok();
-            let _ = write!(
-                html,
-                "{}",
-                Line {
-                    phase,
-                    number,
-                    text,
-                    hit
-                }
-            );
-        }
+    for (number, text) in (from..=to).zip(lines) {
+        let hit = hits.binary_search(&number).is_ok();
+        let _ = write!(
+            html,
+            "{}",
+            Line {
+                phase,
+                number,
+                text,
+                hit
+            }
+        );
     }
     Chunk {
         from,
@@ -223,26 +241,15 @@ fn chunk(phase: &str, lines: &[String], from: usize, to: usize, filled: bool, hi
     }
 }
 
-/// All chunks of a log, of which the last ones are filled.
-fn windowed(phase: &str, lines: &[String]) -> Vec<Chunk> {
-    (0..lines.len().div_ceil(CHUNK))
+/// The chunks of a log: first line, last line, and whether it is on the page at first. The last ones are, and the one
+/// with the last error, where the page opens.
+fn windowed(total: usize, error: Option<usize>) -> Vec<(usize, usize, bool)> {
+    (0..total.div_ceil(CHUNK))
         .map(|index| {
-            let (from, to) = (index * CHUNK + 1, ((index + 1) * CHUNK).min(lines.len()));
-            chunk(phase, lines, from, to, to + FIRST > lines.len(), &[])
+            let (from, to) = (index * CHUNK + 1, ((index + 1) * CHUNK).min(total));
+            let has_error = error.is_some_and(|line| (from..=to).contains(&line));
+            (from, to, has_error || to + FIRST > total)
         })
-        .collect()
-}
-
-/// Numbers of the lines that hold a text, whatever its case.
-fn hits(lines: &[String], query: &str) -> Vec<usize> {
-    if query.is_empty() {
-        return Vec::new();
-    }
-    let query = query.to_lowercase();
-    (1..)
-        .zip(lines)
-        .filter(|(_, line)| line.to_lowercase().contains(&query))
-        .map(|(number, _)| number)
         .collect()
 }
 
@@ -266,14 +273,16 @@ pub(super) async fn lines(
     drop(connection);
     let phase = params.get("phase").unwrap_or_default();
     let id = log_id(&listed.run, phase).ok_or_else(WebError::not_found)?;
-    let lines = logs::lines(&app, &id)
+    let refused = |error: LogError| WebError::internal(error.to_string());
+    let log = LogView::open(&app.logs, &app.log_lines, &id)
         .await
-        .map_err(|error| WebError::internal(error.to_string()))?;
+        .map_err(refused)?;
     let number = |name: &str| params.get(name).and_then(|number| number.parse::<usize>().ok());
     let from = number("from").unwrap_or(1).max(1);
-    let to = number("to").unwrap_or(from).min(from + PAGE - 1).min(lines.len());
+    let to = number("to").unwrap_or(from).min(from + PAGE - 1).min(log.len());
     let html = if from <= to {
-        chunk(phase, &lines, from, to, true, &[]).html
+        let lines = log.range(from, to).await.map_err(refused)?;
+        chunk(phase, (from, to), &lines, &[]).html
     } else {
         String::new()
     };
@@ -348,25 +357,16 @@ mod tests {
 
     #[test]
     fn a_long_log_keeps_at_most_a_few_chunks_of_lines_in_the_page() {
-        let lines: Vec<String> = (0..128_006).map(|number| format!("line {number}")).collect();
-        let chunks = windowed("plan", &lines);
-        assert_eq!(chunks.len(), 257);
-        let filled: usize = chunks
-            .iter()
-            .map(|chunk| chunk.html.matches("class=\"ln\"").count())
-            .sum();
-        assert!((FIRST..=FIRST + CHUNK).contains(&filled), "{filled}");
-        assert_eq!(
-            (chunks[256].from, chunks[256].to, chunks[256].full),
-            (128_001, 128_006, false)
-        );
-        assert!(chunks[0].full && chunks[0].html.is_empty());
-    }
-
-    #[test]
-    fn lines_are_found_whatever_their_case() {
-        let lines = ["Alpha", "beta", "ALPHABET"].map(str::to_owned).to_vec();
-        assert_eq!(hits(&lines, "alpha"), [1, 3]);
-        assert!(hits(&lines, "").is_empty());
+        let filled = |error| -> usize {
+            let chunks = windowed(128_006, error);
+            assert_eq!(chunks.len(), 257);
+            assert_eq!((chunks[256].0, chunks[256].1), (128_001, 128_006));
+            let filled = chunks.iter().filter(|(_, _, filled)| *filled);
+            filled.map(|(from, to, _)| to - from + 1).sum()
+        };
+        assert!((FIRST..=FIRST + CHUNK).contains(&filled(None)));
+        assert_eq!(filled(Some(128_000)), filled(None));
+        assert_eq!(filled(Some(77)), filled(None) + CHUNK);
+        assert!(windowed(128_006, Some(77))[0].2);
     }
 }

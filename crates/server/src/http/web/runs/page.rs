@@ -2,6 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
+use terrapool_model::job::Phase;
 use terrapool_model::run::RunStatus;
 
 use super::load::{self, Loaded, Names};
@@ -62,9 +63,9 @@ struct ChangesPart<'a> {
 }
 
 /// The parts of the page that change, each an element with an id.
-pub(super) fn parts(view: &RunView, token: &str) -> Result<Vec<String>, askama::Error> {
+pub(super) fn parts(view: &RunView, visitor: &Visitor) -> Result<Vec<String>, askama::Error> {
     let filter = Filter::default();
-    let token = || TokenField::new(token);
+    let token = || TokenField::of(visitor);
     Ok(vec![
         VerdictPart { view, token: token() }.render()?,
         PopsPart { view, token: token() }.render()?,
@@ -100,7 +101,8 @@ pub(super) async fn show(
     };
     let wanted = Wanted::of(&params);
     let filtered = !filter.action.is_empty() || !filter.text.is_empty() || wanted.from.is_some();
-    let view = view::view(&loaded, &filter, log::panels(&loaded, &wanted));
+    let panels = log::panels(&loaded, &wanted).await;
+    let view = view::view(&loaded, &filter, panels);
     let workspace = &loaded.listed.workspace;
     let mut shell = place.shell(Section::Runs, view.id.clone()).behind(
         workspace.clone(),
@@ -113,14 +115,14 @@ pub(super) async fn show(
             "{}?run={}&plan={}&apply={}",
             place.address("/events"),
             view.id,
-            lines(loaded.plan_log.len()),
-            lines(loaded.apply_log.len())
+            lines(loaded.lines(Phase::Plan)),
+            lines(loaded.lines(Phase::Apply))
         ));
         // A page that waits for a person does not change by itself.
         shell.refreshes = loaded.listed.run.status != RunStatus::Planned;
     }
     let page = RunPage {
-        token: TokenField::new(&visitor.form_token),
+        token: TokenField::of(&visitor),
         shell,
         view: &view,
         filter: &filter,

@@ -11,7 +11,8 @@ use super::load::Loaded;
 use super::story::{self, Entry, Step, source_icon, source_words};
 use super::{change_words, log};
 use crate::http::web::changes::{self, Action, Module};
-use crate::http::web::logs::progress::{self, Stage};
+use crate::http::web::logs::LogView;
+use crate::http::web::logs::progress::Stage;
 use crate::http::web::parts::Tone;
 use crate::http::web::parts::chart::Meter;
 use crate::http::web::parts::status::{self, Status};
@@ -206,7 +207,7 @@ fn progress(loaded: &Loaded) -> Vec<Progress> {
         .filter(|change| !matches!(change.action, Action::Move | Action::Import | Action::Forget))
         .map(|change| (change.address(), change.action))
         .collect();
-    let steps = progress::read(&loaded.apply_log);
+    let steps = loaded.log(Phase::Apply).map_or(&[][..], LogView::steps);
     let over = run.status.is_terminal();
     let word = |stage: Stage| match stage {
         Stage::Done => Status::new(Tone::Good, "ok", "Done"),
@@ -280,11 +281,7 @@ fn verdict(loaded: &Loaded, status: &Status, progress: &[Progress]) -> Verdict {
     match run.status {
         RunStatus::Planning => {
             let (name, took) = agent(Phase::Plan);
-            let read = loaded
-                .plan_log
-                .iter()
-                .filter(|line| line.contains(": Refreshing state") || line.contains(": Read complete"))
-                .count();
+            let read = loaded.log(Phase::Plan).map_or(0, LogView::refreshed);
             verdict.text = format!("for {took} on {name}");
             if read > 0 {
                 let read = words::count(read as u64, "resource", "resources");
@@ -561,7 +558,7 @@ fn lost(loaded: &Loaded) -> Option<Lost> {
         good(),
         format!(
             "Apply log, {}",
-            words::count(loaded.apply_log.len() as u64, "line", "lines")
+            words::count(loaded.lines(Phase::Apply) as u64, "line", "lines")
         ),
         "every byte that the agent sent".to_owned(),
     ));

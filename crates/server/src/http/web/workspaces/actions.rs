@@ -36,7 +36,7 @@ pub(super) async fn start_run(
         "is-destroy": kind == "destroy",
     });
     let body = request_with(attributes, &[("workspace", record.id.as_str())]);
-    let answer = tfe::runs::create(State(app), visitor.caller, own_headers(), body).await?;
+    let answer = tfe::runs::create(State(app), visitor.caller, own_headers(&fields), body).await?;
     see(&place.address(&format!("/workspaces/{}/runs/{}", record.name, made_id(answer))))
 }
 

@@ -147,7 +147,7 @@ pub(super) async fn create(
     let body = request_with(attributes, relationships);
     let caller = visitor.caller.clone();
     let path = Path(organization.clone());
-    let made = tfe::workspaces::create(State(app.clone()), caller, path, own_headers(), body).await;
+    let made = tfe::workspaces::create(State(app.clone()), caller, path, own_headers(&fields), body).await;
     match made.map_err(WebError::from) {
         Ok(_) => {
             let name = fields.text("name");

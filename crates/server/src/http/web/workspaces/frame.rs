@@ -8,7 +8,9 @@ use terrapool_model::time::Timestamp;
 use terrapool_store::db::Connection;
 use terrapool_store::overview::{self, ListedRun};
 use terrapool_store::workspaces::{self, WorkspaceRecord};
-use terrapool_store::{configuration_versions, jobs, pools, projects, state_versions, users, variables};
+use terrapool_store::{
+    configuration_versions, jobs, kept_apart, pools, projects, state_versions, users, variables,
+};
 
 use super::engine_words;
 use crate::app::App;
@@ -73,6 +75,8 @@ pub(super) struct Frame {
     pub(super) resources_words: String,
     pub(super) runs: u64,
     pub(super) states: u64,
+    /// States that an attempt delivered too late: a person decides on them.
+    pub(super) kept_apart: u64,
     pub(super) variables: u64,
     pub(super) rights: Rights,
     tab: Tab,
@@ -217,6 +221,7 @@ pub(super) async fn see(
         resources_words: words::count(record.resource_count, "resource", "resources"),
         runs: record.run_count,
         states,
+        kept_apart: kept_apart::count(connection, &record.id).await?,
         variables: variables::of_workspace(connection, &record.id).await?.len() as u64,
         rights: Rights::of(&place, &record),
         tab,

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use askama::Template;
 use axum::extract::{Path, State};
 use serde_json::json;
-use terrapool_model::id::{RunId, UserId};
+use terrapool_model::id::{RunId, UserId, WorkspaceId};
 use terrapool_model::lock::Lock;
 use terrapool_objects::ObjectKey;
 use terrapool_store::audit;
 use terrapool_store::db::Connection;
+use terrapool_store::kept_apart;
 use terrapool_store::overview::{self, ListedRun};
+use terrapool_store::page::Page as StorePage;
 use terrapool_store::state_versions::{self, StateStatus, StateVersionRecord};
 use terrapool_store::workspaces::WorkspaceRecord;
 
@@ -79,6 +81,8 @@ pub(super) fn outputs(document: &state::Document) -> Vec<Output> {
 
 /// Types of resources that are listed; the rest are counted together.
 const MOST_TYPES: usize = 8;
+/// States that are kept apart and listed.
+const KEPT_APART: u32 = 20;
 
 /// How many resources of each type a state has.
 pub(super) fn types(document: &state::Document) -> Vec<(String, u64)> {
@@ -146,8 +150,14 @@ pub(super) async fn show(
     let path = format!("{}/states", seen.frame.base);
     let paging = Paging::new(&params, &path, &[], "newest first");
     let offset = u64::try_from(paging.page.offset()).unwrap_or(0);
-    let (records, total) =
+    let (listed, total) =
         state_versions::list(&mut connection, &seen.record.id, paging.page.size, offset).await?;
+    let mut records = if offset == 0 {
+        kept_apart(&mut connection, &seen.record.id).await?
+    } else {
+        Vec::new()
+    };
+    records.extend(listed);
     let (may_read, may_write) = (seen.frame.rights.read_state, seen.frame.rights.write_state);
     let to = chosen(&mut connection, &seen, params.get("to"), &records).await?;
     let from = match (params.get("from"), &to) {
@@ -189,6 +199,15 @@ pub(super) async fn show(
         frame: seen.frame,
     };
     html(&page)
+}
+
+/// States that a person has to decide on: they stand before all others.
+async fn kept_apart(
+    connection: &mut Connection,
+    workspace: &WorkspaceId,
+) -> Result<Vec<StateVersionRecord>, WebError> {
+    let listed = kept_apart::list(connection, workspace, &StorePage::first(KEPT_APART)).await?;
+    Ok(listed.items.into_iter().map(|kept| kept.version).collect())
 }
 
 /// The version with an id, of this workspace; without an id the newest one that is current or was.

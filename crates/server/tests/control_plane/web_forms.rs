@@ -1,0 +1,275 @@
+//! What forms of the web UI do, sent as a browser without scripts sends them.
+
+use serde_json::{Value, json};
+use terrapool_model::id::AttemptId;
+use terrapool_model::job::Phase;
+use terrapool_protocol::agent::{Finished, StateFate};
+use terrapool_protocol::job::{ArtifactName, Outcome};
+use terrapool_protocol::secret::Secret;
+use terrapool_server::http;
+use terrapool_testkit::agent::SimulatedAgent;
+
+use crate::common::browser::{Browser, PASSWORD, account, form_token};
+use crate::common::{self, Plane, id};
+
+/// A hidden field of the page's forms.
+fn hidden(html: &str, name: &str) -> String {
+    let (_, rest) = html
+        .split_once(&format!("name=\"{name}\" value=\""))
+        .unwrap_or_else(|| panic!("no field {name}: {html}"));
+    rest.split('"').next().unwrap().to_owned()
+}
+
+async fn signed_in(plane: &Plane) -> Browser {
+    account(plane, "ada", true).await;
+    let mut browser = Browser::new(plane);
+    browser.sign_in("ada", PASSWORD).await;
+    browser
+}
+
+/// A pool of `acme`: its id and a token of its agents.
+async fn pool(plane: &Plane, attributes: Value) -> (String, Secret) {
+    let mut attributes = attributes;
+    attributes["name"] = json!("own");
+    let body = json!({"data": {"type": "agent-pools", "attributes": attributes}});
+    let pool = id(&plane
+        .post("organizations/acme/agent-pools", &body)
+        .await
+        .expect(201));
+    let body = json!({"data": {"type": "authentication-tokens", "attributes": {"description": "by hand"}}});
+    let path = format!("agent-pools/{pool}/authentication-tokens");
+    let token = plane.post(&path, &body).await.expect(201);
+    let secret = token["data"]["attributes"]["token"].as_str().unwrap();
+    (pool, Secret::new(secret))
+}
+
+#[tokio::test]
+async fn a_sentence_about_what_was_done_is_shown_once() {
+    const SAID: &str = "The workspace is locked by you.";
+    let plane = Plane::start().await;
+    plane.workspace("network").await;
+    let mut browser = signed_in(&plane).await;
+    let page = "/app/acme/workspaces/network";
+    let token = browser.token(page).await;
+    let locked = browser.post(&format!("{page}/lock"), &[("token", &token)]).await;
+    assert_eq!((locked.status, locked.location.as_str()), (303, page));
+    // What shows no sentence does not use it up.
+    assert_eq!(browser.get("/app/acme").await.status, 303);
+    assert_eq!(browser.get("/app/acme/nothing").await.status, 404);
+    assert!(browser.get(page).await.text.contains(SAID));
+    assert!(!browser.get(page).await.text.contains(SAID));
+}
+
+#[tokio::test]
+async fn a_form_that_is_sent_twice_starts_one_run() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("network").await;
+    plane
+        .configuration(&workspace, json!({"auto-queue-runs": false}))
+        .await;
+    let mut browser = signed_in(&plane).await;
+    let page = "/app/acme/workspaces/network";
+    let runs = format!("{page}/runs");
+    let seen = browser.get(page).await.text;
+    let (token, once) = (form_token(&seen), hidden(&seen, "once"));
+    let form = [
+        ("token", token.as_str()),
+        ("once", once.as_str()),
+        ("message", "one"),
+        ("kind", "plan"),
+    ];
+    let first = browser.post(&runs, &form).await;
+    assert_eq!(first.status, 303, "{}", first.text);
+    let second = browser.post(&runs, &form).await;
+    assert_eq!(
+        (second.status, &second.location),
+        (303, &first.location),
+        "{}",
+        second.text
+    );
+    let number = async || {
+        let listed = plane
+            .get(&format!("workspaces/{workspace}/runs"))
+            .await
+            .expect(200);
+        listed["data"].as_array().unwrap().len()
+    };
+    assert_eq!(number().await, 1);
+    // The page of another look makes another one.
+    let once = hidden(&browser.get(page).await.text, "once");
+    let form = [
+        ("token", token.as_str()),
+        ("once", once.as_str()),
+        ("kind", "plan"),
+    ];
+    let other = browser.post(&runs, &form).await;
+    assert_ne!(other.location, first.location);
+    assert_eq!(number().await, 2);
+    // Clients of the API name what they make by a header.
+    let send = async |key: &str| {
+        let body = json!({"data": {"type": "runs", "attributes": {"plan-only": true}, "relationships": {
+            "workspace": {"data": {"type": "workspaces", "id": workspace}}}}});
+        let request = plane.request("POST", "runs").header("idempotency-key", key);
+        plane.send(request.json(&body)).await
+    };
+    let made = id(&send("release 7").await.expect(201));
+    assert_eq!(id(&send("release 7").await.expect(201)), made);
+    assert_eq!(number().await, 3);
+    assert_eq!(send(&"k".repeat(129)).await.status, 400);
+}
+
+#[tokio::test]
+async fn a_tokens_revoker_chooses_what_becomes_of_what_runs() {
+    let plane = Plane::start().await;
+    let (pool, secret) = pool(&plane, json!({})).await;
+    let mut browser = signed_in(&plane).await;
+    let page = format!("/app/acme/agent-pools/{pool}/tokens");
+    let token = browser.token(&page).await;
+
+    // The last day of a new one has to come yet.
+    let past = [
+        ("token", token.as_str()),
+        ("description", "old"),
+        ("expires", "2001-02-03"),
+    ];
+    let refused = browser.post(&page, &past).await;
+    assert_eq!(refused.status, 422);
+    assert!(refused.text.contains("2001-02-03 has passed"), "{}", refused.text);
+    let future = [
+        ("token", token.as_str()),
+        ("description", "new"),
+        ("expires", "2999-02-03"),
+    ];
+    let made = browser.post(&page, &future).await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    assert!(
+        made.text.contains("tpa_") && made.text.contains("2999"),
+        "{}",
+        made.text
+    );
+
+    SimulatedAgent::register(&http::router(&plane.running.app), &secret, "one", "1").await;
+    let listed = plane
+        .get(&format!("agent-pools/{pool}/authentication-tokens"))
+        .await
+        .expect(200);
+    let used = listed["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|token| token["attributes"]["description"] == "by hand")
+        .unwrap();
+    assert!(used["attributes"]["last-used-at"].is_string(), "{used}");
+    let used = used["id"].as_str().unwrap();
+    let seen = browser.get(&page).await.text;
+    for choice in ["1 agent is", "Finish what runs", "Cut off now"] {
+        assert!(seen.contains(choice), "{choice}: {seen}");
+    }
+    let revoke = format!("{page}/revoke");
+    let form = |name: &'static str| {
+        [
+            ("token", token.clone()),
+            ("id", used.to_owned()),
+            ("name", name.to_owned()),
+            ("running", "cut-off".to_owned()),
+        ]
+    };
+    let send = async |browser: &mut Browser, name: &'static str| {
+        let form = form(name);
+        let fields: Vec<(&str, &str)> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        browser.post(&revoke, &fields).await
+    };
+    let refused = send(&mut browser, "by foot").await;
+    assert_eq!(refused.status, 422);
+    assert!(refused.text.contains("Nothing was done"), "{}", refused.text);
+    assert_eq!(send(&mut browser, "by hand").await.status, 303);
+    let seen = browser.get(&page).await.text;
+    assert!(seen.contains("what its agents run is stopped now"), "{seen}");
+    assert!(seen.contains("revoked"), "{seen}");
+    let audit = plane.get("organizations/acme/audit-trail").await;
+    if audit.status == 200 {
+        assert!(audit.json().to_string().contains("cut-off"));
+    }
+    let again = SimulatedAgent::registration("one", "2");
+    let answer = SimulatedAgent::try_register(&http::router(&plane.running.app), &secret, &again).await;
+    assert_eq!(answer.status, 401);
+}
+
+#[tokio::test]
+async fn a_state_that_is_kept_apart_becomes_current_when_its_serial_is_typed() {
+    let plane = Plane::start().await;
+    let (pool, secret) = pool(&plane, json!({"lease-times": {"cool-off": 0}})).await;
+    let workspace = plane
+        .workspace_with(
+            "network",
+            json!({"execution-mode": "agent", "agent-pool-id": pool, "auto-apply": true}),
+        )
+        .await;
+    let configuration = plane
+        .configuration(&workspace, json!({"auto-queue-runs": false}))
+        .await;
+    let run = id(&plane.run(&workspace, &configuration).await);
+    let mut agent = SimulatedAgent::register(&http::router(&plane.running.app), &secret, "one", "1").await;
+    let attempt = |byte: u8| AttemptId::from_random([byte; 16]);
+    let plan = agent.take(Phase::Plan, &attempt(1)).await;
+    let archive = plan.artifact(ArtifactName::PlanArchive, b"archive").await;
+    let mut end = plan.end(Outcome::Succeeded { changes: true });
+    end.artifacts = vec![archive];
+    assert!(plan.try_finish(&end).await.ok::<Finished>().accepted);
+    agent.forget(&plan.key);
+    let apply = agent.take(Phase::Apply, &attempt(2)).await;
+    assert_eq!(apply.try_start().await.status, 200);
+
+    // Given up while its engine may run, and overridden by somebody who has seen the host.
+    for action in ["cancel", "force-cancel"] {
+        let path = format!("runs/{run}/actions/{action}");
+        plane.post(&path, &json!({})).await.expect(202);
+    }
+    let mut browser = signed_in(&plane).await;
+    let page = "/app/acme/workspaces/network";
+    let seen = browser.get(page).await.text;
+    let token = form_token(&seen);
+    let fields = [
+        ("token", token.as_str()),
+        ("attempt", apply.key.attempt.as_str()),
+        ("name", "network"),
+    ];
+    let unlock = format!("{page}/force-unlock");
+    assert_eq!(browser.post(&unlock, &fields).await.status, 400, "not confirmed");
+    let fields: Vec<(&str, &str)> = fields.into_iter().chain([("seen", "on")]).collect();
+    let unlocked = browser.post(&unlock, &fields).await;
+    assert_eq!(unlocked.status, 303, "{}", unlocked.text);
+    plane.lock(&workspace).await;
+    plane
+        .post(&format!("workspaces/{workspace}/actions/unlock"), &json!({}))
+        .await
+        .expect(200);
+    let late = common::state(5, "line");
+    assert_eq!(apply.state(5, "line", &late).await.fate, StateFate::KeptApart);
+
+    let states = format!("{page}/states");
+    let overview = browser.get(page).await.text;
+    assert!(overview.contains("1 state is kept apart"), "{overview}");
+    let seen = browser.get(&states).await.text;
+    assert!(seen.contains("kept apart"), "{seen}");
+    let version = seen
+        .split("?to=")
+        .nth(1)
+        .and_then(|rest| rest.split(['"', '&']).next())
+        .unwrap_or_else(|| panic!("no state: {seen}"))
+        .to_owned();
+    let chosen = browser.get(&format!("{states}?to={version}")).await.text;
+    assert!(chosen.contains("Make it current"), "{chosen}");
+    let promote = format!("{states}/{version}/promote");
+    let current = format!("workspaces/{workspace}/current-state-version");
+    for (typed, expected) in [("4", 400), ("5", 303)] {
+        let answer = browser
+            .post(&promote, &[("token", &token), ("name", typed)])
+            .await;
+        assert_eq!(answer.status, expected, "{}", answer.text);
+        let found = plane.get(&current).await;
+        assert_eq!(found.status, if expected == 303 { 200 } else { 404 });
+    }
+    let found = plane.get(&current).await.expect(200);
+    assert_eq!(found["data"]["attributes"]["serial"], 5);
+}
