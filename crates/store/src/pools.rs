@@ -125,7 +125,8 @@ pub struct PoolSettings {
 impl PoolSettings {
     /// Whether something new may be given to an agent of the pool.
     pub fn gives_to(&self, root_sandboxes: bool) -> bool {
-        !self.paused && !(self.root_refused && root_sandboxes)
+        let refused = self.root_refused && root_sandboxes;
+        !self.paused && !refused
     }
 }
 

@@ -183,6 +183,17 @@ impl Browser {
         }
     }
 
+    /// Waits until a script returns true on the page.
+    pub async fn wait_for_script(&self, script: &str) {
+        let found = until(PATIENCE, async || {
+            (self.script(script).await == json!(true)).then_some(())
+        })
+        .await;
+        if found.is_none() {
+            self.fail(&format!("not true: {script}")).await;
+        }
+    }
+
     /// Clicks an element as soon as it can be clicked. Elements that are replaced meanwhile are looked for again.
     pub async fn click(&self, selector: &str) {
         let clicked = until(PATIENCE, async || {

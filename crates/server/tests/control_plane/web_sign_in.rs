@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::common::browser::{Browser, PASSWORD, account, form_token};
-use crate::common::{self, Plane, id};
+use crate::common::{Plane, id};
 
 #[tokio::test]
 async fn an_account_made_on_the_command_line_signs_in_and_out() {

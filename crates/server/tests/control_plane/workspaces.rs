@@ -493,3 +493,71 @@ async fn who_changes_a_project_or_the_tags_of_a_workspace_is_in_the_audit_log() 
         assert!(found, "{action} in {entries:?}");
     }
 }
+
+#[tokio::test]
+async fn a_projects_default_pool_goes_before_the_organizations_and_keeps_its_pool() {
+    let plane = Plane::start().await;
+    let make = async |name: &str| {
+        let body = attributes(json!({"name": name}));
+        id(&plane
+            .post("organizations/acme/agent-pools", &body)
+            .await
+            .expect(201))
+    };
+    let (of_organization, of_project) = (make("everywhere").await, make("network").await);
+    let project = id(&plane
+        .post(
+            "organizations/acme/projects",
+            &attributes(json!({"name": "core"})),
+        )
+        .await
+        .expect(201));
+    let body = json!({"data": {"attributes": {"name": "inside"}, "relationships": {
+        "project": {"data": {"type": "projects", "id": project}}}}});
+    let inside = id(&plane
+        .post("organizations/acme/workspaces", &body)
+        .await
+        .expect(201));
+    let outside = plane.workspace("outside").await;
+    let default =
+        |pool: &str| attributes(json!({"default-execution-mode": "agent", "default-agent-pool-id": pool}));
+    plane
+        .patch("organizations/acme", &default(&of_organization))
+        .await
+        .expect(200);
+    let project_path = format!("projects/{project}");
+    plane
+        .patch(&project_path, &default(&of_project))
+        .await
+        .expect(200);
+    let pool = async |workspace: &str| {
+        let read = plane.get(&format!("workspaces/{workspace}")).await.expect(200);
+        read["data"]["relationships"]["agent-pool"]["data"]["id"].clone()
+    };
+    assert_eq!(pool(&inside).await, json!(of_project));
+    assert_eq!(pool(&outside).await, json!(of_organization));
+    // A run goes where its workspace inherits to.
+    let configuration = plane
+        .configuration(&inside, json!({"auto-queue-runs": false}))
+        .await;
+    let run = id(&plane.run(&inside, &configuration).await);
+    let run = terrapool_store::runs::get(
+        &mut plane.running.app.db.read().await.unwrap(),
+        &run.parse().unwrap(),
+    )
+    .await
+    .unwrap()
+    .unwrap();
+    assert_eq!(run.pool_id.as_str(), of_project);
+    // Neither pool can be deleted while it is somebody's default, and the refusal says whose.
+    for (pool, names) in [(&of_project, "core"), (&of_organization, "organization")] {
+        let refused = plane.delete(&format!("agent-pools/{pool}")).await;
+        assert_eq!(refused.status, 409);
+        assert!(refused.error().contains(names), "{}", refused.error());
+    }
+    let back = attributes(
+        json!({"setting-overwrites": {"default-execution-mode": false, "default-agent-pool": false}}),
+    );
+    plane.patch(&project_path, &back).await.expect(200);
+    assert_eq!(pool(&inside).await, json!(of_organization));
+}

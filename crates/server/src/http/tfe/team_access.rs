@@ -138,127 +138,6 @@ async fn managed_workspace(
     auth::workspace(connection, caller, id, WorkspacePermission::Manage).await
 }
 
-/// `GET team-workspaces?filter[workspace][id]=`
-pub(in crate::http) async fn list_of_workspace(
-    State(app): AppState,
-    caller: Caller,
-    params: Params,
-) -> Result {
-    let mut connection = app.db.read().await?;
-    let id = params.get("filter[workspace][id]").ok_or(ApiError::NotFound)?;
-    let workspace = managed_workspace(&mut connection, &caller, id).await?;
-    let records = teams::of_workspace(&mut connection, &workspace.id).await?;
-    let total = records.len() as u64;
-    let resources = params.page().cut(records).iter().map(of_workspace).collect();
-    Ok(Answer::ok(params.paged(resources, total)))
-}
-
-/// `POST team-workspaces`
-pub(in crate::http) async fn grant_workspace(
-    State(app): AppState,
-    caller: Caller,
-    ApiBody(body): ApiBody,
-) -> Result {
-    let mut connection = app.db.read().await?;
-    let id = named(&body, "workspace")?;
-    let workspace = managed_workspace(&mut connection, &caller, &id).await?;
-    let team = team(&mut connection, &caller, &workspace.organization_id, &body).await?;
-    let role = role::<WorkspaceRole>(&body)?;
-    drop(connection);
-    let (id, entry) = (
-        workspace.id.clone(),
-        entry(
-            &workspace.organization_id,
-            workspace.id.as_str(),
-            "team-access.create",
-            &team.id,
-            Some(role.as_str()),
-        ),
-    );
-    let record = audited::change(&app, &caller, entry, move |tx| {
-        let (team, id) = (team.id.clone(), id.clone());
-        Box::pin(async move { Ok(teams::grant_workspace(tx, &team, &id, role).await?) })
-    })
-    .await
-    .map_err(|error| error.or_taken("team", "Team already has access to this workspace"))?;
-    Ok(Answer::created(Document::one(of_workspace(&record))))
-}
-
-async fn workspace_role(
-    connection: &mut Connection,
-    caller: &Caller,
-    id: &str,
-) -> Result<(TeamWorkspace, OrganizationId)> {
-    let id = id.parse().map_err(|_| ApiError::NotFound)?;
-    let record = teams::workspace_role(connection, &id)
-        .await?
-        .ok_or(ApiError::NotFound)?;
-    let workspace = managed_workspace(connection, caller, record.workspace_id.as_str()).await?;
-    Ok((record, workspace.organization_id))
-}
-
-/// `GET team-workspaces/:id`
-pub(in crate::http) async fn show_workspace(
-    State(app): AppState,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result {
-    let mut connection = app.db.read().await?;
-    let (record, _) = workspace_role(&mut connection, &caller, &id).await?;
-    Ok(Answer::ok(Document::one(of_workspace(&record))))
-}
-
-/// `PATCH team-workspaces/:id`
-pub(in crate::http) async fn change_workspace(
-    State(app): AppState,
-    caller: Caller,
-    Path(id): Path<String>,
-    ApiBody(body): ApiBody,
-) -> Result {
-    let mut connection = app.db.read().await?;
-    let (mut record, organization) = workspace_role(&mut connection, &caller, &id).await?;
-    record.role = role::<WorkspaceRole>(&body)?;
-    drop(connection);
-    let entry = entry(
-        &organization,
-        record.workspace_id.as_str(),
-        "team-access.update",
-        &record.team_id,
-        Some(record.role.as_str()),
-    );
-    let (id, role) = (record.id.clone(), record.role);
-    audited::change(&app, &caller, entry, move |tx| {
-        let id = id.clone();
-        Box::pin(async move { Ok(teams::set_workspace_role(tx, &id, role).await?) })
-    })
-    .await?;
-    Ok(Answer::ok(Document::one(of_workspace(&record))))
-}
-
-/// `DELETE team-workspaces/:id`
-pub(in crate::http) async fn revoke_workspace(
-    State(app): AppState,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result {
-    let mut connection = app.db.read().await?;
-    let (record, organization) = workspace_role(&mut connection, &caller, &id).await?;
-    drop(connection);
-    let entry = entry(
-        &organization,
-        record.workspace_id.as_str(),
-        "team-access.delete",
-        &record.team_id,
-        None,
-    );
-    audited::change(&app, &caller, entry, move |tx| {
-        let id = record.id.clone();
-        Box::pin(async move { Ok(teams::revoke_workspace(tx, &id).await?) })
-    })
-    .await?;
-    Ok(Answer::NoContent)
-}
-
 async fn managed_project(
     connection: &mut Connection,
     caller: &Caller,
@@ -268,119 +147,136 @@ async fn managed_project(
     Ok(project)
 }
 
-/// `GET team-projects?filter[project][id]=`
-pub(in crate::http) async fn list_of_project(State(app): AppState, caller: Caller, params: Params) -> Result {
-    let mut connection = app.db.read().await?;
-    let id = params.get("filter[project][id]").ok_or(ApiError::NotFound)?;
-    let project = managed_project(&mut connection, &caller, id).await?;
-    let records = teams::of_project(&mut connection, &project.id).await?;
-    let total = records.len() as u64;
-    let resources = params.page().cut(records).iter().map(of_project).collect();
-    Ok(Answer::ok(params.paged(resources, total)))
+/// The routes of teams' roles in one kind of place.
+macro_rules! routes {
+    (
+        $place:literal, $record:ident, $place_id:ident, $role:ident, $managed:ident, $resource:ident,
+        $list:ident = $of_place:ident, $grant:ident = $store_grant:ident, $found:ident = $get:ident, $show:ident,
+        $change:ident = $set:ident, $revoke:ident = $store_revoke:ident
+    ) => {
+        #[doc = concat!("`GET team-", $place, "s?filter[", $place, "][id]=`")]
+        pub(in crate::http) async fn $list(State(app): AppState, caller: Caller, params: Params) -> Result {
+            let mut connection = app.db.read().await?;
+            let id = params
+                .get(concat!("filter[", $place, "][id]"))
+                .ok_or(ApiError::NotFound)?;
+            let place = $managed(&mut connection, &caller, id).await?;
+            let records = teams::$of_place(&mut connection, &place.id).await?;
+            let total = records.len() as u64;
+            let resources = params.page().cut(records).iter().map($resource).collect();
+            Ok(Answer::ok(params.paged(resources, total)))
+        }
+
+        #[doc = concat!("`POST team-", $place, "s`")]
+        pub(in crate::http) async fn $grant(
+            State(app): AppState,
+            caller: Caller,
+            ApiBody(body): ApiBody,
+        ) -> Result {
+            let mut connection = app.db.read().await?;
+            let id = named(&body, $place)?;
+            let place = $managed(&mut connection, &caller, &id).await?;
+            let team = team(&mut connection, &caller, &place.organization_id, &body).await?;
+            let role = role::<$role>(&body)?;
+            drop(connection);
+            let action = "team-access.create";
+            let entry = entry(
+                &place.organization_id,
+                place.id.as_str(),
+                action,
+                &team.id,
+                Some(role.as_str()),
+            );
+            let record = audited::change(&app, &caller, entry, move |tx| {
+                let (team, id) = (team.id.clone(), place.id.clone());
+                Box::pin(async move { Ok(teams::$store_grant(tx, &team, &id, role).await?) })
+            })
+            .await
+            .map_err(|error| error.or_taken("team", concat!("Team already has access to this ", $place)))?;
+            Ok(Answer::created(Document::one($resource(&record))))
+        }
+
+        async fn $found(
+            connection: &mut Connection,
+            caller: &Caller,
+            id: &str,
+        ) -> Result<($record, OrganizationId)> {
+            let id = id.parse().map_err(|_| ApiError::NotFound)?;
+            let record = teams::$get(connection, &id)
+                .await?
+                .ok_or(ApiError::NotFound)?;
+            let place = $managed(connection, caller, record.$place_id.as_str()).await?;
+            Ok((record, place.organization_id))
+        }
+
+        #[doc = concat!("`GET team-", $place, "s/:id`")]
+        pub(in crate::http) async fn $show(
+            State(app): AppState,
+            caller: Caller,
+            Path(id): Path<String>,
+        ) -> Result {
+            let mut connection = app.db.read().await?;
+            let (record, _) = $found(&mut connection, &caller, &id).await?;
+            Ok(Answer::ok(Document::one($resource(&record))))
+        }
+
+        #[doc = concat!("`PATCH team-", $place, "s/:id`")]
+        pub(in crate::http) async fn $change(
+            State(app): AppState,
+            caller: Caller,
+            Path(id): Path<String>,
+            ApiBody(body): ApiBody,
+        ) -> Result {
+            let mut connection = app.db.read().await?;
+            let (mut record, organization) = $found(&mut connection, &caller, &id).await?;
+            record.role = role::<$role>(&body)?;
+            drop(connection);
+            let (action, access) = ("team-access.update", Some(record.role.as_str()));
+            let entry = entry(
+                &organization,
+                record.$place_id.as_str(),
+                action,
+                &record.team_id,
+                access,
+            );
+            let (id, role) = (record.id.clone(), record.role);
+            audited::change(&app, &caller, entry, move |tx| {
+                let id = id.clone();
+                Box::pin(async move { Ok(teams::$set(tx, &id, role).await?) })
+            })
+            .await?;
+            Ok(Answer::ok(Document::one($resource(&record))))
+        }
+
+        #[doc = concat!("`DELETE team-", $place, "s/:id`")]
+        pub(in crate::http) async fn $revoke(
+            State(app): AppState,
+            caller: Caller,
+            Path(id): Path<String>,
+        ) -> Result {
+            let mut connection = app.db.read().await?;
+            let (record, organization) = $found(&mut connection, &caller, &id).await?;
+            drop(connection);
+            let (place, action) = (record.$place_id.as_str(), "team-access.delete");
+            let entry = entry(&organization, place, action, &record.team_id, None);
+            audited::change(&app, &caller, entry, move |tx| {
+                let id = record.id.clone();
+                Box::pin(async move { Ok(teams::$store_revoke(tx, &id).await?) })
+            })
+            .await?;
+            Ok(Answer::NoContent)
+        }
+    };
 }
 
-/// `POST team-projects`
-pub(in crate::http) async fn grant_project(
-    State(app): AppState,
-    caller: Caller,
-    ApiBody(body): ApiBody,
-) -> Result {
-    let mut connection = app.db.read().await?;
-    let id = named(&body, "project")?;
-    let project = managed_project(&mut connection, &caller, &id).await?;
-    let team = team(&mut connection, &caller, &project.organization_id, &body).await?;
-    let role = role::<ProjectRole>(&body)?;
-    drop(connection);
-    let (id, entry) = (
-        project.id.clone(),
-        entry(
-            &project.organization_id,
-            project.id.as_str(),
-            "team-access.create",
-            &team.id,
-            Some(role.as_str()),
-        ),
-    );
-    let record = audited::change(&app, &caller, entry, move |tx| {
-        let (team, id) = (team.id.clone(), id.clone());
-        Box::pin(async move { Ok(teams::grant_project(tx, &team, &id, role).await?) })
-    })
-    .await
-    .map_err(|error| error.or_taken("team", "Team already has access to this project"))?;
-    Ok(Answer::created(Document::one(of_project(&record))))
+routes! {
+    "workspace", TeamWorkspace, workspace_id, WorkspaceRole, managed_workspace, of_workspace,
+    list_of_workspace = of_workspace, grant_workspace = grant_workspace, workspace_role = workspace_role, show_workspace,
+    change_workspace = set_workspace_role, revoke_workspace = revoke_workspace
 }
 
-async fn project_role(
-    connection: &mut Connection,
-    caller: &Caller,
-    id: &str,
-) -> Result<(TeamProject, OrganizationId)> {
-    let id = id.parse().map_err(|_| ApiError::NotFound)?;
-    let record = teams::project_role(connection, &id)
-        .await?
-        .ok_or(ApiError::NotFound)?;
-    let project = managed_project(connection, caller, record.project_id.as_str()).await?;
-    Ok((record, project.organization_id))
-}
-
-/// `GET team-projects/:id`
-pub(in crate::http) async fn show_project(
-    State(app): AppState,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result {
-    let mut connection = app.db.read().await?;
-    let (record, _) = project_role(&mut connection, &caller, &id).await?;
-    Ok(Answer::ok(Document::one(of_project(&record))))
-}
-
-/// `PATCH team-projects/:id`
-pub(in crate::http) async fn change_project(
-    State(app): AppState,
-    caller: Caller,
-    Path(id): Path<String>,
-    ApiBody(body): ApiBody,
-) -> Result {
-    let mut connection = app.db.read().await?;
-    let (mut record, organization) = project_role(&mut connection, &caller, &id).await?;
-    record.role = role::<ProjectRole>(&body)?;
-    drop(connection);
-    let entry = entry(
-        &organization,
-        record.project_id.as_str(),
-        "team-access.update",
-        &record.team_id,
-        Some(record.role.as_str()),
-    );
-    let (id, role) = (record.id.clone(), record.role);
-    audited::change(&app, &caller, entry, move |tx| {
-        let id = id.clone();
-        Box::pin(async move { Ok(teams::set_project_role(tx, &id, role).await?) })
-    })
-    .await?;
-    Ok(Answer::ok(Document::one(of_project(&record))))
-}
-
-/// `DELETE team-projects/:id`
-pub(in crate::http) async fn revoke_project(
-    State(app): AppState,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result {
-    let mut connection = app.db.read().await?;
-    let (record, organization) = project_role(&mut connection, &caller, &id).await?;
-    drop(connection);
-    let entry = entry(
-        &organization,
-        record.project_id.as_str(),
-        "team-access.delete",
-        &record.team_id,
-        None,
-    );
-    audited::change(&app, &caller, entry, move |tx| {
-        let id = record.id.clone();
-        Box::pin(async move { Ok(teams::revoke_project(tx, &id).await?) })
-    })
-    .await?;
-    Ok(Answer::NoContent)
+routes! {
+    "project", TeamProject, project_id, ProjectRole, managed_project, of_project,
+    list_of_project = of_project, grant_project = grant_project, project_role = project_role, show_project,
+    change_project = set_project_role, revoke_project = revoke_project
 }

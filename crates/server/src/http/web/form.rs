@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use axum::extract::{Form as AxumForm, FromRequest, Request};
+use axum::http::StatusCode;
 use chrono::NaiveDate;
 use serde_json::{Map, Value, json};
 use terrapool_model::time::Timestamp;
@@ -109,6 +110,23 @@ impl FromRequest<App> for SignedForm {
             return Err(WebError::forged());
         }
         Ok(Self { visitor, fields })
+    }
+}
+
+/// The status of a page with a form: whether what was sent was refused.
+pub fn status(refused: bool) -> StatusCode {
+    if refused {
+        StatusCode::UNPROCESSABLE_ENTITY
+    } else {
+        StatusCode::OK
+    }
+}
+
+/// What a form shows: what was sent and refused, with the reason; else what is stored.
+pub fn filled<F>(refused: Option<(F, String)>, stored: impl FnOnce() -> F) -> (F, Option<String>) {
+    match refused {
+        Some((filled, problem)) => (filled, Some(problem)),
+        None => (stored(), None),
     }
 }
 

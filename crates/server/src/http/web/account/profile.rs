@@ -2,7 +2,6 @@
 
 use askama::Template;
 use axum::extract::State;
-use axum::http::StatusCode;
 use serde_json::json;
 use terrapool_protocol::secret::Secret;
 use terrapool_store::{audit, users, web_sessions};
@@ -13,7 +12,7 @@ use crate::auth::password;
 use crate::http::error::ApiError;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
-use crate::http::web::form::{SignedForm, request};
+use crate::http::web::form::{self, SignedForm, request};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
 use crate::http::web::parts::Icon;
 use crate::http::web::visitor::Visitor;
@@ -29,11 +28,7 @@ struct ProfilePage {
 }
 
 fn page(visitor: &Visitor, filled: (String, String), problem: Option<String>) -> Page {
-    let status = if problem.is_some() {
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::OK
-    };
+    let status = form::status(problem.is_some());
     let page = ProfilePage {
         shell: shell(visitor, "Profile"),
         tabs: tabs("profile"),

@@ -2,7 +2,6 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use serde_json::json;
 use terrapool_store::api_tokens::{self, TokenOwner};
 
@@ -10,7 +9,7 @@ use super::{Tab, shell, tabs};
 use crate::app::App;
 use crate::http::answer::Params;
 use crate::http::tfe;
-use crate::http::web::form::{SignedForm, made, request};
+use crate::http::web::form::{self, SignedForm, made, request};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
 use crate::http::web::parts::time::{Ago, Expiry, date};
 use crate::http::web::parts::{Code, Icon};
@@ -66,11 +65,7 @@ async fn page(
             .collect(),
         problem,
     };
-    let status = if page.problem.is_some() {
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::OK
-    };
+    let status = form::status(page.problem.is_some());
     html_with(status, &page)
 }
 

@@ -2,7 +2,6 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 use terrapool_model::permission::{ProjectRole, WorkspaceRole};
 use terrapool_store::db::Connection;
@@ -14,7 +13,7 @@ use crate::app::App;
 use crate::auth::OrganizationPermission;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
-use crate::http::web::form::{SignedForm, made_id, request, request_named, request_with};
+use crate::http::web::form::{self, SignedForm, made_id, request, request_named, request_with};
 use crate::http::web::page::{Page, Section, Shell, html, html_with, see_with};
 use crate::http::web::parts::Icon;
 use crate::http::web::visitor::{Place, Visitor};
@@ -153,15 +152,8 @@ async fn page(app: &App, visitor: &Visitor, organization: &str, refused: Option<
             teams: names.join(", "),
         });
     }
-    let status = if refused.is_some() {
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::OK
-    };
-    let (login, problem) = match refused {
-        Some((login, problem)) => (login, Some(problem)),
-        None => (String::new(), None),
-    };
+    let status = form::status(refused.is_some());
+    let (login, problem) = form::filled(refused, String::new);
     let page = PeoplePage {
         shell: place.shell(Section::People, "People"),
         base: place.address("/people"),

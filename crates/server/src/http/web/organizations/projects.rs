@@ -2,7 +2,6 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 use terrapool_model::execution::ExecutionMode;
 use terrapool_store::page::Page as StorePage;
@@ -14,7 +13,7 @@ use crate::auth::{OrganizationPermission, ProjectPermission};
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
-use crate::http::web::form::{Fields, SignedForm, request};
+use crate::http::web::form::{self, Fields, SignedForm, request};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
 use crate::http::web::parts::{Icon, words};
 use crate::http::web::visitor::Visitor;
@@ -112,18 +111,11 @@ async fn page(
     )
     .await?
     .items;
-    let status = if refused.is_some() {
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::OK
-    };
-    let (filled, problem) = match refused {
-        Some((filled, problem)) => (filled, Some(problem)),
-        None => {
-            let chosen = records.iter().find(|record| Some(record.id.as_str()) == edit);
-            (chosen.map(stored).unwrap_or_default(), None)
-        }
-    };
+    let status = form::status(refused.is_some());
+    let (filled, problem) = form::filled(refused, || {
+        let chosen = records.iter().find(|record| Some(record.id.as_str()) == edit);
+        chosen.map(stored).unwrap_or_default()
+    });
     let name_of = |choice: &str| {
         choices(&pools)
             .into_iter()

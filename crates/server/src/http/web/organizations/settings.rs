@@ -2,7 +2,6 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use serde_json::json;
 use terrapool_store::memberships::{self, MembershipRecord};
 use terrapool_store::page::Page as StorePage;
@@ -13,7 +12,7 @@ use crate::app::App;
 use crate::auth::OrganizationPermission;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
-use crate::http::web::form::{SignedForm, request};
+use crate::http::web::form::{self, SignedForm, request};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
 use crate::http::web::parts::Icon;
 use crate::http::web::visitor::Visitor;
@@ -43,11 +42,7 @@ async fn page(app: &App, visitor: &Visitor, name: &str, problem: Option<String>)
         .default_agent_pool_id
         .as_ref()
         .map(ToString::to_string);
-    let status = if problem.is_some() {
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::OK
-    };
+    let status = form::status(problem.is_some());
     let page = SettingsPage {
         shell: place.shell(Section::Settings, "Settings"),
         base: place.address(""),

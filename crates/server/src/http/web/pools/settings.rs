@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 use terrapool_model::image::PinnedImage;
 use terrapool_model::time::{Millis, Timestamp};
-use terrapool_protocol::job::{Limit, SandboxNetwork};
+use terrapool_protocol::job::{Limit, SandboxNetwork, SandboxProxy};
 use terrapool_store::db::Connection;
 use terrapool_store::overview;
 use terrapool_store::pools::{self, PoolRecord, PoolSettings};
@@ -19,7 +18,7 @@ use crate::app::App;
 use crate::auth::OrganizationPermission;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
-use crate::http::web::form::{Fields, SignedForm, request};
+use crate::http::web::form::{self, Fields, SignedForm, request};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
 use crate::http::web::parts::time::Day;
 use crate::http::web::parts::{Icon, words};
@@ -108,7 +107,7 @@ fn typed(text: &str, times: u64) -> Value {
 }
 
 /// Texts of the form.
-const TEXTS: [&str; 5] = ["name", "image", "images", "root", "network"];
+const TEXTS: [&str; 6] = ["name", "image", "images", "root", "network", "proxy"];
 
 /// The times of the form: field, setting, and how many seconds are one of the field's units.
 const TIMES: [(&str, &str, u64); 4] = [
@@ -147,6 +146,14 @@ impl Filled {
             ("image", settings.image.clone().unwrap_or_default()),
             ("images", images.join("\n")),
             ("network", name_of(settings.sandbox_network).to_owned()),
+            (
+                "proxy",
+                match settings.sandbox_proxy {
+                    SandboxProxy::None => "none",
+                    SandboxProxy::Agent => "agent",
+                }
+                .to_owned(),
+            ),
             (
                 "root",
                 if settings.root_refused { "no" } else { "yes" }.to_owned(),
@@ -187,8 +194,10 @@ fn wanted(pool: &PoolRecord, fields: &Fields) -> Value {
             sandbox.insert(setting.to_owned(), typed(text, times));
         }
     }
-    if let Some(network) = changed("network") {
-        sandbox.insert("network".to_owned(), json!(network));
+    for name in ["network", "proxy"] {
+        if let Some(choice) = changed(name) {
+            sandbox.insert(name.to_owned(), json!(choice));
+        }
     }
     if let Some(image) = changed("image") {
         sandbox.insert(
@@ -241,15 +250,10 @@ async fn page(app: &App, visitor: &Visitor, names: &Names, refused: Option<(Fill
     let seen = frame::see(app, &mut connection, visitor, names, Tab::Settings).await?;
     let users = pools::workspaces(&mut connection, &seen.pool().id).await?;
     let peaks = peaks(&mut connection, &seen).await?;
-    let status = if refused.is_some() {
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::OK
-    };
-    let (filled, problem) = match refused {
-        Some((filled, problem)) => (filled, Some(problem)),
-        None => (Filled::stored(&seen.pool().name, &seen.pool().settings), None),
-    };
+    let status = form::status(refused.is_some());
+    let (filled, problem) = form::filled(refused, || {
+        Filled::stored(&seen.pool().name, &seen.pool().settings)
+    });
     let page = SettingsPage {
         shell: seen.shell("Settings"),
         problem,

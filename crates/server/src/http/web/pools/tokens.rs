@@ -2,7 +2,6 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use serde_json::json;
 use terrapool_model::id::TokenId;
 use terrapool_model::time::Timestamp;
@@ -18,7 +17,7 @@ use crate::auth::OrganizationPermission;
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
-use crate::http::web::form::{SignedForm, made, request};
+use crate::http::web::form::{self, SignedForm, made, request};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
 use crate::http::web::parts::time::{Ago, Day, Expiry, date};
 use crate::http::web::parts::{Code, Icon, words};
@@ -102,11 +101,7 @@ async fn page(
             used: token.last_used_at.map(ago),
         }
     };
-    let status = if problem.is_some() {
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::OK
-    };
+    let status = form::status(problem.is_some());
     let page = TokensPage {
         shell: seen.shell("Tokens"),
         new: new.map(|token| (token.description, Code::new("new-token", token.secret))),

@@ -18,16 +18,7 @@ pub(super) async fn start_run(
     form: SignedForm,
 ) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
-    let mut connection = app.db.read().await?;
-    let (place, record) = frame::workspace(
-        &app,
-        &mut connection,
-        &visitor,
-        &names,
-        WorkspacePermission::QueueRuns,
-    )
-    .await?;
-    drop(connection);
+    let (place, record) = frame::opened(&app, &visitor, &names, WorkspacePermission::QueueRuns).await?;
     let kind = fields.text("kind");
     let attributes = json!({
         "message": fields.some("message").unwrap_or_else(|| title(kind).to_owned()),
@@ -57,10 +48,7 @@ pub(super) async fn lock(
     form: SignedForm,
 ) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
-    let mut connection = app.db.read().await?;
-    let (place, record) =
-        frame::workspace(&app, &mut connection, &visitor, &names, WorkspacePermission::Lock).await?;
-    drop(connection);
+    let (place, record) = frame::opened(&app, &visitor, &names, WorkspacePermission::Lock).await?;
     let body = request(json!({"reason": fields.some("reason")}));
     let id = Path(record.id.to_string());
     tfe::locks::lock(State(app), visitor.caller.clone(), id, body).await?;
@@ -75,10 +63,7 @@ pub(super) async fn unlock(
     form: SignedForm,
 ) -> Page {
     let visitor = form.visitor;
-    let mut connection = app.db.read().await?;
-    let (place, record) =
-        frame::workspace(&app, &mut connection, &visitor, &names, WorkspacePermission::Lock).await?;
-    drop(connection);
+    let (place, record) = frame::opened(&app, &visitor, &names, WorkspacePermission::Lock).await?;
     let id = Path(record.id.to_string());
     tfe::locks::unlock(State(app), visitor.caller.clone(), id).await?;
     let address = place.address(&format!("/workspaces/{}", record.name));
@@ -102,16 +87,7 @@ pub(super) async fn force_unlock(
     form: SignedForm,
 ) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
-    let mut connection = app.db.read().await?;
-    let (place, record) = frame::workspace(
-        &app,
-        &mut connection,
-        &visitor,
-        &names,
-        WorkspacePermission::ForceUnlock,
-    )
-    .await?;
-    drop(connection);
+    let (place, record) = frame::opened(&app, &visitor, &names, WorkspacePermission::ForceUnlock).await?;
     require_name(fields.text("name"), &record.name)?;
     let attempt = fields.some("attempt");
     if attempt.is_some() && !fields.ticked("seen") {
@@ -133,16 +109,7 @@ pub(super) async fn delete(
     form: SignedForm,
 ) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
-    let mut connection = app.db.read().await?;
-    let (place, record) = frame::workspace(
-        &app,
-        &mut connection,
-        &visitor,
-        &names,
-        WorkspacePermission::Manage,
-    )
-    .await?;
-    drop(connection);
+    let (place, record) = frame::opened(&app, &visitor, &names, WorkspacePermission::Manage).await?;
     require_name(fields.text("name"), &record.name)?;
     let (caller, id) = (visitor.caller.clone(), Path(record.id.to_string()));
     if fields.ticked("abandon") {

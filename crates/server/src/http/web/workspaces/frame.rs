@@ -168,6 +168,16 @@ pub(super) async fn workspace(
     Ok((place, record))
 }
 
+/// The same for a form that was sent, with a connection of its own.
+pub(super) async fn opened(
+    app: &App,
+    visitor: &Visitor,
+    names: &(String, String),
+    permission: WorkspacePermission,
+) -> Result<(Place, WorkspaceRecord), WebError> {
+    workspace(app, &mut app.db.read().await?, visitor, names, permission).await
+}
+
 /// The same with everything that the tabs show.
 pub(super) async fn see(
     app: &App,

@@ -2,7 +2,6 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 use terrapool_model::engine::EngineKind;
 use terrapool_model::execution::ExecutionMode;
@@ -19,7 +18,7 @@ use crate::app::App;
 use crate::auth::{ProjectPermission, WorkspacePermission};
 use crate::http::tfe;
 use crate::http::web::error::WebError;
-use crate::http::web::form::{Fields, SignedForm, request_with};
+use crate::http::web::form::{self, Fields, SignedForm, request_with};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
 use crate::http::web::parts::{Code, Icon};
 use crate::http::web::visitor::Visitor;
@@ -161,15 +160,8 @@ async fn page(
     {
         projects.insert(0, (own, project.name.clone()));
     }
-    let status = if refused.is_some() {
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::OK
-    };
-    let (filled, problem) = match refused {
-        Some((filled, problem)) => (filled, Some(problem)),
-        None => (Filled::stored(record), None),
-    };
+    let status = form::status(refused.is_some());
+    let (filled, problem) = form::filled(refused, || Filled::stored(record));
     let page = SettingsPage {
         shell: seen.shell("Settings"),
         problem,
@@ -220,16 +212,7 @@ pub(super) async fn save(
     form: SignedForm,
 ) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
-    let mut connection = app.db.read().await?;
-    let (place, record) = frame::workspace(
-        &app,
-        &mut connection,
-        &visitor,
-        &names,
-        WorkspacePermission::Manage,
-    )
-    .await?;
-    drop(connection);
+    let (place, record) = frame::opened(&app, &visitor, &names, WorkspacePermission::Manage).await?;
     let mut attributes = execution(&fields);
     attributes["name"] = json!(fields.text("name"));
     attributes["description"] = json!(fields.some("description"));

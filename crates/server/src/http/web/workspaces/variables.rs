@@ -2,7 +2,6 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use serde_json::json;
 use terrapool_protocol::job::VariableCategory;
 use terrapool_store::variables::{self, VariableRecord, category_name};
@@ -13,7 +12,7 @@ use crate::auth::WorkspacePermission;
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
-use crate::http::web::form::{Fields, SignedForm, request};
+use crate::http::web::form::{self, Fields, SignedForm, request};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
 use crate::http::web::parts::Icon;
 use crate::http::web::parts::time::Ago;
@@ -100,18 +99,11 @@ async fn page(
     let permission = WorkspacePermission::ReadVariables;
     let seen = frame::see(app, &mut connection, visitor, names, Tab::Variables, permission).await?;
     let records = variables::of_workspace(&mut connection, &seen.record.id).await?;
-    let status = if refused.is_some() {
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::OK
-    };
-    let (filled, problem) = match refused {
-        Some((filled, problem)) => (filled, Some(problem)),
-        None => {
-            let chosen = records.iter().find(|record| Some(record.id.as_str()) == edit);
-            (chosen.map(Filled::stored).unwrap_or_default(), None)
-        }
-    };
+    let status = form::status(refused.is_some());
+    let (filled, problem) = form::filled(refused, || {
+        let chosen = records.iter().find(|record| Some(record.id.as_str()) == edit);
+        chosen.map(Filled::stored).unwrap_or_default()
+    });
     let row = |record: &VariableRecord| Row {
         id: record.id.to_string(),
         key: record.key.clone(),
@@ -209,16 +201,7 @@ pub(super) async fn delete(
     form: SignedForm,
 ) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
-    let mut connection = app.db.read().await?;
-    let (place, record) = frame::workspace(
-        &app,
-        &mut connection,
-        &visitor,
-        &names,
-        WorkspacePermission::WriteVariables,
-    )
-    .await?;
-    drop(connection);
+    let (place, record) = frame::opened(&app, &visitor, &names, WorkspacePermission::WriteVariables).await?;
     let path = Path((record.id.to_string(), fields.text("id").to_owned()));
     tfe::variables::delete(State(app), visitor.caller.clone(), path).await?;
     let address = place.address(&format!("/workspaces/{}/variables", record.name));

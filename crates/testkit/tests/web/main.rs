@@ -1,14 +1,16 @@
 //! The web UI in a real browser, with a real agent: from the first sign-in to the deletion of the pool.
 
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::json;
 use terrapool_testkit::browser::Browser;
 use terrapool_testkit::installation::{Installation, bin_dir};
 use terrapool_testkit::wait::until;
 use tokio::process::Command;
+
+mod long_log;
+mod pages;
+mod without_scripts;
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -28,13 +30,6 @@ output "secret" {
   sensitive = true
 }
 "#;
-
-/// Where pictures of the pages are kept.
-fn pictures() -> PathBuf {
-    let folder = bin_dir().join("../screenshots");
-    std::fs::create_dir_all(&folder).expect("a folder for pictures can be made");
-    folder
-}
 
 async fn sign_in(browser: &Browser) {
     browser.open("/app").await;
@@ -65,31 +60,6 @@ async fn paste(installation: &Installation, commands: &str) -> tokio::process::C
         .kill_on_drop(true)
         .spawn()
         .expect("a shell starts")
-}
-
-/// Every page is whole: nothing refused by its own policy, nothing wider than the window, every control with a name.
-async fn check(browser: &Browser, path: &str) {
-    let found = browser
-        .script(
-            r"
-            const problems = [];
-            const root = document.documentElement;
-            if (root.scrollWidth > innerWidth) problems.push(`wider than the window: ${root.scrollWidth} > ${innerWidth}`);
-            if (document.querySelectorAll('h1').length !== 1) problems.push('not exactly one h1');
-            const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);
-            for (const id of ids) if (ids.indexOf(id) !== ids.lastIndexOf(id)) problems.push(`two elements are called ${id}`);
-            for (const e of document.querySelectorAll('a, button, input:not([type=hidden]), select, textarea, summary')) {
-              const name = (e.ariaLabel ?? '') + e.textContent + [...(e.labels ?? [])].map((l) => l.textContent).join('');
-              if (!name.trim()) problems.push('no name: ' + e.outerHTML.slice(0, 120));
-            }
-            for (const e of document.querySelectorAll('table')) if (!e.caption) problems.push('a table without a caption');
-            return problems.join('; ');
-            ",
-        )
-        .await;
-    assert_eq!(found, json!(""), "{path}");
-    let complaints = browser.complaints().await;
-    assert!(complaints.is_empty(), "{path}: {complaints:?}");
 }
 
 #[tokio::test]
@@ -167,7 +137,11 @@ async fn from_the_first_sign_in_to_the_deletion_of_the_pool() {
     );
     assert!(!page.contains("hunter2"));
 
-    pages(&browser, &pool, &run).await;
+    starting_twice(&installation, &browser, &workspace.id).await;
+    draining(&browser, &pool).await;
+    let team = team(&browser).await;
+    pages::all(&browser, &pool, &run, &team).await;
+    without_scripts::a_run_from_its_start_to_its_end(&browser).await;
 
     // The address that command lines print.
     let printed = run.replacen("/workspaces/", "/", 1);
@@ -225,92 +199,57 @@ async fn end(installation: &Installation, mut shell: tokio::process::Child) {
     assert!(ended.is_some(), "the agent did not end");
 }
 
-/// Every page, on a screen and on a phone, light and dark.
-async fn pages(browser: &Browser, pool: &str, run: &str) {
-    browser.open(pool).await;
-    let agent = browser
-        .script("return document.querySelector('tbody th a').getAttribute('href')")
+/// A form that is sent twice starts one run.
+async fn starting_twice(installation: &Installation, browser: &Browser, workspace: &str) {
+    let runs = async || {
+        let listed = installation.get(&format!("/workspaces/{workspace}/runs")).await;
+        listed["data"].as_array().map_or(0, Vec::len)
+    };
+    let before = runs().await;
+    browser.open("/app/acme/workspaces/network").await;
+    browser.click("[popovertarget=new]").await;
+    browser.click("[name=kind][value=plan]").await;
+    browser
+        .script("const b = document.querySelector('#new button.main'); b.click(); b.click();")
         .await;
-    let agent = agent.as_str().expect("the pool has an agent").to_owned();
-    let pages = [
-        ("workspaces", "/app/acme/workspaces".to_owned()),
-        ("workspaces-none-fit", "/app/acme/workspaces?q=nothing".to_owned()),
-        ("workspace-new", "/app/acme/workspaces/new".to_owned()),
-        ("workspace", "/app/acme/workspaces/network".to_owned()),
-        ("workspace-runs", "/app/acme/workspaces/network/runs".to_owned()),
-        (
-            "workspace-states",
-            "/app/acme/workspaces/network/states".to_owned(),
-        ),
-        (
-            "workspace-variables",
-            "/app/acme/workspaces/network/variables".to_owned(),
-        ),
-        (
-            "workspace-settings",
-            "/app/acme/workspaces/network/settings".to_owned(),
-        ),
-        ("run", run.to_owned()),
-        ("run-log", format!("{run}?phase=apply&from=1&find=red")),
-        ("runs", "/app/acme/runs".to_owned()),
-        ("projects", "/app/acme/projects".to_owned()),
-        ("pools", "/app/acme/agent-pools".to_owned()),
-        ("pool-new", "/app/acme/agent-pools/new".to_owned()),
-        ("pool", pool.to_owned()),
-        ("pool-install", format!("{pool}/install")),
-        ("pool-connect", format!("{pool}/connect")),
-        ("pool-tokens", format!("{pool}/tokens")),
-        ("pool-access", format!("{pool}/access")),
-        ("pool-settings", format!("{pool}/settings")),
-        ("agent", agent),
-        (
-            "access",
-            "/app/acme/access?workspace=network&pool=data-centre".to_owned(),
-        ),
-        ("fleet", "/app/acme/fleet".to_owned()),
-        ("audit", "/app/acme/audit".to_owned()),
-        ("organization-settings", "/app/acme/settings".to_owned()),
-        ("organizations", "/app/organizations".to_owned()),
-        ("account-profile", "/app/settings/profile".to_owned()),
-        (
-            "account-tokens",
-            "/app/settings/tokens?source=terraform-login".to_owned(),
-        ),
-        ("account-sessions", "/app/settings/sessions".to_owned()),
-        ("account-theme", "/app/settings/theme".to_owned()),
-        ("account-keys", "/app/settings/keys".to_owned()),
-        ("admin", "/app/admin".to_owned()),
-        ("admin-audit", "/app/admin/audit".to_owned()),
-    ];
-    let folder = pictures();
+    browser.wait_for_path(|path| path.contains("/runs/run-")).await;
+    browser.wait_for_text("#verdict h2", "No changes").await;
+    assert_eq!(runs().await, before + 1);
     browser.complaints().await;
-    for (width, height, dark) in [(1440, 900, false), (390, 844, true)] {
-        browser.look(width, height, dark).await;
-        for (name, path) in &pages {
-            browser.open(path).await;
-            check(browser, path).await;
-            browser.picture(&folder.join(format!("{name}-{width}.png"))).await;
-        }
+}
+
+/// An agent is drained and taken back by its page's buttons.
+async fn draining(browser: &Browser, pool: &str) {
+    browser.open(pool).await;
+    browser.click("tbody th a").await;
+    browser
+        .wait_for_path(|path| path.contains("/agents/agent-"))
+        .await;
+    browser.wait_for_text("#agent-status", "Idle").await;
+    let page = browser.text("main").await;
+    for text in ["as this server", "first host", "Jobs so far", "free"] {
+        assert!(page.contains(text), "{text}: {page}");
     }
-    // The other themes change colours only.
-    for (width, height, dark) in [(1440, 900, true), (390, 844, false)] {
-        browser.look(width, height, dark).await;
-        for (name, path) in pages
-            .iter()
-            .filter(|(name, _)| matches!(*name, "workspaces" | "run" | "pool"))
-        {
-            browser.open(path).await;
-            check(browser, path).await;
-            let theme = if dark { "dark" } else { "light" };
-            browser
-                .picture(&folder.join(format!("{name}-{width}-{theme}.png")))
-                .await;
-        }
-    }
-    browser.look(1440, 900, false).await;
-    browser.open("/app/acme/nothing").await;
-    browser.wait_for_text("h1", "Not here, or not for you").await;
-    browser.picture(&folder.join("not-found.png")).await;
-    // The server answers 404, which the browser notes.
-    browser.complaints().await;
+    browser.click("[popovertarget=drain]").await;
+    browser.click("#drain button.main").await;
+    browser
+        .wait_for_text("main", "takes no new run, and finishes what it holds")
+        .await;
+    browser.wait_for_text("#agent-status", "Draining").await;
+    browser.click("#agent-actions form button").await;
+    browser.wait_for_text("main", "takes runs again").await;
+    browser.wait_for_text("#agent-status", "Idle").await;
+}
+
+/// Makes a team by its form, and gives it a role.
+async fn team(browser: &Browser) -> String {
+    browser.open("/app/acme/people").await;
+    browser.fill("#name", "developers").await;
+    browser.click("form[action$='/teams'] button").await;
+    let team = browser
+        .wait_for_path(|path| path.contains("/people/teams/"))
+        .await;
+    browser.click("form[action$='/access'] button").await;
+    browser.wait_for_text("main table", "read").await;
+    team
 }
