@@ -226,7 +226,7 @@ async fn running(config: &Config) -> Finding {
         }
         Err(AskError::NotRunning { .. }) => Finding::warning(
             "none uses this data folder, or it belongs to another user",
-            "systemctl enable --now terrapool-agent; call doctor with sudo",
+            "systemctl status terrapool-agent says why it ended; systemctl enable --now terrapool-agent; call doctor with sudo",
         ),
         Err(error) => Finding::warning(chain(&error), "journalctl -u terrapool-agent"),
     }

@@ -81,6 +81,7 @@ async fn plan(main_tf: &str) -> (Outcome, String) {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let driver = prepare(&config, folder.path()).await;
+    let _leftovers = Leftovers(common::identity(folder.path()));
     let engines = Engines::discover(&config, reqwest::Client::new()).await;
     let configuration = slug(main_tf);
     let spec = spec(&configuration);

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use terrapool_testkit::installation::Installation;
 use terrapool_testkit::runs::Workspace;
 use terrapool_testkit::system::{System, documented, documented_with, made, on_path, package, packages};
+use terrapool_testkit::wait::until;
 
 const MANUAL: &str = include_str!("../../../docs/install.md");
 
@@ -377,8 +379,12 @@ fn checksums_and_lists_of_contents_are_those_of_what_is_there() {
     );
 }
 
+/// Held while the images are on the engine: who is done removes them.
+static IMAGES: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[test]
 fn the_images_hold_programs_that_run_in_them() {
+    let _images = IMAGES.blocking_lock();
     for (name, program) in [("terrapool-agent", "terrapool-agent"), ("terrapool", "terrapool")] {
         let file = package(&packages(), &format!("{name}-0"), ".image.tar");
         let loaded = run(Command::new("docker").arg("load").arg("-i").arg(&file));
@@ -395,5 +401,94 @@ fn the_images_hold_programs_that_run_in_them() {
             assert!(watched.contains("terrapool-agent status --check"), "{watched}");
         }
         run(Command::new("docker").args(["rmi", tag]));
+    }
+}
+
+/// The agent's container, which ends before what it leaves on the engine is removed.
+struct Container(String);
+
+impl Container {
+    fn exec(&self, arguments: &[&str]) -> std::process::Output {
+        let mut docker = Command::new("docker");
+        docker.args(["exec", &self.0]).args(arguments);
+        docker.output().expect("docker starts")
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let docker = |arguments: &[&str]| Command::new("docker").args(arguments).output();
+        if std::thread::panicking()
+            && let Ok(log) = docker(&["logs", &self.0])
+        {
+            eprintln!("--- container\n{}", String::from_utf8_lossy(&log.stderr));
+        }
+        let _ = docker(&["stop", "-t", "20", &self.0]);
+        let _ = docker(&["rm", "-f", &self.0]);
+        let _ = docker(&["volume", "rm", "-f", &self.0]);
+        let _ = docker(&["rmi", "terrapool/terrapool-agent:0.1.0"]);
+    }
+}
+
+#[tokio::test]
+async fn the_agents_container_is_started_as_the_manual_says_and_is_healthy_once_it_is_connected() {
+    let folder = packages().display().to_string();
+    let installation = Installation::start_with(&[("TERRAPOOL_PACKAGES_DIR", &folder)]).await;
+    let (pool, token) = installation.create_pool("private").await;
+    let scratch = installation.scratch("container");
+    std::fs::write(scratch.join("token"), token).expect("a file can be written");
+    std::fs::copy(installation.ca(), scratch.join("ca.pem")).expect("the server has a CA");
+    let name = format!("terrapool-agent-{}", installation.port());
+    let _images = IMAGES.lock().await;
+    let container = Container(name.clone());
+    let socket = std::env::var("DOCKER_HOST").unwrap_or_default();
+    let socket = match socket.strip_prefix("unix://") {
+        Some(path) => path.to_owned(),
+        None => "/var/run/docker.sock".to_owned(),
+    };
+    // As it stands there, but for what is this machine's: its engine, a control plane on its loopback, its terraform.
+    let typed = documented(MANUAL, "A container")
+        .replace("https://terrapool.example.com", &installation.url())
+        .replace(
+            "--name terrapool-agent ",
+            &format!(
+                "--name {name} --network host -v {}:/usr/bin/terraform:ro ",
+                on_path("terraform").display()
+            ),
+        )
+        .replace("-v /var/run/docker.sock:", &format!("-v {socket}:"))
+        .replace("-v terrapool-agent:", &format!("-v {name}:"));
+    run(Command::new("sh").args(["-ec", &typed]).current_dir(&scratch));
+    let connected = until(Duration::from_secs(180), async || {
+        let status = container.exec(&["terrapool-agent", "status", "--check"]);
+        status.status.success().then_some(())
+    })
+    .await;
+    assert!(connected.is_some(), "the agent in the container does not connect");
+    // Left on the engine, and removed with the installation.
+    let key = container
+        .exec(&["cat", "/var/lib/terrapool-agent/instance.key"])
+        .stdout;
+    let known = installation.agent_folder("container");
+    std::fs::create_dir_all(&known).expect("a folder can be made");
+    std::fs::write(known.join("instance.key"), key).expect("a file can be written");
+
+    let attributes = json!({"execution-mode": "agent", "agent-pool-id": pool, "auto-apply": true});
+    let workspace = installation.workspace("contained", &attributes, WHO).await;
+    let run = installation.run(&workspace, &json!({"auto-apply": true})).await;
+    installation.run_reaches(&run, "applied").await;
+    let log = installation.phase_log(&run, "apply").await;
+    assert!(log.contains("user 1000"), "{log}");
+}
+
+#[test]
+fn every_package_that_the_manual_names_is_made() {
+    let names: Vec<&str> = MANUAL
+        .split(|letter: char| letter.is_whitespace() || letter == '/')
+        .filter(|word| word.starts_with("terrapool") && word.contains("0.1.0-"))
+        .collect();
+    assert!(names.len() > 6, "{names:?}");
+    for name in names {
+        assert!(packages().join(name).is_file(), "{name}");
     }
 }
