@@ -294,6 +294,28 @@ async fn the_servers_package_leads_from_its_installation_to_a_first_run() {
         applied.contains("Apply complete! Resources: 1 added"),
         "{applied}"
     );
+    // An agent that hangs is killed by the watchdog and started again.
+    system
+        .run(
+            "mkdir -p /etc/systemd/system/terrapool-agent.service.d\n\
+             printf '[Service]\\nWatchdogSec=6\\nTimeoutAbortSec=1\\n' > /etc/systemd/system/terrapool-agent.service.d/soon.conf\n\
+             systemctl daemon-reload; systemctl restart terrapool-agent",
+        )
+        .await;
+    system.prints("terrapool-agent status || true", "connected").await;
+    system
+        .run("systemctl kill --kill-who=main --signal=STOP terrapool-agent")
+        .await;
+    system
+        .prints(
+            "journalctl --no-pager -o cat -u terrapool-agent",
+            "Watchdog timeout",
+        )
+        .await;
+    system
+        .prints("timeout 10 terrapool-agent status || true", "connected")
+        .await;
+
     system
         .run("dpkg -r terrapool && test -s /var/lib/terrapool/keyring")
         .await;
