@@ -81,7 +81,8 @@ pub struct ControlPlane {
     clock_ahead_seconds: Arc<Mutex<Option<i64>>>,
 }
 
-fn describe(error: &dyn std::error::Error) -> String {
+/// An error with everything that led to it, in a line.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

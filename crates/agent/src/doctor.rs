@@ -8,7 +8,7 @@ pub use environment::of_service;
 
 use crate::config::Config;
 use crate::control::{self, AskError, Request};
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, describe};
 use crate::drivers::docker;
 use crate::engines::Engines;
 use crate::monitoring;
@@ -78,16 +78,6 @@ impl std::fmt::Display for Check {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// Looks at everything, even after something is broken.
 pub async fn examine(config: &Config) -> Vec<Check> {
     let mut checks = network::examine(config).await;
@@ -110,11 +100,11 @@ async fn engine(config: &Config) -> Vec<Check> {
                 --docker-host`; the user of the agent has to be in the socket's group";
     let docker = match docker::connect(config).await {
         Ok(docker) => docker,
-        Err(error) => return vec![check(engine, Finding::broken(chain(&error), cure))],
+        Err(error) => return vec![check(engine, Finding::broken(describe(&error), cure))],
     };
     let version = match docker.version().await {
         Ok(version) => version.version.unwrap_or_else(|| "answers".to_owned()),
-        Err(error) => return vec![check(engine, Finding::broken(chain(&error), cure))],
+        Err(error) => return vec![check(engine, Finding::broken(describe(&error), cure))],
     };
     let mut checks = vec![check(
         engine,
@@ -137,7 +127,7 @@ async fn engine(config: &Config) -> Vec<Check> {
         Err(error) => checks.push(check(
             "cgroups",
             Finding::warning(
-                format!("the engine does not say what it can: {}", chain(&error)),
+                format!("the engine does not say what it can: {}", describe(&error)),
                 "look at `docker info` yourself: memory, swap and pids limits have to be there",
             ),
         )),
@@ -228,7 +218,7 @@ async fn running(config: &Config) -> Finding {
             "none uses this data folder, or it belongs to another user",
             "systemctl status terrapool-agent says why it ended; systemctl enable --now terrapool-agent; call doctor with sudo",
         ),
-        Err(error) => Finding::warning(chain(&error), "journalctl -u terrapool-agent"),
+        Err(error) => Finding::warning(describe(&error), "journalctl -u terrapool-agent"),
     }
 }
 

