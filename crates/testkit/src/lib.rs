@@ -10,6 +10,7 @@ pub mod browser;
 pub mod cli;
 pub mod database;
 pub mod file_server;
+pub mod forms;
 pub mod installation;
 mod leftovers;
 pub mod runs;

@@ -8,21 +8,14 @@ use terrapool_protocol::job::{ArtifactName, Outcome};
 use terrapool_protocol::secret::Secret;
 use terrapool_server::http;
 use terrapool_testkit::agent::SimulatedAgent;
+use terrapool_testkit::forms::{FormBrowser, hidden};
 
-use crate::common::browser::{Browser, PASSWORD, account, form_token};
+use crate::common::browser::{PASSWORD, account, look_at};
 use crate::common::{self, Plane, id};
 
-/// A hidden field of the page's forms.
-fn hidden(html: &str, name: &str) -> String {
-    let (_, rest) = html
-        .split_once(&format!("name=\"{name}\" value=\""))
-        .unwrap_or_else(|| panic!("no field {name}: {html}"));
-    rest.split('"').next().unwrap().to_owned()
-}
-
-async fn signed_in(plane: &Plane) -> Browser {
+async fn signed_in(plane: &Plane) -> FormBrowser {
     account(plane, "ada", true).await;
-    let mut browser = Browser::new(plane);
+    let mut browser = look_at(plane);
     browser.sign_in("ada", PASSWORD).await;
     browser
 }
@@ -71,7 +64,7 @@ async fn a_form_that_is_sent_twice_starts_one_run() {
     let page = "/app/acme/workspaces/network";
     let runs = format!("{page}/runs");
     let seen = browser.get(page).await.text;
-    let (token, once) = (form_token(&seen), hidden(&seen, "once"));
+    let (token, once) = (hidden(&seen, "token"), hidden(&seen, "once"));
     let form = [
         ("token", token.as_str()),
         ("once", once.as_str()),
@@ -174,7 +167,7 @@ async fn a_tokens_revoker_chooses_what_becomes_of_what_runs() {
             ("running", "cut-off".to_owned()),
         ]
     };
-    let send = async |browser: &mut Browser, name: &'static str| {
+    let send = async |browser: &mut FormBrowser, name: &'static str| {
         let form = form(name);
         let fields: Vec<(&str, &str)> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
         browser.post(&revoke, &fields).await
@@ -228,7 +221,7 @@ async fn a_state_that_is_kept_apart_becomes_current_when_its_serial_is_typed() {
     let mut browser = signed_in(&plane).await;
     let page = "/app/acme/workspaces/network";
     let seen = browser.get(page).await.text;
-    let token = form_token(&seen);
+    let token = hidden(&seen, "token");
     let fields = [
         ("token", token.as_str()),
         ("attempt", apply.key.attempt.as_str()),
@@ -272,4 +265,37 @@ async fn a_state_that_is_kept_apart_becomes_current_when_its_serial_is_typed() {
     }
     let found = plane.get(&current).await.expect(200);
     assert_eq!(found["data"]["attributes"]["serial"], 5);
+}
+
+#[tokio::test]
+async fn a_page_of_many_rows_stays_small() {
+    /// What a page may have, in bytes.
+    const BUDGET: usize = 40 << 10;
+    let plane = Plane::start().await;
+    let mut workspaces = Vec::new();
+    for number in 0..100 {
+        workspaces.push(plane.workspace(&format!("network-core-firewall-{number}")).await);
+    }
+    let configuration = plane
+        .configuration(&workspaces[0], json!({"auto-queue-runs": false}))
+        .await;
+    for _ in 0..100 {
+        plane.run(&workspaces[0], &configuration).await;
+    }
+    let mut browser = signed_in(&plane).await;
+    for page in [
+        "/app/acme/workspaces",
+        "/app/acme/runs",
+        "/app/acme/workspaces/network-core-firewall-0/runs",
+        "/app/acme/audit",
+    ] {
+        let text = browser.get(page).await.text;
+        let rows = text.matches("<tr").count().max(1);
+        assert!(rows > 50, "{page} has {rows} rows");
+        assert!(
+            text.len() <= BUDGET,
+            "{page}: {} bytes for {rows} rows",
+            text.len()
+        );
+    }
 }

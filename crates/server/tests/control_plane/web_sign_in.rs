@@ -1,15 +1,16 @@
 //! Signing in to the web UI, its sessions, and what forms need.
 
 use serde_json::{Value, json};
+use terrapool_testkit::forms::{FormBrowser, hidden};
 
-use crate::common::browser::{Browser, PASSWORD, account, form_token};
+use crate::common::browser::{PASSWORD, account, look_at};
 use crate::common::{Plane, id};
 
 #[tokio::test]
 async fn an_account_made_on_the_command_line_signs_in_and_out() {
     let plane = Plane::start().await;
     account(&plane, "ada", true).await;
-    let mut browser = Browser::new(&plane);
+    let mut browser = look_at(&plane);
 
     let page = browser.get("/app/acme/workspaces?q=x").await;
     assert_eq!(
@@ -38,7 +39,7 @@ async fn an_account_made_on_the_command_line_signs_in_and_out() {
 async fn wrong_passwords_are_counted_and_then_pause() {
     let plane = Plane::start().await;
     account(&plane, "ada", false).await;
-    let mut browser = Browser::new(&plane);
+    let mut browser = look_at(&plane);
     let first = browser.sign_in("ada", "wrong").await;
     assert_eq!(first.status, 401);
     assert!(first.text.contains("4 tries left"), "{}", first.text);
@@ -63,7 +64,7 @@ async fn wrong_passwords_are_counted_and_then_pause() {
 async fn forms_without_the_sessions_token_do_nothing() {
     let plane = Plane::start().await;
     account(&plane, "ada", true).await;
-    let mut browser = Browser::new(&plane);
+    let mut browser = look_at(&plane);
     browser.sign_in("ada", PASSWORD).await;
     for token in ["", "AAAA"] {
         let fields = [("token", token), ("name", "forged"), ("scope", "organization")];
@@ -71,7 +72,7 @@ async fn forms_without_the_sessions_token_do_nothing() {
         assert_eq!(answer.status, 403);
         assert!(answer.text.contains("This form is too old"));
     }
-    let mut other = Browser::new(&plane);
+    let mut other = look_at(&plane);
     other.sign_in("ada", PASSWORD).await;
     let foreign = other.token("/app/acme/agent-pools/new").await;
     let answer = browser
@@ -84,7 +85,7 @@ async fn forms_without_the_sessions_token_do_nothing() {
     let pools = plane.get("organizations/acme/agent-pools").await.expect(200);
     assert_eq!(pools["data"].as_array().unwrap().len(), 0);
     // The sign-in form needs its cookie, too.
-    let mut fresh = Browser::new(&plane);
+    let mut fresh = look_at(&plane);
     let answer = fresh
         .post(
             "/sign-in",
@@ -131,7 +132,7 @@ async fn what_is_not_for_somebody_looks_like_what_is_not_there() {
         "/app/admin".to_owned(),
         "/app/admin/audit".to_owned(),
     ];
-    let (mut owner, mut stranger) = (Browser::new(&plane), Browser::new(&plane));
+    let (mut owner, mut stranger) = (look_at(&plane), look_at(&plane));
     owner.sign_in("ada", PASSWORD).await;
     stranger.sign_in("bob", PASSWORD).await;
     let nothing = stranger.get("/app/nothing/workspaces").await;
@@ -148,7 +149,7 @@ async fn what_is_not_for_somebody_looks_like_what_is_not_there() {
         }
         let seen = stranger.get(&path).await;
         assert_eq!((seen.status, &seen.text), (404, &nothing.text), "{path}");
-        let anonymous = Browser::new(&plane).get(&path).await;
+        let anonymous = look_at(&plane).get(&path).await;
         assert_eq!(anonymous.status, 303, "{path}");
     }
 }
@@ -157,7 +158,7 @@ async fn what_is_not_for_somebody_looks_like_what_is_not_there() {
 async fn forms_tell_what_is_wrong_and_keep_what_was_filled_in() {
     let plane = Plane::start().await;
     account(&plane, "ada", true).await;
-    let mut browser = Browser::new(&plane);
+    let mut browser = look_at(&plane);
     browser.sign_in("ada", PASSWORD).await;
     let token = browser.token("/app/acme/workspaces/new").await;
     let hostile = "<script>alert(1)</script>";
@@ -225,7 +226,7 @@ async fn forms_tell_what_is_wrong_and_keep_what_was_filled_in() {
 async fn secrets_are_shown_once() {
     let plane = Plane::start().await;
     account(&plane, "ada", true).await;
-    let mut browser = Browser::new(&plane);
+    let mut browser = look_at(&plane);
     browser.sign_in("ada", PASSWORD).await;
     let token = browser.token("/app/acme/agent-pools/new").await;
     let answer = browser
@@ -332,12 +333,12 @@ async fn a_state_is_rolled_back_when_its_serial_is_typed() {
     let unlock = format!("workspaces/{workspace}/actions/unlock");
     plane.post(&unlock, &serde_json::json!({})).await.expect(200);
 
-    let mut browser = Browser::new(&plane);
+    let mut browser = look_at(&plane);
     browser.sign_in("ada", PASSWORD).await;
     let states = "/app/acme/workspaces/network/states";
     let page = browser.get(&format!("{states}?to={first}")).await;
     assert!(page.text.contains("Roll back to 1"), "{}", page.text);
-    let token = form_token(&page.text);
+    let token = hidden(&page.text, "token");
     let path = format!("{states}/{first}/roll-back");
     let current = format!("workspaces/{workspace}/current-state-version");
     for (typed, expected, serial) in [("2", 400, 2), ("1", 303, 1)] {
@@ -360,7 +361,7 @@ async fn a_pools_page_saves_what_the_api_takes_and_nothing_of_what_it_refuses() 
         .post("organizations/acme/agent-pools", &pool)
         .await
         .expect(201));
-    let mut browser = Browser::new(&plane);
+    let mut browser = look_at(&plane);
     browser.sign_in("grace", PASSWORD).await;
     let page = format!("/app/acme/agent-pools/{pool}/settings");
     let token = browser.token(&page).await;
@@ -380,7 +381,7 @@ async fn a_pools_page_saves_what_the_api_takes_and_nothing_of_what_it_refuses() 
             ("most-memory", "2048".to_owned()),
         ]
     };
-    let send = async |browser: &mut Browser, fields: &[(&str, String)]| {
+    let send = async |browser: &mut FormBrowser, fields: &[(&str, String)]| {
         let fields: Vec<(&str, &str)> = fields
             .iter()
             .map(|(name, value)| (*name, value.as_str()))

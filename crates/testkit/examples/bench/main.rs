@@ -2,13 +2,15 @@
 //! engine alone, both sides in turn in the same run.
 //!
 //! `TERRAPOOL_BIN_DIR` names the folder of the programs, `TERRAPOOL_BENCH_IMAGE` the sandboxes' image, `DOCKER_HOST`
-//! the engine's socket. Arguments choose measurements: `start`, `handover`, `small`, `large`, `memory`; none is all.
+//! the engine's socket. Arguments choose measurements: `start`, `handover`, `small`, `large`, `memory`, `pages`; none
+//! is all.
 
 mod api;
 mod docker;
 mod figures;
 mod handover;
 mod memory;
+mod pages;
 mod probe;
 mod setup;
 mod start;
@@ -36,5 +38,8 @@ async fn main() {
     }
     if wants("memory") {
         memory::measure(&bench).await;
+    }
+    if wants("pages") {
+        pages::measure(&bench).await;
     }
 }

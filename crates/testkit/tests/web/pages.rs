@@ -31,6 +31,14 @@ pub(crate) async fn check(browser: &Browser, path: &str) {
     assert!(complaints.is_empty(), "{path}: {complaints:?}");
 }
 
+/// Switches the scripts of pages off or on.
+pub(crate) async fn scripts(browser: &Browser, on: bool) {
+    let off = json!({"value": !on});
+    browser
+        .devtools("Emulation.setScriptExecutionDisabled", &off)
+        .await;
+}
+
 /// Every page, on a screen and on a phone, light and dark.
 pub(crate) async fn all(browser: &Browser, pool: &str, run: &str, team: &str) {
     browser.open(pool).await;
@@ -102,6 +110,14 @@ pub(crate) async fn all(browser: &Browser, pool: &str, run: &str, team: &str) {
             browser.picture(&folder.join(format!("{name}-{width}.png"))).await;
         }
     }
+    // Without scripts, and dark on a screen.
+    browser.look(1440, 900, true).await;
+    scripts(browser, false).await;
+    for (_, path) in &pages {
+        browser.open(path).await;
+        check(browser, path).await;
+    }
+    scripts(browser, true).await;
     // The other themes change colours only.
     for (width, height, dark) in [(1440, 900, true), (390, 844, false)] {
         browser.look(width, height, dark).await;

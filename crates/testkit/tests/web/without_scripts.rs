@@ -1,17 +1,12 @@
 //! The same browser with scripts switched off.
 
-use serde_json::json;
 use terrapool_testkit::browser::Browser;
+
+use super::pages::scripts;
 
 /// A sign-in, a variable, and a run from its start by way of its confirmation to its end, by links and forms alone.
 pub(crate) async fn a_run_from_its_start_to_its_end(browser: &Browser) {
-    let scripts = async |off: bool| {
-        let off = json!({"value": off});
-        browser
-            .devtools("Emulation.setScriptExecutionDisabled", &off)
-            .await;
-    };
-    scripts(true).await;
+    scripts(browser, false).await;
     browser.open("/app/acme/workspaces/network/variables").await;
     // Nothing of the page's own script has run.
     assert!(!browser.has("#live:not([hidden])").await);
@@ -41,7 +36,7 @@ pub(crate) async fn a_run_from_its_start_to_its_end(browser: &Browser) {
     browser.click("[popovertarget=no]").await;
     browser.click("#no button.kill").await;
     browser.wait_for_text("#verdict h2", "Discarded").await;
-    scripts(false).await;
+    scripts(browser, true).await;
     browser.open(&run).await;
     browser.complaints().await;
 }

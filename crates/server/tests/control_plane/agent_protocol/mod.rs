@@ -7,6 +7,7 @@ mod interleavings;
 mod lifecycle;
 mod losses;
 mod outages;
+mod refusals;
 mod relay;
 mod support;
 mod syncs;

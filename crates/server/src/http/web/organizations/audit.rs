@@ -22,7 +22,7 @@ use crate::http::web::parts::{Icon, NamedIcon, Tone};
 use crate::http::web::visitor::Visitor;
 
 /// Entries of a page.
-const ROWS: u32 = 100;
+const ROWS: u32 = 50;
 
 /// Kinds: value in the address, word, what their actions begin with.
 const KINDS: [(&str, &str, &[&str]); 6] = [

@@ -35,20 +35,24 @@ impl Ago {
     pub fn new(at: Timestamp, now: Timestamp) -> Self {
         Self { at, now }
     }
+
+    /// The words alone, for a second place on the page: they do not go on with the clock.
+    pub fn words(&self) -> String {
+        let seconds = (self.now - self.at).0 / 1000;
+        match seconds {
+            0..60 => format!("{seconds} s ago"),
+            60..3600 => format!("{} min ago", seconds / 60),
+            3600..86400 => format!("{} h ago", seconds / 3600),
+            _ => day(self.at, self.now),
+        }
+    }
 }
 
 impl fmt::Display for Ago {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = (self.now - self.at).0 / 1000;
-        if seconds >= 24 * 3600 {
-            return write_time(out, self.at, "", &day(self.at, self.now));
-        }
-        let words = match seconds {
-            0..60 => format!("{seconds} s ago"),
-            60..3600 => format!("{} min ago", seconds / 60),
-            _ => format!("{} h ago", seconds / 3600),
-        };
-        write_time(out, self.at, " data-ago", &words)
+        let ticks = (self.now - self.at).0 < 24 * 3_600_000;
+        let more = if ticks { " data-ago" } else { "" };
+        write_time(out, self.at, more, &self.words())
     }
 }
 
