@@ -106,8 +106,11 @@ const NEEDS_A_PERSON: u8 = 78;
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let configuration = error.downcast_ref::<ConfigError>().is_some();
-    let token = matches!(error.downcast_ref(), Some(ServiceError::Token { .. }));
-    if configuration || token {
+    let refused = matches!(
+        error.downcast_ref(),
+        Some(ServiceError::Token { .. } | ServiceError::Superseded { .. })
+    );
+    if configuration || refused {
         ExitCode::from(NEEDS_A_PERSON)
     } else {
         ExitCode::FAILURE

@@ -67,6 +67,15 @@ pub enum ServiceError {
         /// The control plane.
         url: String,
     },
+    /// Another process has its place.
+    #[error(
+        "another agent with the same key has its place: this machine was cloned with {path}, or the other was. On one of \
+         them, remove that folder and start the agent again"
+    )]
+    Superseded {
+        /// The data folder.
+        path: std::path::PathBuf,
+    },
     /// The address for health and metrics.
     #[error("{address} cannot be listened on for /healthz and /metrics: choose another one as `listen`")]
     Listen {
@@ -97,6 +106,8 @@ struct Service {
     /// Drained by the control plane.
     drain_wanted: bool,
     mode: SyncMode,
+    /// A newer process has its place.
+    is_superseded: bool,
     failures: u32,
     /// When the last sync was answered.
     contact: Option<Boottime>,
@@ -234,6 +245,7 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
         drained: false,
         drain_wanted: false,
         mode: SyncMode::Normal,
+        is_superseded: false,
         failures: 0,
         contact: None,
         trouble: None,
@@ -347,7 +359,13 @@ impl Service {
             let ending = self.ends() || self.mode == SyncMode::FinishOnly;
             if ending && self.handles.is_empty() {
                 tracing::info!("everything is finished; ending");
-                return Ok(());
+                return if self.is_superseded && !self.ends() {
+                    Err(ServiceError::Superseded {
+                        path: self.config.data_dir.clone(),
+                    })
+                } else {
+                    Ok(())
+                };
             }
             let shared = Arc::clone(&self.shared);
             let paused = self.pause.is_some();

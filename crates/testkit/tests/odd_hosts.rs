@@ -1,4 +1,4 @@
-//! Hosts that are not as they should be: no IPv4, a clock that is an hour off.
+//! Hosts that are not as they should be: no IPv4, a clock that is an hour off, cloned.
 
 use std::path::PathBuf;
 
@@ -58,6 +58,21 @@ async fn agents_work_where_the_control_plane_has_an_ipv6_address_only() {
     ] {
         assert!(metrics.contains(line), "{line}:\n{metrics}");
     }
+}
+
+#[tokio::test]
+async fn of_two_machines_that_were_cloned_with_an_agent_the_older_one_ends_for_good_and_says_why() {
+    let installation = Installation::start().await;
+    let (pool, token) = installation.create_pool("private").await;
+    let mut older = installation.start_agent("older", &token, &[]).await;
+    let clone = installation.agent_folder("newer");
+    std::fs::create_dir_all(&clone).expect("a folder can be made");
+    let key = "instance.key";
+    std::fs::copy(installation.agent_folder("older").join(key), clone.join(key)).expect("agents have a key");
+    let _newer = installation.start_agent("newer", &token, &[]).await;
+    assert_eq!(older.wait().await, Some(78), "{}", older.log());
+    assert!(older.log().contains("this machine was cloned"), "{}", older.log());
+    applies(&installation, &pool, "cloned").await;
 }
 
 /// Makes a process see another time of day. What is measured is left alone.

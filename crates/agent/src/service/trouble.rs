@@ -75,6 +75,7 @@ impl Service {
             CallError::Superseded => {
                 tracing::error!("a newer process of this agent has registered: finishing only");
                 self.mode = SyncMode::FinishOnly;
+                self.is_superseded = true;
             }
             // A control plane that was restored from a backup does not know this session: another one is asked for.
             CallError::Unauthorized => {

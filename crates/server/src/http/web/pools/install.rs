@@ -115,7 +115,8 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
          Description=Terrapool agent\nAfter=network-online.target docker.service\nWants=network-online.target\n\n\
          [Service]\nEnvironment=TERRAPOOL_URL={url}\nEnvironment=TERRAPOOL_TOKEN_FILE={system}/agent.token\n{trust}\
          Environment=TERRAPOOL_AGENT_DATA_DIR=/var/lib/terrapool-agent\nExecStart=/usr/local/bin/terrapool-agent run\n\
-         Restart=always\nRestartSec=5\nTimeoutStopSec=15min\nKillMode=mixed\n\n[Install]\nWantedBy=multi-user.target\n\
+         Restart=always\nRestartPreventExitStatus=78\nRestartSec=5\nTimeoutStopSec=15min\nKillMode=mixed\n\n[Install]\n\
+         WantedBy=multi-user.target\n\
          UNIT\nsudo systemctl daemon-reload && sudo systemctl enable --now terrapool-agent\n"
     );
     let image = made.offered.image.as_deref().zip(made.offered.image_tag());
