@@ -61,6 +61,8 @@ impl Site {
 
     async fn ended_whole(&self, workspace: &Workspace, run: &str) {
         self.installation.run_reaches(run, "applied").await;
+        // The end mark follows the end of the run.
+        self.installation.log_shows(run, "apply", "\u{3}").await;
         let log = self.installation.phase_log(run, "apply").await;
         assert!(log.contains("second goes"), "{log}");
         assert!(log.ends_with('\u{3}'), "{log}");

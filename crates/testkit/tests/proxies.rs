@@ -185,7 +185,12 @@ impl Site {
             if let Some(id) = shown["data"]["relationships"][phase]["data"]["id"].as_str() {
                 let phase = self.installation.get(&format!("/{path}/{id}")).await;
                 if phase["data"]["attributes"]["log-read-url"].is_string() {
-                    log += &self.installation.whole_log(&phase).await;
+                    // The end mark follows the end of the run.
+                    let whole = until(Duration::from_secs(60), async || {
+                        let whole = self.installation.whole_log(&phase).await;
+                        whole.ends_with('\u{3}').then_some(whole)
+                    });
+                    log += &whole.await.expect("a log ends with its run");
                 }
             }
         }
