@@ -22,7 +22,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::clock::boottime;
 use crate::control_plane::ControlPlane;
 use crate::delivery::{ArtifactPiece, LogDelivery, Recipient, StateDelivery};
-use crate::drivers::docker::{DockerDriver, Found, Place, WarmSandboxes, Working};
+use crate::drivers::{Driver, Found, Place, WarmSandboxes, Working};
 use crate::engines::Engines;
 use crate::journal::{Journal, Record};
 use crate::runner_link::{RunnerReceiver, RunnerSender};
@@ -36,7 +36,7 @@ pub struct Shared {
     /// The agent's own way out, for sandboxes whose pool says so.
     pub egress: Egress,
     /// The container engine.
-    pub driver: Arc<DockerDriver>,
+    pub driver: Arc<Driver>,
     /// Warm sandboxes.
     pub warm: Arc<WarmSandboxes>,
     /// Engines.

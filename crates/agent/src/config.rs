@@ -144,7 +144,7 @@ pub struct Overrides {
     /// User inside the sandboxes: default or root.
     #[arg(long, env = "TERRAPOOL_AGENT_USER")]
     pub user: Option<String>,
-    /// How jobs are isolated: docker.
+    /// How jobs are isolated: docker, or native where there is no container engine.
     #[arg(long, env = "TERRAPOOL_AGENT_DRIVER")]
     pub driver: Option<String>,
     /// Image of the sandboxes; the agent's own when left out.
@@ -162,6 +162,25 @@ pub struct Overrides {
     /// Loopback address for /healthz and /metrics, for example 127.0.0.1:9465; none when left out.
     #[arg(long, env = "TERRAPOOL_AGENT_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
+}
+
+/// How jobs are isolated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriverKind {
+    /// By a container engine.
+    Docker,
+    /// By namespaces of our own.
+    Native,
+}
+
+impl DriverKind {
+    /// As it is written in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Native => "native",
+        }
+    }
 }
 
 /// The user that an engine runs as.
@@ -191,6 +210,8 @@ pub struct Config {
     pub memory_mb: Option<u64>,
     /// CPU to hand out in all, in thousandths of a processor; only `concurrency` limits it when `None`.
     pub cpu_millis: Option<u64>,
+    /// How jobs are isolated.
+    pub driver: DriverKind,
     /// User inside the sandboxes.
     pub user: SandboxUser,
     /// Image of the sandboxes; the agent's own when `None`.
@@ -256,15 +277,15 @@ pub(crate) fn parse_url(text: &str) -> Result<String, ConfigError> {
     })
 }
 
-pub(crate) fn parse_driver(text: &str) -> Result<(), ConfigError> {
-    if text == "docker" {
-        return Ok(());
-    }
-    Err(ConfigError::Invalid {
-        what: "driver",
-        found: text.to_owned(),
-        expected: "`docker` is what there is",
-    })
+pub(crate) fn parse_driver(text: &str) -> Result<DriverKind, ConfigError> {
+    [DriverKind::Docker, DriverKind::Native]
+        .into_iter()
+        .find(|kind| kind.as_str() == text)
+        .ok_or_else(|| ConfigError::Invalid {
+            what: "driver",
+            found: text.to_owned(),
+            expected: "`docker` or `native`",
+        })
 }
 
 /// An address that no other host reaches.
@@ -302,7 +323,7 @@ impl Config {
             how: "`terrapool-agent configure`, TERRAPOOL_URL, or `url` in the configuration file",
         })?;
         let driver = overrides.driver.clone().or(file.driver);
-        parse_driver(driver.as_deref().unwrap_or("docker"))?;
+        let driver = parse_driver(driver.as_deref().unwrap_or("docker"))?;
         let concurrency = overrides.concurrency.or(file.concurrency).unwrap_or(5);
         at_least_one("concurrency", concurrency)?;
         let cpu = overrides.cpu.or(file.cpu);
@@ -327,6 +348,7 @@ impl Config {
             concurrency,
             memory_mb: memory.map(|text| parse_memory(&text)).transpose()?,
             cpu_millis: cpu.map(|cpu| u64::from(cpu) * 1000),
+            driver,
             user: user.map_or(Ok(SandboxUser::Unprivileged), |text| parse_user(&text))?,
             image: overrides.image.clone().or(file.image).filter(nonempty),
             registry_auth: overrides.registry_auth.clone().or(file.registry_auth),

@@ -6,10 +6,11 @@ mod system;
 
 pub use environment::of_service;
 
-use crate::config::Config;
+use crate::config::{Config, DriverKind};
 use crate::control::{self, AskError, Request};
 use crate::control_plane::{ControlPlane, describe};
 use crate::drivers::docker;
+use crate::drivers::native::NativeDriver;
 use crate::engines::Engines;
 use crate::monitoring;
 
@@ -95,6 +96,18 @@ pub async fn examine(config: &Config) -> Vec<Check> {
 /// The container engine, and what it makes of the kernel.
 async fn engine(config: &Config) -> Vec<Check> {
     let check = |name, finding| Check { name, finding };
+    if config.driver == DriverKind::Native {
+        // What it takes is proved by a sandbox, as at every start.
+        let identity = format!("doctor{}", std::process::id());
+        let finding = match NativeDriver::prepare(config, &identity).await {
+            Ok(_) => Finding::fine("a sandbox was made, limited, connected and removed".to_owned()),
+            Err(error) => Finding::broken(
+                chain(&error),
+                "run doctor as root, as the agent has to be for this driver; or use the docker driver",
+            ),
+        };
+        return vec![check("native driver", finding)];
+    }
     let engine = "container engine";
     let cure = "systemctl start terrapool-docker (or docker); name another one by `terrapool-agent configure \
                 --docker-host`; the user of the agent has to be in the socket's group";

@@ -420,6 +420,7 @@ mod tests {
             concurrency: 1,
             memory_mb: None,
             cpu_millis: None,
+            driver: crate::config::DriverKind::Docker,
             user: SandboxUser::Unprivileged,
             image: None,
             registry_auth: None,

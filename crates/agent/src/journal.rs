@@ -13,7 +13,7 @@ use terrapool_model::id::{AttemptId, JobId};
 use terrapool_protocol::job::{JobTimes, Outcome, Phase, SandboxNetwork};
 use terrapool_protocol::secret::Secret;
 
-use crate::drivers::docker::Place;
+use crate::drivers::Place;
 
 /// The journal cannot be read or written.
 #[derive(Debug, thiserror::Error)]

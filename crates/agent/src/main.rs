@@ -11,6 +11,7 @@ use terrapool_agent::config::{self, Config, ConfigError, Overrides};
 use terrapool_agent::configure::{self, Questions, Settings, Terminal};
 use terrapool_agent::control::{self, Request};
 use terrapool_agent::doctor::{self, Finding};
+use terrapool_agent::drivers::native;
 use terrapool_agent::monitoring;
 use terrapool_agent::service::{self, Lifetime, ServiceError};
 use terrapool_model::time::Millis;
@@ -70,6 +71,12 @@ enum Action {
         /// The folder.
         folder: PathBuf,
     },
+    /// The processes around a sandbox of the native driver; started by the agent itself
+    #[command(hide = true)]
+    NativeSandbox {
+        /// Which of them.
+        step: String,
+    },
     /// Check what the agent needs, and name cures.
     Doctor {
         #[command(flatten)]
@@ -79,6 +86,16 @@ enum Action {
 
 fn main() -> ExitCode {
     let command = Command::parse();
+    if let Action::NativeSandbox { step } = &command.action {
+        // Before there are threads, which could not leave their namespaces.
+        return match native::setup::run(step) {
+            Ok(never) => match never {},
+            Err(error) => {
+                eprintln!("terrapool-agent: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     // Two workers are plenty for an agent: the work is in the sandboxes.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -141,6 +158,7 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
             service::run(config, lifetime).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Action::NativeSandbox { .. } => Ok(ExitCode::FAILURE),
         Action::Documentation { folder } => {
             write_documentation(&folder)?;
             Ok(ExitCode::SUCCESS)

@@ -24,7 +24,7 @@ use crate::clock::{boottime, random, wall_seconds};
 use crate::config::{self, Config, SandboxUser};
 use crate::control::{self, Counters, Question, Request};
 use crate::control_plane::{CallError, ControlPlane};
-use crate::drivers::docker::{DockerDriver, DriverError, Place, WarmSandboxes};
+use crate::drivers::{Driver, DriverError, Place, WarmSandboxes};
 use crate::egress;
 use crate::engines::{Engines, hex};
 use crate::host;
@@ -199,7 +199,7 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
     let schemas = SchemaCache::open(config.data_dir.join("schemas")).map_err(data_dir)?;
     // Names and labels of what this agent makes must not give its key away.
     let identity = hex(&Sha256::digest(instance_key.expose()))[..12].to_owned();
-    let driver = DockerDriver::prepare(&config, &identity).await?;
+    let driver = Driver::prepare(&config, &identity).await?;
     let control_plane = ControlPlane::new(&config)?;
     let engines = Engines::discover(&config, control_plane.http().clone()).await;
     let key = driver.key(None, SandboxNetwork::default(), Limits::default());
@@ -266,7 +266,7 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
 }
 
 /// Once a day, and some minutes after the start, when what was taken up goes on again.
-async fn remove_old_engines(driver: Arc<DockerDriver>) {
+async fn remove_old_engines(driver: Arc<Driver>) {
     const FIRST: Duration = Duration::from_secs(300);
     const DAILY: Duration = Duration::from_secs(24 * 3600);
     let mut pace = tokio::time::interval_at(tokio::time::Instant::now() + FIRST, DAILY);
@@ -300,7 +300,7 @@ async fn register_body(config: &Config, shared: &Shared, instance_key: Secret) -
         version: env!("CARGO_PKG_VERSION").to_owned(),
         hostname: config::hostname(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        driver: "docker".to_owned(),
+        driver: config.driver.as_str().to_owned(),
         capacity: capacity(
             config,
             Held::default(),

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use common::{config, prepare};
 use terrapool_agent::config::SandboxUser;
-use terrapool_agent::drivers::docker::{DockerDriver, Sandbox};
+use terrapool_agent::drivers::Sandbox;
+use terrapool_agent::drivers::docker::DockerDriver;
 use terrapool_protocol::job::{Limits, SandboxNetwork};
 
 /// Answers whoever connects, until the test ends.

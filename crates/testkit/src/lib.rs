@@ -18,3 +18,26 @@ pub mod secluded;
 pub mod seed;
 pub mod system;
 pub mod wait;
+
+/// Makes a test of each function for each driver of agents; the function is given the driver's name.
+#[macro_export]
+macro_rules! on_both_drivers {
+    ($($name:ident),* $(,)?) => {
+        mod docker {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    super::$name("docker").await;
+                }
+            )*
+        }
+        mod native {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    super::$name("native").await;
+                }
+            )*
+        }
+    };
+}

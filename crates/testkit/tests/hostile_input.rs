@@ -95,10 +95,12 @@ struct Site {
 }
 
 impl Site {
-    async fn start() -> Self {
+    async fn start(driver: &str) -> Self {
         let installation = Installation::start().await;
         let (pool, token) = installation.create_pool("private").await;
-        let agent = installation.start_agent("private", &token, &[]).await;
+        let agent = installation
+            .start_agent("private", &token, &[("TERRAPOOL_AGENT_DRIVER", driver)])
+            .await;
         Self {
             installation,
             pool,
@@ -145,9 +147,8 @@ impl Site {
     }
 }
 
-#[tokio::test]
-async fn case_01_and_02_hostile_archives_are_refused_by_upload_or_run_and_the_agent_goes_on() {
-    let mut site = Site::start().await;
+async fn case_01_and_02_hostile_archives_are_refused_by_upload_or_run_and_the_agent_goes_on(driver: &str) {
+    let mut site = Site::start(driver).await;
     let mut workspace = site.workspace("hostile").await;
     let outside = std::env::temp_dir().join("terrapool-victim-of-case-01");
     let absolute = outside.to_str().expect("a path of text");
@@ -206,9 +207,8 @@ async fn case_01_and_02_hostile_archives_are_refused_by_upload_or_run_and_the_ag
     site.still_works().await;
 }
 
-#[tokio::test]
-async fn case_03_a_working_directory_outside_of_the_configuration_ends_the_run_before_init() {
-    let site = Site::start().await;
+async fn case_03_a_working_directory_outside_of_the_configuration_ends_the_run_before_init(driver: &str) {
+    let site = Site::start(driver).await;
     let mut workspace = site.workspace("directories").await;
     let set = |directory: &str| json!({"data": {"type": "workspaces", "attributes": {"working-directory": directory}}});
     let path = format!("/workspaces/{}", workspace.id);
@@ -240,9 +240,8 @@ async fn case_03_a_working_directory_outside_of_the_configuration_ends_the_run_b
     assert_eq!(site.refusal(&mut workspace, archive.compressed()).await, None);
 }
 
-#[tokio::test]
-async fn case_23_names_and_variables_change_neither_the_agent_nor_its_arguments() {
-    let mut site = Site::start().await;
+async fn case_23_names_and_variables_change_neither_the_agent_nor_its_arguments(driver: &str) {
+    let mut site = Site::start(driver).await;
     for name in ["a;reboot", "$(id)", "a b", "-rf", "a\nb", "\u{202e}abc", "a/../b"] {
         let mut attributes = site.attributes();
         attributes["name"] = json!(name);
@@ -342,3 +341,9 @@ resource "terraform_data" "probe" {
     site.still_works().await;
     assert!(!std::path::Path::new("/tmp/hostile-git").exists());
 }
+
+terrapool_testkit::on_both_drivers!(
+    case_01_and_02_hostile_archives_are_refused_by_upload_or_run_and_the_agent_goes_on,
+    case_03_a_working_directory_outside_of_the_configuration_ends_the_run_before_init,
+    case_23_names_and_variables_change_neither_the_agent_nor_its_arguments
+);

@@ -17,12 +17,15 @@ struct Site {
 }
 
 impl Site {
-    async fn start(profile: &str) -> Self {
+    async fn start(driver: &str, profile: &str) -> Self {
         let installation = Installation::start().await;
         let (pool, token) = installation.create_pool("private").await;
         let times = json!({"data": {"type": "agent-pools", "attributes": {"lease-times": {"apply-grace": 2, "plan-grace": 2}}}});
         installation.patch(&format!("/agent-pools/{pool}"), &times).await;
-        let environment = [("TERRAPOOL_AGENT_USER", profile)];
+        let environment = [
+            ("TERRAPOOL_AGENT_DRIVER", driver),
+            ("TERRAPOOL_AGENT_USER", profile),
+        ];
         let agent = installation.start_agent("private", &token, &environment).await;
         Self {
             installation,
@@ -219,8 +222,8 @@ echo seen $UNMASKED"#;
     }
 }
 
-async fn cases(profile: &str) {
-    let site = Site::start(profile).await;
+async fn cases(driver: &str, profile: &str) {
+    let site = Site::start(driver, profile).await;
     nothing_foreign_is_seen(&site).await;
     appetite_hurts_only_its_own_run(&site).await;
     output_is_whole_in_order_and_masked(&site).await;
@@ -228,12 +231,15 @@ async fn cases(profile: &str) {
     who_is_deaf_is_killed(&site).await;
 }
 
-#[tokio::test]
-async fn cases_04_05_06_13_14_15_16_17_hold_for_the_default_profile() {
-    cases("default").await;
+async fn cases_04_05_06_13_14_15_16_17_hold_for_the_default_profile(driver: &str) {
+    cases(driver, "default").await;
 }
 
-#[tokio::test]
-async fn cases_04_05_06_13_14_15_16_17_hold_for_the_root_profile() {
-    cases("root").await;
+async fn cases_04_05_06_13_14_15_16_17_hold_for_the_root_profile(driver: &str) {
+    cases(driver, "root").await;
 }
+
+terrapool_testkit::on_both_drivers!(
+    cases_04_05_06_13_14_15_16_17_hold_for_the_default_profile,
+    cases_04_05_06_13_14_15_16_17_hold_for_the_root_profile,
+);

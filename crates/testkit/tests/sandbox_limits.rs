@@ -15,10 +15,13 @@ struct Site {
 }
 
 impl Site {
-    async fn start(profile: &str) -> Self {
+    async fn start(driver: &str, profile: &str) -> Self {
         let installation = Installation::start().await;
         let (pool, token) = installation.create_pool("private").await;
-        let environment = [("TERRAPOOL_AGENT_USER", profile)];
+        let environment = [
+            ("TERRAPOOL_AGENT_DRIVER", driver),
+            ("TERRAPOOL_AGENT_USER", profile),
+        ];
         let soon =
             json!({"data": {"type": "agent-pools", "attributes": {"lease-times": {"apply-grace": 5}}}});
         installation.patch(&format!("/agent-pools/{pool}"), &soon).await;
@@ -70,7 +73,7 @@ impl Site {
     }
 }
 
-async fn docker(arguments: &[&str]) -> String {
+async fn ask_docker(arguments: &[&str]) -> String {
     let output = tokio::process::Command::new("docker")
         .args(arguments)
         .output()
@@ -79,8 +82,8 @@ async fn docker(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-async fn case_15_who_reaches_a_limit_is_told_which_and_keeps_the_state(profile: &str) {
-    let site = Site::start(profile).await;
+async fn case_15_who_reaches_a_limit_is_told_which_and_keeps_the_state(driver: &str, profile: &str) {
+    let site = Site::start(driver, profile).await;
     // A buffer above 80 % of the memory and below all of it, which nobody empties.
     let grows = "dd if=/dev/zero bs=650000000 count=1 | sleep 600";
     let workspace = site.workspace("memory", json!({"memory-mb": 768}), grows).await;
@@ -143,19 +146,22 @@ async fn case_15_who_reaches_a_limit_is_told_which_and_keeps_the_state(profile: 
     assert!(log.contains("last-line"), "the end of the log is missing");
 }
 
-#[tokio::test]
-async fn case_15_limits_hold_for_the_default_profile() {
-    case_15_who_reaches_a_limit_is_told_which_and_keeps_the_state("default").await;
+async fn case_15_limits_hold_for_the_default_profile(driver: &str) {
+    case_15_who_reaches_a_limit_is_told_which_and_keeps_the_state(driver, "default").await;
 }
 
-#[tokio::test]
-async fn case_15_limits_hold_for_the_root_profile() {
-    case_15_who_reaches_a_limit_is_told_which_and_keeps_the_state("root").await;
+async fn case_15_limits_hold_for_the_root_profile(driver: &str) {
+    case_15_who_reaches_a_limit_is_told_which_and_keeps_the_state(driver, "root").await;
 }
+
+terrapool_testkit::on_both_drivers!(
+    case_15_limits_hold_for_the_default_profile,
+    case_15_limits_hold_for_the_root_profile,
+);
 
 #[tokio::test]
 async fn what_a_pool_sets_holds_for_workspaces_and_for_sandboxes_that_wait() {
-    let site = Site::start("default").await;
+    let site = Site::start("docker", "default").await;
     let key = std::fs::read_to_string(site.installation.agent_folder("private").join("instance.key"));
     let key = key.expect("an agent has a key");
     let digest: String = Sha256::digest(key.trim())
@@ -174,9 +180,9 @@ async fn what_a_pool_sets_holds_for_workspaces_and_for_sandboxes_that_wait() {
             "label=io.terrapool.role=sandbox",
         ];
         let mut found = Vec::new();
-        for id in docker(&filters).await.lines() {
+        for id in ask_docker(&filters).await.lines() {
             let format = "{{.HostConfig.NetworkMode}} {{.HostConfig.Memory}}";
-            found.push((id.to_owned(), docker(&["inspect", "-f", format, id]).await));
+            found.push((id.to_owned(), ask_docker(&["inspect", "-f", format, id]).await));
         }
         found
     };

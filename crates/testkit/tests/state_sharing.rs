@@ -12,12 +12,14 @@ struct Site {
 
 impl Site {
     /// With a pool whose sandboxes have no network at all.
-    async fn start() -> Self {
+    async fn start(driver: &str) -> Self {
         let installation = Installation::start().await;
         let (pool, token) = installation.create_pool("private").await;
         let closed = json!({"data": {"type": "agent-pools", "attributes": {"sandbox": {"network": "none"}}}});
         installation.patch(&format!("/agent-pools/{pool}"), &closed).await;
-        let agent = installation.start_agent("private", &token, &[]).await;
+        let agent = installation
+            .start_agent("private", &token, &[("TERRAPOOL_AGENT_DRIVER", driver)])
+            .await;
         Self {
             installation,
             pool,
@@ -80,9 +82,10 @@ impl Site {
     }
 }
 
-#[tokio::test]
-async fn case_08_a_run_without_network_reads_the_states_that_are_shared_with_its_workspace_and_no_others() {
-    let site = Site::start().await;
+async fn case_08_a_run_without_network_reads_the_states_that_are_shared_with_its_workspace_and_no_others(
+    driver: &str,
+) {
+    let site = Site::start(driver).await;
     let network = site.network().await;
     let reading = format!(
         r#"data "terraform_remote_state" "network" {{
@@ -121,9 +124,8 @@ resource "terraform_data" "a" {{
     site.reads(&app).await;
 }
 
-#[tokio::test]
-async fn case_08_processes_of_a_run_ask_for_what_is_on_the_list_and_get_nothing_else() {
-    let site = Site::start().await;
+async fn case_08_processes_of_a_run_ask_for_what_is_on_the_list_and_get_nothing_else(driver: &str) {
+    let site = Site::start(driver).await;
     let network = site.network().await;
     let hidden = site
         .workspace("hidden", "resource \"terraform_data\" \"a\" {}\n")
@@ -193,3 +195,8 @@ ask PATCH workspaces/{network}"#,
     let unlocked = site.installation.get(&format!("/workspaces/{network}")).await;
     assert_eq!(unlocked["data"]["attributes"]["locked"], json!(false));
 }
+
+terrapool_testkit::on_both_drivers!(
+    case_08_a_run_without_network_reads_the_states_that_are_shared_with_its_workspace_and_no_others,
+    case_08_processes_of_a_run_ask_for_what_is_on_the_list_and_get_nothing_else
+);

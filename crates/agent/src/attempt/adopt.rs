@@ -9,7 +9,7 @@ use terrapool_protocol::runner::{RunnerStage, ToRunner};
 use super::{Inbox, Report, Shell};
 use crate::clock::boottime;
 use crate::delivery::{LogDelivery, StateDelivery};
-use crate::drivers::docker::Found;
+use crate::drivers::Found;
 use crate::journal::{Record, Stage};
 
 /// The state that a journal's line tells.

@@ -12,7 +12,7 @@ use terrapool_protocol::secret::Secret;
 
 use super::Shared;
 use crate::control_plane::CallError;
-use crate::drivers::docker::{DriverError, Place, Sandbox};
+use crate::drivers::{DriverError, Place, Sandbox};
 use crate::engines::EngineError;
 use crate::runner_link::{LinkClosed, RunnerReceiver, RunnerSender};
 
@@ -71,7 +71,7 @@ pub(super) async fn prepare(
 ) -> Result<Ready, PrepareError> {
     let engine = async {
         let found = shared.engines.obtain(&spec.engine).await?;
-        let path = shared.driver.bin().ensure(&found).await?;
+        let path = shared.driver.offer_engine(&found).await?;
         Ok::<_, PrepareError>((found, path))
     };
     let bundle = async {

@@ -13,6 +13,13 @@ pub(crate) struct Retention {
     pub(crate) most: u64,
 }
 
+/// For engines that sandboxes are given. A run may go on, and start its engine again, for days after its job began.
+pub(crate) const OF_SANDBOXES: Retention = Retention {
+    kept: Duration::from_secs(30 * 24 * 3600),
+    in_use: Duration::from_secs(8 * 24 * 3600),
+    most: 5 << 30,
+};
+
 /// An engine that is kept until now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kept<N> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use terrapool_agent::config::{Config, SandboxUser};
+use terrapool_agent::config::{Config, DriverKind, SandboxUser};
 use terrapool_agent::drivers::docker::DockerDriver;
 use terrapool_agent::engines::hex;
 use terrapool_protocol::secret::Secret;
@@ -46,6 +46,7 @@ pub fn config(data_dir: &Path) -> Config {
         concurrency: 1,
         memory_mb: None,
         cpu_millis: None,
+        driver: DriverKind::Docker,
         user: SandboxUser::Unprivileged,
         image: Some(tag),
         registry_auth: None,

@@ -8,47 +8,15 @@ use bollard::query_parameters::{
     CreateContainerOptions, KillContainerOptions, ListContainersOptions, ListVolumesOptions,
     StartContainerOptions,
 };
-use serde::{Deserialize, Serialize};
-use terrapool_model::engine::Engine;
 use terrapool_protocol::job::{Limits, SandboxNetwork};
-use terrapool_protocol::runner::RunnerStage;
-use terrapool_protocol::secret::Secret;
 
-use super::sandbox::{VOLUMES, greet, host_config, user_of, volume_name};
+use super::sandbox::{VOLUMES, host_config, user_of, volume_name};
 use super::{
-    DockerDriver, DriverError, LABEL_AGENT, LABEL_CREATED, LABEL_ROLE, LABEL_SANDBOX, SandboxKey, is_status,
-    labels, seconds_since_epoch,
+    DockerDriver, LABEL_AGENT, LABEL_CREATED, LABEL_ROLE, LABEL_SANDBOX, is_status, labels,
+    seconds_since_epoch,
 };
-use crate::config::SandboxUser;
-use crate::runner_link::RunnerLink;
-
-/// A sandbox, as far as it has to be found again, read after its end, and removed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// The container.
-    pub id: String,
-    /// What the names of its volumes begin with.
-    pub volumes: String,
-    /// Who owns what is on them.
-    pub user: SandboxUser,
-    /// The runner's key.
-    pub runner_key: Secret,
-}
-
-/// A sandbox that was found again, or what serves its volumes.
-#[derive(Debug)]
-pub struct Found {
-    /// Where it is now.
-    pub place: Place,
-    /// The stream to it.
-    pub link: RunnerLink,
-    /// Where its runner stands.
-    pub stage: RunnerStage,
-    /// The engine of its job.
-    pub engine: Option<(Engine, String)>,
-    /// The sandbox itself is gone: this serves what it left.
-    pub remains: bool,
-}
+use crate::drivers::DriverError;
+use crate::drivers::sandbox::{Found, Place, SandboxKey, greet};
 
 /// Whether a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,11 +21,9 @@ use terrapool_protocol::runner::{BIN, ENGINE_USED, EngineFolder};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::{DriverError, is_status, labels, seconds_since_epoch};
-use crate::engines::retention::{Kept, Retention};
+use crate::drivers::runner_file;
+use crate::engines::retention::{Kept, OF_SANDBOXES};
 use crate::engines::{Found, hex};
-
-/// The runner, built by this crate's build script.
-static RUNNER: &[u8] = include_bytes!(env!("TERRAPOOL_RUNNER"));
 
 /// Piece of a file that is sent at once.
 const PIECE: usize = 256 << 10;
@@ -53,13 +51,6 @@ struct Known {
 /// A mark that is not older need not be made anew.
 const MARKED: Duration = Duration::from_secs(3600);
 
-/// How long engines are kept. A run may go on, and start its engine again, for days after its job began.
-pub(super) const RETENTION: Retention = Retention {
-    kept: Duration::from_secs(30 * 24 * 3600),
-    in_use: Duration::from_secs(8 * 24 * 3600),
-    most: 5 << 30,
-};
-
 impl BinVolume {
     pub(super) async fn prepare(docker: &Docker, image: &str, identity: &str) -> Result<Self, DriverError> {
         let name = format!("terrapool-{identity}-bin");
@@ -73,7 +64,7 @@ impl BinVolume {
             .await
             .map_err(DriverError::call("making the volume for engines"))?;
         let loader = create_loader(docker, image, identity, &name).await?;
-        let runner = concat!("terrapool-runner-", env!("TERRAPOOL_RUNNER_DIGEST")).to_owned();
+        let runner = runner_file::NAME.to_owned();
         let volume = Self {
             docker: docker.clone(),
             name,
@@ -84,7 +75,11 @@ impl BinVolume {
         if !volume.holds(&volume.runner).await? {
             let path = volume.runner.clone();
             volume
-                .put(&path, RUNNER.len() as u64, std::io::Cursor::new(RUNNER))
+                .put(
+                    &path,
+                    runner_file::BYTES.len() as u64,
+                    std::io::Cursor::new(runner_file::BYTES),
+                )
                 .await?;
             volume.mark(&whole_mark(&path)).await?;
         }
@@ -155,7 +150,7 @@ impl BinVolume {
             name: engine.name,
             size: engine.size,
         });
-        RETENTION.surplus(kept.collect())
+        OF_SANDBOXES.surplus(kept.collect())
     }
 
     /// Keeps jobs from being given engines until the value is dropped; by it is said which ones are gone.

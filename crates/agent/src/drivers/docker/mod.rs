@@ -9,7 +9,6 @@ mod image;
 mod network;
 mod registries;
 mod sandbox;
-mod warm;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,86 +19,11 @@ use bollard::query_parameters::{RemoveContainerOptions, RemoveVolumeOptions};
 use terrapool_protocol::job::{Limits, SandboxNetwork};
 use tokio::sync::{Mutex, watch};
 
+use super::DriverError;
+use super::sandbox::SandboxKey;
 use crate::config::{Config, SandboxUser};
 
-pub use adopt::{Found, Place};
 pub use bin_volume::BinVolume;
-pub use sandbox::{Sandbox, SandboxKey};
-pub use warm::{WarmSandboxes, Working};
-
-/// What went wrong with the container engine.
-#[derive(Debug, thiserror::Error)]
-pub enum DriverError {
-    /// No engine answers.
-    #[error(
-        "no container engine answers at {address}: start one (systemctl start docker), or name another one in \
-         DOCKER_HOST"
-    )]
-    NoEngine {
-        /// Where it was looked for.
-        address: String,
-        /// The client's error.
-        #[source]
-        source: bollard::errors::Error,
-    },
-    /// A call to the engine failed.
-    #[error("{action} failed")]
-    Call {
-        /// What was tried.
-        action: String,
-        /// The engine's answer.
-        #[source]
-        source: bollard::errors::Error,
-    },
-    /// The default image is neither loaded nor beside the agent.
-    #[error(
-        "there is no sandbox image: name one in TERRAPOOL_AGENT_IMAGE, or put sandbox-image.tar (made by `cargo xtask \
-         image`, part of the agent's packages) beside the agent"
-    )]
-    NoImage,
-    /// A local file cannot be used.
-    #[error("{path} cannot be used")]
-    File {
-        /// The file.
-        path: std::path::PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// An image cannot be had.
-    #[error("the sandbox image {image} cannot be had: {reason}")]
-    Image {
-        /// The image.
-        image: String,
-        /// Why not.
-        reason: String,
-    },
-    /// A helper container did not do its work.
-    #[error("{action} failed with status {status}: {output}")]
-    Helper {
-        /// What it was for.
-        action: &'static str,
-        /// Its exit status.
-        status: i64,
-        /// What it printed.
-        output: String,
-    },
-    /// The sandbox ended before its runner answered.
-    #[error(
-        "the sandbox ended before its runner answered: image {image} may not run programs of this architecture"
-    )]
-    RunnerSilent {
-        /// The image.
-        image: String,
-    },
-}
-
-impl DriverError {
-    fn call(action: impl Into<String>) -> impl FnOnce(bollard::errors::Error) -> Self {
-        let action = action.into();
-        move |source| Self::Call { action, source }
-    }
-}
 
 fn is_status(error: &bollard::errors::Error, status: u16) -> bool {
     matches!(error, bollard::errors::Error::DockerResponseServerError { status_code, .. } if *status_code == status)

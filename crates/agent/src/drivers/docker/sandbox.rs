@@ -9,50 +9,19 @@ use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, RenameContainerOptions, StartContainerOptions,
 };
 use futures_util::StreamExt as _;
-use terrapool_model::engine::Engine;
-use terrapool_protocol::job::{Limits, SandboxNetwork};
-use terrapool_protocol::runner::{FromRunner, JOB, RunnerStage, STATE, ToRunner, WORK};
+use terrapool_protocol::job::Limits;
+use terrapool_protocol::runner::{JOB, STATE, WORK};
 use terrapool_protocol::secret::Secret;
 
-use super::{DockerDriver, DriverError, Place, is_status, labels};
+use super::{DockerDriver, is_status, labels};
 use crate::config::SandboxUser;
+use crate::drivers::DriverError;
+use crate::drivers::sandbox::{Sandbox, SandboxKey, greet};
 use crate::engines::hex;
 use crate::runner_link::RunnerLink;
 
-/// What a warm sandbox has to agree in with the job that takes it. Memory and CPU can be changed at the last moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SandboxKey {
-    /// Image.
-    pub image: String,
-    /// User inside.
-    pub user: SandboxUser,
-    /// What it reaches.
-    pub network: SandboxNetwork,
-    /// Limits it was made with.
-    pub limits: Limits,
-}
-
-/// A running container with a runner that waits for its job, or works on it.
-#[derive(Debug)]
-pub struct Sandbox {
-    /// The container.
-    pub id: String,
-    /// The runner's key, which a later connection has to repeat.
-    pub runner_key: Secret,
-    /// The stream to the runner.
-    pub link: RunnerLink,
-    /// What it was made for.
-    pub key: SandboxKey,
-    /// What had to be done for it that people may want to know.
-    pub note: Option<String>,
-    name: String,
-}
-
 /// Volumes of a sandbox: the end of the name, and where it is mounted.
 pub(super) const VOLUMES: [(&str, &str); 3] = [("work", WORK), ("state", STATE), ("job", JOB)];
-
-/// A runner that runs answers at once; on a machine under load it may take a while to be started.
-const ANSWER: std::time::Duration = std::time::Duration::from_secs(60);
 
 pub(super) fn volume_name(sandbox: &str, suffix: &str) -> String {
     format!("{sandbox}-{suffix}")
@@ -300,44 +269,5 @@ impl DockerDriver {
     pub(super) async fn remove_volumes(&self, name: &str) {
         let names = VOLUMES.map(|(suffix, _)| volume_name(name, suffix));
         futures_util::future::join_all(names.iter().map(|name| self.remove_volume(name))).await;
-    }
-}
-
-impl Sandbox {
-    /// The name its volumes begin with.
-    pub fn volumes(&self) -> &str {
-        &self.name
-    }
-
-    /// How it is found again.
-    pub fn place(&self) -> Place {
-        Place {
-            id: self.id.clone(),
-            volumes: self.name.clone(),
-            user: self.key.user,
-            runner_key: self.runner_key.clone(),
-        }
-    }
-}
-
-/// A runner's answer to the first message.
-pub(super) struct Greeting {
-    pub(super) stage: RunnerStage,
-    pub(super) engine: Option<(Engine, String)>,
-}
-
-/// Says hello and waits for the runner's answer.
-pub(super) async fn greet(link: &mut RunnerLink, key: &Secret, log_from: u64) -> Option<Greeting> {
-    link.sender
-        .send(&ToRunner::Hello {
-            key: key.clone(),
-            log_from,
-        })
-        .await
-        .ok()?;
-    let answer = tokio::time::timeout(ANSWER, link.receiver.next()).await.ok()??;
-    match answer {
-        (FromRunner::Ready { stage, engine, .. }, _) => Some(Greeting { stage, engine }),
-        _ => None,
     }
 }

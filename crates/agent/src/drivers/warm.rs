@@ -13,8 +13,8 @@ use terrapool_protocol::runner::ToRunner;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
-use super::{DockerDriver, Place, Sandbox, SandboxKey};
-use crate::drivers::docker::DriverError;
+use super::sandbox::{Place, Sandbox, SandboxKey};
+use super::{Driver, DriverError};
 use crate::runner_link::RunnerSender;
 
 /// Sandboxes that wait.
@@ -32,7 +32,7 @@ const CLEARING: Duration = Duration::from_secs(20);
 /// The sandboxes that wait for the next jobs of the usual kind, and those that are on their way out.
 #[derive(Debug)]
 pub struct WarmSandboxes {
-    driver: Arc<DockerDriver>,
+    driver: Arc<Driver>,
     /// What those that wait are made for; the pool's settings decide.
     key: watch::Sender<SandboxKey>,
     ready: Mutex<VecDeque<Sandbox>>,
@@ -57,7 +57,7 @@ impl Drop for Working {
 
 impl WarmSandboxes {
     /// Keeps sandboxes of this key.
-    pub fn new(driver: Arc<DockerDriver>, key: SandboxKey) -> Arc<Self> {
+    pub fn new(driver: Arc<Driver>, key: SandboxKey) -> Arc<Self> {
         Arc::new(Self {
             driver,
             key: watch::Sender::new(key),

@@ -1,0 +1,581 @@
+//! Sandboxes by namespaces of the kernel, where there is no container engine.
+//!
+//! A sandbox is a folder and a tree of processes. The folder holds the three volumes, the root profile's changes of the
+//! host's files, and a note by which a later agent finds the processes. What makes the sandbox around itself is in
+//! [`setup`]; limits are control groups, the network is a link of its own to the host.
+
+mod bin_folder;
+mod control_groups;
+mod network;
+mod process;
+mod root;
+mod seccomp;
+pub mod setup;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::stream;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use serde::{Deserialize, Serialize};
+use terrapool_protocol::job::{Limits, SandboxNetwork};
+use terrapool_protocol::runner::{JOB, SOCKET, STATE, WORK};
+use terrapool_protocol::secret::Secret;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use super::sandbox::greet;
+use super::{DriverError, Found, Place, Sandbox, SandboxKey, runner_file};
+use crate::config::{Config, SandboxUser};
+use crate::engines::{self, hex};
+use crate::runner_link::RunnerLink;
+use bin_folder::BinFolder;
+use control_groups::ControlGroups;
+use network::Network;
+use process::ProcessId;
+use setup::{Link, Outside, Specification, Wish};
+
+/// Volumes of a sandbox: the folder's name, and where it is inside.
+const VOLUMES: [(&str, &str); 3] = [("work", WORK), ("state", STATE), ("job", JOB)];
+
+/// User and group of the default profile, inside.
+const UNPRIVILEGED: u32 = 1000;
+/// The same on the host: nobody there has numbers as high as these.
+const FIRST_USER: u32 = 0x7000_0000;
+const USERS: u32 = 0x1_0000;
+
+/// What a sandbox's image is called: there is none.
+const HOST: &str = "host";
+
+/// A sandbox that was started listens within this time, also on a machine under load.
+const LISTENS: Duration = Duration::from_secs(60);
+/// How long volumes that no journal knows are kept.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A runner that does not answer, and volumes that cannot be opened, are tried this often.
+const TRIES: u32 = 20;
+/// Wait before something that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Kernel features, prepared for sandboxes.
+#[derive(Debug)]
+pub struct NativeDriver {
+    identity: String,
+    /// Where sandboxes have their folders.
+    folder: PathBuf,
+    user: SandboxUser,
+    bin: BinFolder,
+    groups: ControlGroups,
+    network: Network,
+    answers: watch::Sender<bool>,
+}
+
+/// What is written down about a sandbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Note {
+    /// Seconds since the Unix epoch.
+    created: u64,
+    /// The first process inside.
+    process: Option<ProcessId>,
+    link: Option<Link>,
+}
+
+impl NativeDriver {
+    /// Prepares groups, network and the folder with engines and runner, and proves all of it by a sandbox.
+    ///
+    /// # Errors
+    /// [`DriverError::NotNative`] says which promise this host cannot keep.
+    pub async fn prepare(config: &Config, identity: &str) -> Result<Self, DriverError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(DriverError::NotNative(
+                "only root can limit and connect sandboxes (run the agent as root, or use the docker driver)"
+                    .to_owned(),
+            ));
+        }
+        let home = config.data_dir.join("native");
+        let folder = home.join("sandboxes");
+        make_private(&folder)?;
+        let driver = Self {
+            identity: identity.to_owned(),
+            folder,
+            user: config.user,
+            bin: BinFolder::prepare(home.join("bin"))?,
+            groups: ControlGroups::find()?,
+            network: Network::prepare().await?,
+            answers: watch::Sender::new(true),
+        };
+        let key = driver.key(None, SandboxNetwork::default(), Limits::default());
+        let probe = driver.create_sandbox(&key).await?;
+        driver.remove_sandbox(probe.volumes()).await;
+        Ok(driver)
+    }
+
+    /// Always: the kernel does not go away.
+    pub fn answers(&self) -> watch::Receiver<bool> {
+        self.answers.subscribe()
+    }
+
+    /// Puts an engine where sandboxes find it.
+    ///
+    /// # Errors
+    /// [`DriverError`] when it cannot be copied.
+    pub async fn offer_engine(&self, engine: &engines::Found) -> Result<String, DriverError> {
+        self.bin.ensure(engine).await
+    }
+
+    /// Removes engines that no job has used for long, or that are too many, as of `now` (seconds since 1970).
+    ///
+    /// # Errors
+    /// [`DriverError`] when one cannot be removed.
+    pub async fn remove_old_engines(&self, now: u64) -> Result<Vec<String>, DriverError> {
+        self.bin.remove_old(now).await
+    }
+
+    /// What a sandbox for a job has to be.
+    pub fn key(&self, image: Option<&str>, network: SandboxNetwork, limits: Limits) -> SandboxKey {
+        SandboxKey {
+            image: image.unwrap_or(HOST).to_owned(),
+            user: self.user,
+            network,
+            limits,
+        }
+    }
+
+    /// Makes a sandbox and waits until its runner answers.
+    ///
+    /// # Errors
+    /// [`DriverError`]; nothing is left behind.
+    pub async fn create_sandbox(&self, key: &SandboxKey) -> Result<Sandbox, DriverError> {
+        if key.image != HOST {
+            return Err(DriverError::Image {
+                image: key.image.clone(),
+                reason: "this pool's agent uses the native driver, which shows sandboxes the host's programs and has no \
+                         images: take the image away from the workspace and its pool, or run the agent with the docker \
+                         driver"
+                    .to_owned(),
+            });
+        }
+        let mut random = [0; 24];
+        getrandom::fill(&mut random)
+            .map_err(|error| failed("/dev/urandom")(io::Error::other(error.to_string())))?;
+        let name = format!("terrapool-{}-{}", self.identity, hex(&random[..6]));
+        let runner_key = Secret::new(hex(&random[6..]));
+        let made = async {
+            let at = self.folder.join(&name);
+            make_private(&at)?;
+            for (volume, _) in VOLUMES {
+                let path = at.join(volume);
+                fs::create_dir(&path).map_err(failed(&path))?;
+                let owner = Some(owner(key.user));
+                chown(&path, owner, owner).map_err(failed(&path))?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(failed(&path))?;
+            }
+            self.start(&name, key, "run").await?;
+            let mut link = self.connect(&name).await?;
+            greet(&mut link, &runner_key, 0).await.ok_or_else(silent)?;
+            Ok(link)
+        };
+        match made.await {
+            Ok(link) => Ok(Sandbox {
+                id: name.clone(),
+                runner_key,
+                link,
+                key: key.clone(),
+                note: None,
+                name,
+            }),
+            Err(error) => {
+                self.remove_sandbox(&name).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts the processes of a sandbox whose folder exists.
+    async fn start(&self, name: &str, key: &SandboxKey, action: &str) -> Result<(), DriverError> {
+        let at = self.folder.join(name);
+        let mut note = Note {
+            created: read_note(&at).map_or_else(now, |note| note.created),
+            process: None,
+            link: None,
+        };
+        let network = match key.network {
+            SandboxNetwork::None => None,
+            SandboxNetwork::Closed | SandboxNetwork::Metadata => {
+                let mut random = [0; 2];
+                let _ = getrandom::fill(&mut random);
+                let link = self.network.take(random, &at)?;
+                note.link = Some(link.clone());
+                Some(Outside {
+                    link,
+                    metadata_open: key.network == SandboxNetwork::Metadata,
+                    host: network::host_addresses(&self.bin.runner()).await?,
+                })
+            }
+        };
+        write_note(&at, &note)?;
+        self.groups.create(name, key.limits)?;
+        let specification = Specification {
+            folder: at.clone(),
+            bin: self.bin.path().to_owned(),
+            runner: runner_file::NAME.to_owned(),
+            action: action.to_owned(),
+            user: key.user,
+            network,
+            groups: self.groups.views(name),
+            resolvers: network::resolvers(),
+        };
+        let errors = at.join("setup.log");
+        let log = fs::File::create(&errors).map_err(failed(&errors))?;
+        let mut child = Command::new("/proc/self/exe")
+            .args(["native-sandbox", "outer"])
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            // Signals for the agent's group are not for sandboxes.
+            .process_group(0)
+            .spawn()
+            .map_err(failed("/proc/self/exe"))?;
+        let accompanied = self
+            .accompany(&mut child, name, &at, &mut note, specification)
+            .await;
+        let Err(error) = accompanied else {
+            // Whoever started a process has to wait for its end.
+            tokio::spawn(async move {
+                let _ = child.wait().await;
+            });
+            return Ok(());
+        };
+        let _ = child.start_kill();
+        let ended = child
+            .wait()
+            .await
+            .map_or_else(|error| error.to_string(), |status| status.to_string());
+        let said = fs::read_to_string(&errors).unwrap_or_default();
+        Err(match said.trim() {
+            "" => {
+                tracing::warn!(
+                    sandbox = name,
+                    ended,
+                    "the processes of a sandbox ended early and said nothing"
+                );
+                error
+            }
+            said => DriverError::NotNative(said.trim_start_matches("terrapool-agent: ").to_owned()),
+        })
+    }
+
+    /// Does what the processes of a sandbox ask for, until they have become its runner.
+    async fn accompany(
+        &self,
+        child: &mut Child,
+        name: &str,
+        at: &Path,
+        note: &mut Note,
+        specification: Specification,
+    ) -> Result<(), DriverError> {
+        let gone = || DriverError::NotNative("the first process of a sandbox has ended".to_owned());
+        let outer = child.id().ok_or_else(gone)?;
+        let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(gone());
+        };
+        // Everything that is started from here on counts.
+        self.groups.enter(name, outer)?;
+        let link = specification.network.as_ref().map(|outside| outside.link.clone());
+        let mut text = serde_json::to_vec(&specification).map_err(|error| failed(at)(error.into()))?;
+        text.push(b'\n');
+        input.write_all(&text).await.map_err(failed(at))?;
+        let mut lines = BufReader::new(output).lines();
+        let mut inner = None;
+        let mut mapped = false;
+        while let Some(line) = lines.next_line().await.map_err(failed(at))? {
+            let process = || inner.ok_or_else(gone);
+            match serde_json::from_str(&line) {
+                Ok(Wish::Inner(number)) => {
+                    inner = Some(number);
+                    note.process = ProcessId::of(number);
+                    write_note(at, note)?;
+                    continue;
+                }
+                Ok(Wish::Link) => {
+                    let link = link.as_ref().ok_or_else(gone)?;
+                    self.network.connect(link, process()?).await?;
+                }
+                Ok(Wish::Users) => {
+                    map_users(process()?, specification.user)?;
+                    mapped = true;
+                }
+                Err(_) => return Err(gone()),
+            }
+            input.write_all(b"\n").await.map_err(failed(at))?;
+        }
+        if mapped { Ok(()) } else { Err(gone()) }
+    }
+
+    /// Opens a stream to the runner of a sandbox.
+    async fn connect(&self, name: &str) -> Result<RunnerLink, DriverError> {
+        let at = self.folder.join(name);
+        let deadline = tokio::time::Instant::now() + LISTENS;
+        let stream = loop {
+            match reach(&at).await {
+                Ok(stream) => break stream,
+                Err(source) => {
+                    let runs = read_note(&at)
+                        .and_then(|note| note.process)
+                        .is_some_and(|process| process.is_alive());
+                    if !runs || tokio::time::Instant::now() > deadline {
+                        return Err(failed(at.join("job").join(SOCKET))(source));
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        };
+        let (output, input) = stream.into_split();
+        let pieces = stream::unfold(output, |mut output| async move {
+            let mut buffer = bytes::BytesMut::with_capacity(64 << 10);
+            match output.read_buf(&mut buffer).await {
+                Ok(0) | Err(_) => None,
+                Ok(_) => Some((buffer.freeze(), output)),
+            }
+        });
+        Ok(RunnerLink::new(Box::pin(input), Box::pin(pieces)))
+    }
+
+    /// Gives a warm sandbox the limits of the job that takes it.
+    ///
+    /// # Errors
+    /// [`DriverError`] when the kernel refuses.
+    pub fn assign(&self, sandbox: &mut Sandbox, limits: Limits) -> Result<(), DriverError> {
+        self.groups.set(&sandbox.name, limits)?;
+        sandbox.key.limits = limits;
+        Ok(())
+    }
+
+    /// Whether a file exists on the job volume of a sandbox.
+    pub fn job_file_exists(&self, name: &str, file: &str) -> bool {
+        fs::symlink_metadata(self.folder.join(name).join("job").join(file)).is_ok()
+    }
+
+    /// Ends a sandbox and removes everything of it.
+    pub async fn remove_sandbox(&self, name: &str) {
+        self.end(name).await;
+        let at = self.folder.join(name);
+        let removed = tokio::task::spawn_blocking({
+            let at = at.clone();
+            move || fs::remove_dir_all(at)
+        });
+        if let Ok(Err(error)) = removed.await
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(
+                folder = %at.display(),
+                error = &error as &dyn std::error::Error,
+                "a sandbox's folder could not be removed"
+            );
+        }
+    }
+
+    /// Ends the processes of a sandbox. Its volumes stay.
+    async fn end(&self, name: &str) {
+        let note = read_note(&self.folder.join(name));
+        if let Some(process) = note.as_ref().and_then(|note| note.process.as_ref()) {
+            process.kill();
+        }
+        self.groups.remove(name).await;
+        if let Some(link) = note.and_then(|note| note.link) {
+            self.network.give_back(&link).await;
+        }
+    }
+
+    /// Connects anew to a sandbox that an earlier connection, or process, used. When it has ended, another one serves what
+    /// is on its volumes. `None`: nothing is left of it.
+    pub async fn find(&self, place: &Place, log_from: u64) -> Option<Found> {
+        for _ in 0..TRIES {
+            let note = read_note(&self.folder.join(&place.volumes))?;
+            let runs = note.process.is_some_and(|process| process.is_alive());
+            let found = if runs {
+                self.reconnect(place, log_from, false).await
+            } else {
+                self.open_remains(place, log_from).await
+            };
+            match found {
+                Ok(found) => return Some(found),
+                Err(error) => tracing::warn!(
+                    sandbox = place.volumes,
+                    error = &error as &dyn std::error::Error,
+                    "a sandbox does not answer"
+                ),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        // It lives and says nothing: what it left is all that can be had.
+        self.end(&place.volumes).await;
+        self.open_remains(place, log_from).await.ok()
+    }
+
+    async fn reconnect(&self, place: &Place, log_from: u64, remains: bool) -> Result<Found, DriverError> {
+        let mut link = self.connect(&place.volumes).await?;
+        let greeting = greet(&mut link, &place.runner_key, log_from)
+            .await
+            .ok_or_else(silent)?;
+        Ok(Found {
+            place: place.clone(),
+            link,
+            stage: greeting.stage,
+            engine: greeting.engine,
+            remains,
+        })
+    }
+
+    async fn open_remains(&self, place: &Place, log_from: u64) -> Result<Found, DriverError> {
+        let name = &place.volumes;
+        self.end(name).await;
+        let key = SandboxKey {
+            image: HOST.to_owned(),
+            user: place.user,
+            network: SandboxNetwork::None,
+            limits: Limits::default(),
+        };
+        self.start(name, &key, "remains").await?;
+        let found = self.reconnect(place, log_from, true).await?;
+        tracing::info!(sandbox = name, stage = ?found.stage, "a sandbox is gone; what it left is read");
+        Ok(found)
+    }
+
+    /// Ends what no job needs, and keeps the volumes of jobs that no journal knows for seven days.
+    ///
+    /// # Errors
+    /// [`DriverError`] when the sandboxes cannot be listed.
+    pub async fn take_stock(&self, keep: &[Place], over: &BTreeSet<String>) -> Result<(), DriverError> {
+        let entries = fs::read_dir(&self.folder).map_err(failed(&self.folder))?;
+        let names: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        for name in names {
+            if keep.iter().any(|place| place.volumes == name) {
+                continue;
+            }
+            let worked = ["started", "end.json"]
+                .iter()
+                .any(|file| self.job_file_exists(&name, file));
+            let created = read_note(&self.folder.join(&name)).map(|note| note.created);
+            let is_old = created.is_some_and(|created| now().saturating_sub(created) > KEPT.as_secs());
+            if !worked || over.contains(&name) || is_old {
+                tracing::info!(sandbox = name, "removed a sandbox that no job needs");
+                self.remove_sandbox(&name).await;
+            } else {
+                self.end(&name).await;
+                tracing::warn!(
+                    sandbox = name,
+                    "stopped a sandbox of a job that is not in the journal; its volumes are kept for seven days"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn silent() -> DriverError {
+    DriverError::RunnerSilent {
+        image: HOST.to_owned(),
+    }
+}
+
+fn failed(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> DriverError {
+    let path = path.as_ref().to_owned();
+    move |source| DriverError::File { path, source }
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}
+
+/// Who owns the volumes of a sandbox, on the host.
+fn owner(user: SandboxUser) -> u32 {
+    match user {
+        SandboxUser::Unprivileged => FIRST_USER + UNPRIVILEGED,
+        SandboxUser::Root => 0,
+    }
+}
+
+/// The map of users of a sandbox (user_namespaces(7)). Root is the host's in both profiles, so that the host's files
+/// look as they do there; the default profile has no way to become it. The root profile is all users of the host, as
+/// package managers expect, without any capability outside.
+fn user_map(user: SandboxUser) -> String {
+    match user {
+        SandboxUser::Unprivileged => format!("0 0 1\n1 {} {}\n", FIRST_USER + 1, USERS - 1),
+        SandboxUser::Root => format!("0 0 {USERS}\n"),
+    }
+}
+
+fn map_users(process: u32, user: SandboxUser) -> Result<(), DriverError> {
+    for map in ["uid_map", "gid_map"] {
+        let path = PathBuf::from(format!("/proc/{process}/{map}"));
+        fs::write(&path, user_map(user)).map_err(failed(&path))?;
+    }
+    Ok(())
+}
+
+fn make_private(path: &Path) -> Result<(), DriverError> {
+    let mut folder = fs::DirBuilder::new();
+    folder
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed(path))
+}
+
+/// Connects to the runner's socket. What is inside a sandbox may put anything in its place, so nothing is followed.
+async fn reach(at: &Path) -> io::Result<tokio::net::UnixStream> {
+    let folder = rustix::fs::open(
+        at,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let socket = rustix::fs::openat2(
+        &folder,
+        Path::new("job").join(SOCKET),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    )?;
+    tokio::net::UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+}
+
+fn read_note(at: &Path) -> Option<Note> {
+    serde_json::from_slice(&fs::read(at.join("sandbox.json")).ok()?).ok()
+}
+
+fn write_note(at: &Path, note: &Note) -> Result<(), DriverError> {
+    let (path, temporary) = (at.join("sandbox.json"), at.join(".sandbox.json"));
+    let text = serde_json::to_vec(note).map_err(|error| failed(&path)(error.into()))?;
+    fs::write(&temporary, text).map_err(failed(&temporary))?;
+    fs::rename(&temporary, &path).map_err(failed(&path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_profile_is_nobody_of_the_host() {
+        assert_eq!(user_map(SandboxUser::Unprivileged), "0 0 1\n1 1879048193 65535\n");
+        assert_eq!(owner(SandboxUser::Unprivileged), FIRST_USER + 1000);
+        assert_eq!(user_map(SandboxUser::Root), "0 0 65536\n");
+    }
+}
