@@ -25,18 +25,24 @@ struct Private {
 const SYSTEM_SOCKET: &str = "/var/run/docker.sock";
 
 impl ContainerEngine {
-    /// Finds an engine, or starts one.
-    pub(crate) fn obtain() -> anyhow::Result<Self> {
+    /// An engine that answers.
+    pub(crate) fn find() -> Option<Self> {
         if let Ok(host) = std::env::var("DOCKER_HOST")
             && !host.is_empty()
         {
-            return Ok(Self { host, private: None });
+            return Some(Self { host, private: None });
         }
-        if UnixStream::connect(SYSTEM_SOCKET).is_ok() {
-            return Ok(Self {
-                host: format!("unix://{SYSTEM_SOCKET}"),
-                private: None,
-            });
+        UnixStream::connect(SYSTEM_SOCKET).ok()?;
+        Some(Self {
+            host: format!("unix://{SYSTEM_SOCKET}"),
+            private: None,
+        })
+    }
+
+    /// Finds an engine, or starts one.
+    pub(crate) fn obtain() -> anyhow::Result<Self> {
+        if let Some(found) = Self::find() {
+            return Ok(found);
         }
         packages::ensure(&[packages::CONTAINERS])?;
         Self::start_private()

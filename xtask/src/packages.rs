@@ -34,6 +34,8 @@ pub(crate) const IMAGE: &[Need] = &[
 ];
 /// To run containers.
 pub(crate) const CONTAINERS: &[Need] = &[need("dockerd", "docker.io"), need("iptables", "iptables")];
+/// To connect sandboxes that need no container engine.
+pub(crate) const NATIVE: &[Need] = &[need("ip", "iproute2"), need("iptables", "iptables")];
 /// To make systems that packages are installed into.
 pub(crate) const SYSTEMS: &[Need] = &[
     need("mmdebstrap", "mmdebstrap"),

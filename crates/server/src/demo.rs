@@ -83,7 +83,15 @@ async fn present(running: &Running, folder: &Path, arguments: DemoArgs) -> anyho
     say("Starting two agents: one for the shared pool, one in the pool `private-network`");
     let shared_token = shared_agent::create_token(&running.app, "demo").await?;
     let private_token = agent_token(&api, &private_pool).await?;
-    let mut agents = Agents::default();
+    let driver = driver().await;
+    say(match driver {
+        "docker" => "Sandboxes are containers of the Docker engine",
+        _ => "No container engine answers: sandboxes are made by the native driver",
+    });
+    let mut agents = Agents {
+        driver,
+        running: Vec::new(),
+    };
     agents.start(running, folder, "shared-agent", shared_token.expose())?;
     agents.start(running, folder, "private-agent", &private_token)?;
     agents.wait_until_registered(running).await?;
@@ -233,9 +241,29 @@ async fn agent_token(api: &Api, pool: &str) -> anyhow::Result<String> {
 }
 
 /// The agents' processes.
-#[derive(Default)]
 struct Agents {
+    /// How they isolate jobs.
+    driver: &'static str,
     running: Vec<(String, Child)>,
+}
+
+/// The agents' driver: what the environment says, else Docker where an engine answers.
+async fn driver() -> &'static str {
+    match std::env::var("TERRAPOOL_AGENT_DRIVER").as_deref() {
+        Ok("native") => return "native",
+        Ok("docker") => return "docker",
+        _ => {}
+    }
+    let named = std::env::var_os("DOCKER_HOST").is_some_and(|host| !host.is_empty());
+    if named
+        || tokio::net::UnixStream::connect("/var/run/docker.sock")
+            .await
+            .is_ok()
+    {
+        "docker"
+    } else {
+        "native"
+    }
 }
 
 impl Agents {
@@ -258,6 +286,7 @@ impl Agents {
             .env("TERRAPOOL_AGENT_NAME", name)
             .env("TERRAPOOL_AGENT_DATA_DIR", folder.join(name))
             .env("TERRAPOOL_AGENT_CONCURRENCY", "2")
+            .env("TERRAPOOL_AGENT_DRIVER", self.driver)
             // Ctrl-C is for the demo, which then ends its agents in order.
             .process_group(0)
             .stdin(Stdio::null())

@@ -13,8 +13,10 @@ const KINDS: [(&[&str], &[&str]); 2] = [
     (&["volume", "ls", "-q"], &["volume", "rm", "-f"]),
 ];
 
-/// Removes the containers and volumes of the agent that had this data folder. What cannot be removed stays.
+/// Removes the containers and volumes of the agent that had this data folder, and ends sandboxes of its native driver.
+/// What cannot be removed stays.
 pub(crate) fn remove(agent_folder: &Path) {
+    end_native_sandboxes(&agent_folder.join("native/sandboxes"));
     let Ok(key) = std::fs::read_to_string(agent_folder.join("instance.key")) else {
         return;
     };
@@ -37,6 +39,26 @@ pub(crate) fn remove(agent_folder: &Path) {
             return;
         }
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// They go with their first process, and their links with them.
+fn end_native_sandboxes(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let note = std::fs::read(entry.path().join("sandbox.json")).unwrap_or_default();
+        let note: serde_json::Value = serde_json::from_slice(&note).unwrap_or_default();
+        let is_ours = |process: &u64| {
+            std::fs::read_to_string(format!("/proc/{process}/cmdline"))
+                .is_ok_and(|command| command.contains("terrapool-runner"))
+        };
+        if let Some(process) = note["process"]["number"].as_u64().filter(is_ours) {
+            let _ = Command::new("kill")
+                .args(["-KILL", &process.to_string()])
+                .output();
+        }
+        if let Some(link) = note["link"]["number"].as_u64() {
+            let _ = std::fs::remove_file(format!("/run/terrapool-native/{link}"));
+        }
     }
 }
 
