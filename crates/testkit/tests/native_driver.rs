@@ -216,12 +216,12 @@ echo done"#,
 }
 
 #[tokio::test]
-async fn case_04_the_default_profile_has_no_power_and_sees_nothing_of_the_host() {
+async fn case_05_and_06_the_default_profile_has_no_power_and_sees_nothing_of_the_host() {
     nothing_of_the_host("default").await;
 }
 
 #[tokio::test]
-async fn case_04_the_root_profile_has_no_power_outside_and_changes_nothing_of_the_host() {
+async fn case_05_and_06_the_root_profile_has_no_power_outside_and_changes_nothing_of_the_host() {
     nothing_of_the_host("root").await;
 }
 
@@ -285,7 +285,7 @@ impl Drop for World {
 }
 
 #[tokio::test]
-async fn case_09_a_sandbox_reaches_the_world_and_neither_host_nor_neighbour_nor_metadata() {
+async fn case_07_a_sandbox_reaches_the_world_and_neither_host_nor_neighbour_nor_metadata() {
     let _world = World::make();
     let listener = TcpListener::bind("0.0.0.0:0").expect("a port is free");
     let port = listener.local_addr().expect("it is bound").port();

@@ -11,6 +11,7 @@ use terrapool_testkit::system::{System, documented, documented_with, made, on_pa
 use terrapool_testkit::wait::until;
 
 const MANUAL: &str = include_str!("../../../docs/install.md");
+const NATIVE: &str = include_str!("../../../docs/native.md");
 
 /// An apply that waits in its second step until a file is there.
 const STEPS: &str = r#"
@@ -513,4 +514,30 @@ fn every_package_that_the_manual_names_is_made() {
     for name in names {
         assert!(packages().join(name).is_file(), "{name}");
     }
+
+#[tokio::test]
+async fn a_packaged_agent_needs_no_container_engine_after_what_the_manual_says_about_the_native_driver() {
+    let site = Site::start().await;
+    site.installed().await;
+    let process = site.process().await;
+    site.system.run("systemctl disable --now terrapool-docker").await;
+    site.type_in(&documented(NATIVE, "Setting it up")).await;
+    site.replaced(&process).await;
+    let workspace = site.workspace("network", STEPS).await;
+    let run = site.run(&workspace).await;
+    site.installation.log_shows(&run, "apply", "second waits").await;
+    // A restart leaves the sandbox alone, as one of a container does.
+    let process = site.process().await;
+    site.system.run("systemctl restart terrapool-agent").await;
+    site.replaced(&process).await;
+    site.system
+        .run(
+            "for folder in /var/lib/terrapool-agent/native/sandboxes/*; do [ ! -e $folder/job/started ] || touch $folder/work/go; done",
+        )
+        .await;
+    site.installation.run_reaches(&run, "applied").await;
+    let log = site.installation.phase_log(&run, "apply").await;
+    assert!(log.contains("second goes"), "{log}");
+    let engines = site.system.run("pgrep -x dockerd || echo none").await;
+    assert!(engines.contains("none"), "{engines}");
 }
