@@ -102,7 +102,7 @@ async fn engine(config: &Config) -> Vec<Check> {
         let finding = match NativeDriver::prepare(config, &identity).await {
             Ok(_) => Finding::fine("a sandbox was made, limited, connected and removed".to_owned()),
             Err(error) => Finding::broken(
-                chain(&error),
+                describe(&error),
                 "run doctor as root, as the agent has to be for this driver; or use the docker driver",
             ),
         };

@@ -129,6 +129,8 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> DriverError {
 fn put(path: &Path, mut content: impl io::Read) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder)?;
+    // Sandboxes' users look into it, whatever the agent's mask is.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     let temporary = path.with_extension("part");
     let mut file = fs::File::create(&temporary)?;
     io::copy(&mut content, &mut file)?;

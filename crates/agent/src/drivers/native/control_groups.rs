@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub(super) enum ControlGroups {
         cpu: PathBuf,
         pids: PathBuf,
         accounting: PathBuf,
+        /// Without controllers: where systemd looks for the processes of its services.
+        services: Option<PathBuf>,
     },
     /// One hierarchy.
     V2(PathBuf),
@@ -52,6 +55,7 @@ impl ControlGroups {
                 cpu,
                 pids,
                 accounting,
+                services: of("name=systemd"),
             });
         }
         let Some(root) = unified else {
@@ -138,6 +142,7 @@ impl ControlGroups {
                 cpu,
                 pids,
                 accounting,
+                ..
             } => [
                 ("memory", memory),
                 ("cpu", cpu),
@@ -178,6 +183,13 @@ impl ControlGroups {
         let mut groups: Vec<PathBuf> = self.views(name).into_iter().map(|(_, path)| path).collect();
         // Controllers may share a hierarchy.
         groups.dedup();
+        if let Self::V1 {
+            services: Some(services),
+            ..
+        } = self
+        {
+            groups.push(services.join(name));
+        }
         groups
     }
 }
@@ -193,8 +205,10 @@ fn file_error(path: &Path) -> impl FnOnce(io::Error) -> DriverError {
     move |source| DriverError::File { path, source }
 }
 
+/// A sandbox's own user reads its group, whatever the agent's mask is.
 fn make(group: &Path) -> io::Result<()> {
-    fs::create_dir_all(group)
+    fs::create_dir_all(group)?;
+    fs::set_permissions(group, fs::Permissions::from_mode(0o755))
 }
 
 /// Hands the controllers on to the groups below.

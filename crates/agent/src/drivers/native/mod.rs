@@ -54,6 +54,9 @@ const USERS: u32 = 0x1_0000;
 /// What a sandbox's image is called: there is none.
 const HOST: &str = "host";
 
+/// Where the processes of a sandbox say what went wrong.
+const SAID: &str = "setup.log";
+
 /// A sandbox that was started listens within this time, also on a machine under load.
 const LISTENS: Duration = Duration::from_secs(60);
 /// How long volumes that no journal knows are kept.
@@ -231,7 +234,7 @@ impl NativeDriver {
             groups: self.groups.views(name),
             resolvers: network::resolvers(),
         };
-        let errors = at.join("setup.log");
+        let errors = at.join(SAID);
         let log = fs::File::create(&errors).map_err(failed(&errors))?;
         let mut child = Command::new("/proc/self/exe")
             .args(["native-sandbox", "outer"])
@@ -263,9 +266,8 @@ impl NativeDriver {
             .wait()
             .await
             .map_or_else(|error| error.to_string(), |status| status.to_string());
-        let said = fs::read_to_string(&errors).unwrap_or_default();
-        Err(match said.trim() {
-            "" => {
+        Err(match said(&at) {
+            None => {
                 tracing::warn!(
                     sandbox = name,
                     ended,
@@ -273,7 +275,7 @@ impl NativeDriver {
                 );
                 error
             }
-            said => DriverError::NotNative(said.trim_start_matches("terrapool-agent: ").to_owned()),
+            Some(said) => DriverError::NotNative(said),
         })
     }
 
@@ -335,6 +337,9 @@ impl NativeDriver {
                     let runs = read_note(&at)
                         .and_then(|note| note.process)
                         .is_some_and(|process| process.is_alive());
+                    if !runs && let Some(said) = said(&at) {
+                        return Err(DriverError::NotNative(said));
+                    }
                     if !runs || tokio::time::Instant::now() > deadline {
                         return Err(failed(at.join("job").join(SOCKET))(source));
                     }
@@ -486,6 +491,13 @@ impl NativeDriver {
         }
         Ok(())
     }
+}
+
+/// What the processes of a sandbox had to say before they ended.
+fn said(at: &Path) -> Option<String> {
+    let said = fs::read_to_string(at.join(SAID)).ok()?;
+    let said = said.trim().trim_start_matches("terrapool-agent: ");
+    (!said.is_empty()).then(|| said.to_owned())
 }
 
 fn silent() -> DriverError {

@@ -114,6 +114,8 @@ fn read_line() -> io::Result<String> {
 }
 
 fn outer() -> io::Result<std::convert::Infallible> {
+    // The agent's own files are private; what a sandbox is made of is not.
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let specification = read_line()?;
     let namespaces = UnshareFlags::NEWNS
         | UnshareFlags::NEWPID
