@@ -43,6 +43,9 @@ async fn sign_in(browser: &Browser) {
 /// Runs what the page shows, as somebody who pastes it into a terminal of the host would.
 async fn paste(installation: &Installation, commands: &str) -> tokio::process::Child {
     let home = installation.scratch("host");
+    // What it leaves on the container engine is removed like that of all agents.
+    let data = home.join(".terrapool-agent/data");
+    std::os::unix::fs::symlink(data, home.with_file_name("agent-pasted")).expect("a link can be made");
     let mut path = std::ffi::OsString::from(bin_dir());
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
