@@ -53,6 +53,7 @@ pub(crate) const TEST: &[Need] = &[
     need("docker-registry", "docker-registry"),
     need("squid", "squid"),
     need("openssl", "openssl"),
+    need("musl-gcc", "musl-tools"),
     need("faketime", "faketime"),
     need("chromium", "chromium"),
     need("chromedriver", "chromium-driver"),

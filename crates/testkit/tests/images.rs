@@ -35,13 +35,19 @@ struct Image(String);
 
 impl Image {
     async fn scratch(content: &str) -> Self {
+        Self::of(&[("content", content.as_bytes())]).await
+    }
+
+    async fn of(files: &[(&str, &[u8])]) -> Self {
         let mut archive = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        archive
-            .append_data(&mut header, "content", content.as_bytes())
-            .expect("memory takes everything");
+        for (path, content) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o755);
+            archive
+                .append_data(&mut header, path, *content)
+                .expect("memory takes everything");
+        }
         let bytes = archive.into_inner().expect("memory takes everything");
         let mut import = Command::new("docker")
             .args(["import", "-"])
@@ -151,9 +157,18 @@ impl Site {
     async fn run(&self, workspace: &str, image: &str) -> Result<String, Value> {
         let attributes = json!({"execution-mode": "agent", "agent-pool-id": self.pool, "auto-apply": true,
             "sandbox-image": image});
+        self.run_of(workspace, &attributes, CONFIGURATION).await
+    }
+
+    async fn run_of(
+        &self,
+        workspace: &str,
+        attributes: &Value,
+        configuration: &str,
+    ) -> Result<String, Value> {
         let workspace = self
             .installation
-            .workspace(workspace, &attributes, CONFIGURATION)
+            .workspace(workspace, attributes, configuration)
             .await;
         let body = json!({"data": {"type": "runs", "attributes": {"auto-apply": true}, "relationships":
             {"workspace": {"data": {"type": "workspaces", "id": workspace.id}}}}});
@@ -234,4 +249,39 @@ async fn an_image_of_a_private_registry_is_pulled_with_the_agents_credentials_an
     assert!(log.contains(&missing), "{log}");
     docker(&["rmi", "-f", &pinned]).await;
     registry.server.kill().await.expect("the registry ends");
+}
+
+/// A program, its C library and nothing else: as images of Alpine are, and without a shell.
+#[tokio::test]
+async fn an_image_on_musl_runs_what_it_holds() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (source, program) = (folder.path().join("probe.c"), folder.path().join("probe"));
+    let text = "#include <stdio.h>\nint main(void) { puts(\"a program of musl\"); return 0; }\n";
+    std::fs::write(&source, text).expect("a file can be written");
+    let built = std::process::Command::new("musl-gcc")
+        .args(["-o".as_ref(), program.as_os_str(), source.as_os_str()])
+        .status();
+    assert!(
+        built.is_ok_and(|status| status.success()),
+        "musl-gcc (musl-tools)"
+    );
+    let loader = format!("ld-musl-{}.so.1", std::env::consts::ARCH);
+    let library = std::fs::read(format!("/lib/{loader}")).expect("musl is installed");
+    let program = std::fs::read(&program).expect("the program was built");
+    let (inside, loader) = ("probe", format!("lib/{loader}"));
+    let image = Image::of(&[(inside, &program), (&loader, &library)]).await;
+
+    let site = Site::start().await;
+    site.offer(&[&image.0]).await;
+    let _agent = site.installation.start_agent("musl", &site.token, &[]).await;
+    let attributes = json!({"execution-mode": "agent", "agent-pool-id": site.pool, "auto-apply": true,
+        "sandbox-image": image.0});
+    let configuration = "resource \"terraform_data\" \"a\" {\n  provisioner \"local-exec\" {\n    interpreter = [\"/probe\"]\n    command     = \"now\"\n  }\n}\n";
+    let run = site
+        .run_of("musl", &attributes, configuration)
+        .await
+        .expect("it is listed");
+    site.installation.run_reaches(&run, "applied").await;
+    let log = site.installation.phase_log(&run, "apply").await;
+    assert!(log.contains("a program of musl"), "{log}");
 }

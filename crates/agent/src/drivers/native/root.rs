@@ -31,6 +31,8 @@ const SEEN: &[&str] = &[
     "/etc/ld.so.conf.d",
     "/etc/localtime",
     "/etc/mime.types",
+    "/etc/needrestart",
+    "/etc/perl",
     "/etc/os-release",
     "/etc/pki",
     "/etc/protocols",
@@ -38,6 +40,9 @@ const SEEN: &[&str] = &[
     "/etc/services",
     "/etc/ssl",
 ];
+
+/// Settings of languages, whose folders have versions in their names: what these begin with, below `/etc`.
+const SEEN_OF_LANGUAGES: [&str; 2] = ["java-", "python3"];
 
 /// What package managers need besides; only root has a use for it.
 const SEEN_BY_ROOT: &[&str] = &[
@@ -155,6 +160,15 @@ impl Root<'_> {
         let further = if self.is_root() { SEEN_BY_ROOT } else { &[] };
         for path in SEEN.iter().chain(further) {
             self.show(Path::new(path))?;
+        }
+        for entry in fs::read_dir("/etc")?.flatten() {
+            let name = entry.file_name();
+            if SEEN_OF_LANGUAGES
+                .iter()
+                .any(|begin| name.to_string_lossy().starts_with(begin))
+            {
+                self.show(&entry.path())?;
+            }
         }
         for path in HIDDEN.iter().filter(|path| self.place(path).exists()) {
             self.hide(path)?;
