@@ -53,6 +53,26 @@ remove_own_engine() {
         || ip link delete terrapool0 2>/dev/null || :
 }
 
+# Sandboxes of the native driver, by their control groups, and their links.
+remove_native_sandboxes() {
+    key=/var/lib/terrapool-agent/instance.key
+    [ -s "$key" ] && [ -d /var/lib/terrapool-agent/native ] || return 0
+    identity=$(printf %s "$(cat "$key")" | sha256sum | cut -c 1-12)
+    find /sys/fs/cgroup -type d -name "terrapool-$identity-*" 2>/dev/null | while read -r group; do
+        kill -KILL $(cat "$group/cgroup.procs" 2>/dev/null) 2>/dev/null || :
+    done
+    # They are empty a moment later.
+    sleep 1
+    find /sys/fs/cgroup -depth -type d -name "terrapool-$identity-*" -exec rmdir {} + 2>/dev/null || :
+    for note in /var/lib/terrapool-agent/native/sandboxes/*/sandbox.json; do
+        number=$(sed -n 's/.*"link":{"number":\([0-9]*\).*/\1/p' "$note" 2>/dev/null)
+        if [ -n "$number" ]; then
+            ip link delete "tpn$number" 2>/dev/null || :
+            rm -f "/run/terrapool-native/$number"
+        fi
+    done
+}
+
 # What the agent made on an engine that is not its own: by its label, and nothing else. The label is a digest of its key.
 remove_from_other_engine() (
     key=/var/lib/terrapool-agent/instance.key
@@ -71,6 +91,7 @@ if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
 fi
 if [ "$1" = purge ]; then
+    remove_native_sandboxes || :
     remove_from_other_engine || :
     remove_own_engine
     rm -rf /etc/terrapool-agent /var/lib/terrapool-agent

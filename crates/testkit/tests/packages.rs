@@ -543,4 +543,16 @@ async fn a_packaged_agent_needs_no_container_engine_after_what_the_manual_says_a
         .run("systemctl is-active terrapool-docker || true")
         .await;
     assert_eq!(engine.trim(), "inactive");
+
+    let again = site.workspace("goes-on", STEPS).await;
+    let run = site.run(&again).await;
+    site.installation.log_shows(&run, "apply", "second waits").await;
+    site.system
+        .run("systemctl kill --kill-whom=main --signal=KILL terrapool-agent; dpkg --purge terrapool-agent")
+        .await;
+    let left = site
+        .system
+        .run("pgrep -x terrapool-runne || echo none; find /sys/fs/cgroup -name 'terrapool-*' -path '*/terrapool/*' -exec cat {}/cgroup.procs \\;")
+        .await;
+    assert_eq!(left.trim(), "none", "a purge leaves sandboxes");
 }
