@@ -141,18 +141,21 @@ pub struct StateRef {
     pub serial: Option<u64>,
     /// Its lineage, when the document can be read.
     pub lineage: Option<String>,
+    /// SHA-256 of the document, in hexadecimal, while it is known.
+    pub sha256: Option<String>,
 }
 
 impl StateRef {
-    /// Whether both name the same state: by serial and lineage where they are known, else by version.
+    /// Whether both name the same state: the same version, or the same document in two of them. Serial and lineage alone
+    /// do not tell: two states that were pushed by hand may share both and say different things.
     pub fn is_same(one: Option<&Self>, other: Option<&Self>) -> bool {
         match (one, other) {
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
             (Some(one), Some(other)) => {
                 one.version == other.version
-                    || (one.serial.is_some()
-                        && one.lineage.is_some()
+                    || (one.sha256.is_some()
+                        && one.sha256 == other.sha256
                         && one.serial == other.serial
                         && one.lineage == other.lineage)
             }

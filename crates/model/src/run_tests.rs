@@ -160,6 +160,7 @@ fn a_plan_is_confirmed_on_the_state_it_read() {
         version: StateVersionId::from_random([1; 16]),
         serial: Some(4),
         lineage: Some("line".to_owned()),
+        sha256: Some("abc".to_owned()),
     };
     let same = StateRef {
         version: StateVersionId::from_random([2; 16]),
@@ -188,6 +189,17 @@ fn a_plan_is_confirmed_on_the_state_it_read() {
         Err(Refusal::StalePlan)
     );
     assert_eq!(on(&planned, &confirm(None)), Err(Refusal::StalePlan));
+    // Pushed by force: serial and lineage are the old ones, what it says is not.
+    let pushed = StateRef {
+        sha256: Some("def".to_owned()),
+        ..same.clone()
+    };
+    assert_eq!(on(&planned, &confirm(Some(pushed))), Err(Refusal::StalePlan));
+    let unknown = StateRef {
+        sha256: None,
+        ..same.clone()
+    };
+    assert_eq!(on(&planned, &confirm(Some(unknown))), Err(Refusal::StalePlan));
     let saved = planned.with(RunStatus::PlannedAndSaved);
     let (_, effects) = on(&saved, &confirm(Some(same.clone()))).unwrap();
     assert_eq!(effects[0], RunEffect::TakeLock);

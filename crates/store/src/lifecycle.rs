@@ -243,7 +243,7 @@ pub(crate) async fn state_ref(
 ) -> Result<Option<StateRef>, StoreError> {
     let row = connection
         .fetch_optional(
-            "SELECT serial, lineage FROM state_versions WHERE id = $1",
+            "SELECT serial, lineage, sha256 FROM state_versions WHERE id = $1",
             values![version],
         )
         .await?;
@@ -252,6 +252,7 @@ pub(crate) async fn state_ref(
             version: version.clone(),
             serial: opt_count(&row, "serial")?,
             lineage: row.opt_text("lineage")?,
+            sha256: row.opt_text("sha256")?,
         })
     })
     .transpose()

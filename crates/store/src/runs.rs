@@ -150,7 +150,8 @@ pub(crate) const COLUMNS: &str = "r.id, r.workspace_id, r.configuration_version_
      r.replace_addrs, r.variables, r.output_format, r.engine, r.engine_version, r.engine_sha256, r.pool_id, \
      r.lock_epoch, r.has_changes, r.plan_counts, r.apply_counts, r.plan_state_version_id, r.plan_state_serial, \
      r.plan_state_lineage, r.error_reason, r.error_message, r.aftermath, r.cancel_asked_at, \
-     r.force_cancel_available_at, r.comment, r.confirmed_by, r.created_at, r.updated_at";
+     r.force_cancel_available_at, r.comment, r.confirmed_by, r.created_at, r.updated_at, \
+     (SELECT s.sha256 FROM state_versions s WHERE s.id = r.plan_state_version_id) AS plan_state_sha256";
 
 /// The statuses that may still change, for `IN (…)`.
 pub(crate) const ACTIVE: &str = "'pending', 'plan_queued', 'planning', 'planned', 'planned_and_saved', \
@@ -205,6 +206,7 @@ pub(crate) fn from_row(row: &Row) -> Result<RunRecord, StoreError> {
             version,
             serial: opt_count(row, "plan_state_serial")?,
             lineage: row.opt_text("plan_state_lineage")?,
+            sha256: row.opt_text("plan_state_sha256")?,
         }),
         None => None,
     };

@@ -203,6 +203,7 @@ fn state_ref(document: u8, serial: u8) -> Option<StateRef> {
         version: StateVersionId::from_random([document; 16]),
         serial: Some(u64::from(serial)),
         lineage: Some("lineage".to_owned()),
+        sha256: Some(document.to_string()),
     })
 }
 

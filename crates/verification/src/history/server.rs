@@ -38,6 +38,7 @@ impl Document {
             version: StateVersionId::from_random(bytes),
             serial: Some(self.serial),
             lineage: Some("lineage".to_owned()),
+            sha256: Some(self.number.to_string()),
         }
     }
 }
