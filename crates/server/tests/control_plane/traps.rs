@@ -1,5 +1,7 @@
 //! The traps of the stock clients: each of these, when wrong, breaks or silences `terraform` without an error message.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use terrapool_server::config::Login;
 
@@ -176,6 +178,174 @@ async fn t11_times_end_in_z_or_are_null() {
         format!("runs/{run}/run-events"),
     ] {
         check(&plane.get(&path).await.expect(200), "");
+    }
+}
+
+/// The type that go-tfe expects of each relationship; with another one a client fails to read the whole answer.
+const RELATIONSHIPS: [(&str, &[&str]); 33] = [
+    ("actor", &["users"]),
+    ("agent-pool", &["agent-pools"]),
+    ("agents", &["agents"]),
+    ("allowed-projects", &["projects"]),
+    ("allowed-workspaces", &["workspaces"]),
+    ("excluded-workspaces", &["workspaces"]),
+    ("apply", &["applies"]),
+    ("comment", &["comments"]),
+    ("comments", &["comments"]),
+    ("configurable", &["workspaces"]),
+    ("configuration-version", &["configuration-versions"]),
+    ("confirmed-by", &["users"]),
+    ("created-by", &["users"]),
+    ("current-configuration-version", &["configuration-versions"]),
+    ("current-run", &["runs"]),
+    ("current-state-version", &["state-versions"]),
+    ("default-agent-pool", &["agent-pools"]),
+    ("default-project", &["projects"]),
+    ("effective-tag-bindings", &["effective-tag-bindings"]),
+    ("entitlement-set", &["entitlement-sets"]),
+    ("locked-by", &["runs", "teams", "users"]),
+    ("organization", &["organizations"]),
+    ("organization-memberships", &["organization-memberships"]),
+    ("outputs", &["state-version-outputs"]),
+    ("plan", &["plans"]),
+    ("policy-checks", &["policy-checks"]),
+    ("project", &["projects"]),
+    ("run", &["runs"]),
+    ("run-events", &["run-events"]),
+    ("team", &["teams"]),
+    ("user", &["users"]),
+    ("users", &["users"]),
+    ("workspace", &["workspaces"]),
+];
+
+/// Relationships that clients read as a list of the type of the same name, or not at all.
+const SAME_NAME: [&str; 9] = [
+    "authentication-tokens",
+    "exports",
+    "state-versions",
+    "tag-bindings",
+    "tags",
+    "task-stages",
+    "teams",
+    "vars",
+    "workspaces",
+];
+
+fn of_expected_types(resource: &Value, path: &str) {
+    for (name, relationship) in resource["relationships"].as_object().into_iter().flatten() {
+        let data = &relationship["data"];
+        let list = std::slice::from_ref(data);
+        let references = data.as_array().map_or(list, Vec::as_slice);
+        for kind in references
+            .iter()
+            .filter(|reference| !reference.is_null())
+            .map(|reference| reference["type"].as_str().unwrap())
+        {
+            let known = RELATIONSHIPS.iter().find(|(known, _)| known == name);
+            let right = match known {
+                Some((_, kinds)) => kinds.contains(&kind),
+                None => SAME_NAME.contains(&name.as_str()) && kind == name,
+            };
+            assert!(right, "{path}: the relationship `{name}` is of type `{kind}`");
+        }
+    }
+}
+
+#[tokio::test]
+async fn t12_resources_and_relationships_have_exactly_the_types_that_clients_expect() {
+    let plane = Plane::start().await;
+    let pool = json!({"data": {"type": "agent-pools", "attributes": {"name": "p"}}});
+    let pool = plane.post("organizations/acme/agent-pools", &pool).await;
+    let pool = id(&pool.expect(201));
+    let in_pool = json!({"execution-mode": "agent", "agent-pool-id": pool});
+    let workspace = plane.workspace_with("one", in_pool).await;
+    let variable =
+        json!({"data": {"type": "vars", "attributes": {"key": "k", "value": "v", "category": "env"}}});
+    plane
+        .post(&format!("workspaces/{workspace}/vars"), &variable)
+        .await
+        .expect(201);
+    let team = json!({"data": {"type": "teams", "attributes": {"name": "t"}}});
+    let team = id(&plane.post("organizations/acme/teams", &team).await.expect(201));
+    let bytes = common::state(1, "l");
+    let attributes = json!({"serial": 1, "lineage": "l", "md5": common::md5(&bytes),
+        "state": STANDARD.encode(&bytes)});
+    let state = json!({"data": {"type": "state-versions", "attributes": attributes}});
+    plane.lock(&workspace).await;
+    let states = format!("workspaces/{workspace}/state-versions");
+    let state = id(&plane.post(&states, &state).await.expect(201));
+    let locked = plane.get(&format!("workspaces/{workspace}")).await.expect(200);
+    of_expected_types(&locked["data"], "a locked workspace");
+    plane
+        .send(plane.request("POST", &format!("workspaces/{workspace}/actions/unlock")))
+        .await
+        .expect(200);
+    let configuration = plane.configuration(&workspace, json!({})).await;
+    let run = plane.run(&workspace, &configuration).await;
+    let phase = |name: &str| run["data"]["relationships"][name]["data"]["id"].as_str().unwrap();
+    let (plan, apply, run) = (phase("plan"), phase("apply"), id(&run));
+    for (path, kind) in [
+        ("account/details".to_owned(), "users"),
+        ("organizations".to_owned(), "organizations"),
+        ("organizations/acme".to_owned(), "organizations"),
+        (
+            "organizations/acme/entitlement-set".to_owned(),
+            "entitlement-sets",
+        ),
+        ("organizations/acme/projects".to_owned(), "projects"),
+        ("organizations/acme/teams".to_owned(), "teams"),
+        (
+            "organizations/acme/organization-memberships".to_owned(),
+            "organization-memberships",
+        ),
+        (format!("teams/{team}"), "teams"),
+        ("organizations/acme/agent-pools".to_owned(), "agent-pools"),
+        (format!("agent-pools/{pool}"), "agent-pools"),
+        ("organizations/acme/runs/queue".to_owned(), "runs"),
+        ("organizations/acme/workspaces".to_owned(), "workspaces"),
+        ("organizations/acme/workspaces/one".to_owned(), "workspaces"),
+        (
+            format!("workspaces/{workspace}?include=current_run,organization"),
+            "workspaces",
+        ),
+        (format!("workspaces/{workspace}/runs"), "runs"),
+        (format!("workspaces/{workspace}/vars"), "vars"),
+        (
+            format!("workspaces/{workspace}/current-state-version?include=outputs"),
+            "state-versions",
+        ),
+        (
+            format!("workspaces/{workspace}/current-state-version-outputs"),
+            "state-version-outputs",
+        ),
+        (format!("state-versions/{state}"), "state-versions"),
+        (format!("state-versions/{state}/outputs"), "state-version-outputs"),
+        (
+            format!("configuration-versions/{configuration}"),
+            "configuration-versions",
+        ),
+        (
+            format!("runs/{run}?include=plan,workspace,configuration_version"),
+            "runs",
+        ),
+        (format!("runs/{run}/run-events"), "run-events"),
+        (format!("plans/{plan}"), "plans"),
+        (format!("applies/{apply}"), "applies"),
+    ] {
+        let answer = plane.get(&path).await.expect(200);
+        let one = std::slice::from_ref(&answer["data"]);
+        let found = answer["data"].as_array().map_or(one, Vec::as_slice);
+        assert!(
+            !found.is_empty() || path.ends_with("run-events"),
+            "{path} lists nothing"
+        );
+        for resource in found {
+            assert_eq!(resource["type"], kind, "{path}");
+            of_expected_types(resource, &path);
+        }
+        for included in answer["included"].as_array().into_iter().flatten() {
+            of_expected_types(included, &path);
+        }
     }
 }
 
