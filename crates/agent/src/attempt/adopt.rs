@@ -31,7 +31,7 @@ pub(super) fn state_of(record: &Record) -> State {
 
 impl Shell {
     /// Takes up what an earlier process began.
-    pub(super) async fn run_resumed(mut self, record: Record, inbox: Inbox) {
+    pub(super) async fn run_resumed(mut self, record: Record, mut inbox: Inbox) {
         self.credential = record.credential;
         self.image = record.image;
         self.network = record.network;
@@ -40,7 +40,7 @@ impl Shell {
         self.assumed_started = record.stage == Stage::Running;
         self.resumed = true;
         match self.attempt.state {
-            State::Claiming => self.claim_anew().await,
+            State::Claiming => self.claim_anew(&mut inbox.0).await,
             State::Returning { .. } => self.restart(attempt::Found::Gone { marker: false }).await,
             _ => self.search(true),
         }

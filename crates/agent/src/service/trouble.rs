@@ -1,10 +1,12 @@
 //! Calls that are not answered as they should be: what is tried again, and when.
 
+use terrapool_agent_core::attempt::State;
 use terrapool_agent_core::backoff;
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::SyncMode;
 
 use super::{Service, ServiceError};
+use crate::attempt::Word;
 use crate::clock::{boottime, disagreement, random};
 use crate::control_plane::CallError;
 use crate::engines::hex;
@@ -55,6 +57,7 @@ impl Service {
             // What it holds is still delivered, with the credentials of the jobs.
             CallError::Unauthorized => {
                 self.mode = SyncMode::FinishOnly;
+                self.end_claims();
                 self.rest("the agent token is not accepted");
                 Ok(())
             }
@@ -67,6 +70,17 @@ impl Service {
                 Ok(())
             }
             error => Err(error.into()),
+        }
+    }
+
+    /// What is not claimed yet never will be.
+    fn end_claims(&self) {
+        let claiming = self
+            .handles
+            .values()
+            .filter(|handle| handle.attempt.borrow().state == State::Claiming);
+        for handle in claiming {
+            let _ = handle.words.send(Word::AgentEnds);
         }
     }
 
