@@ -21,9 +21,9 @@ const HELP: &str = "\
 cargo xtask <task>
 
   demo [--once]   build, start a control plane and two agents, run a real configuration through them
-  test            everything CI runs: style, lints, documentation, licences, budgets, tests
-  bench [NAME]    measure, as ratios taken side by side in one run
-  chaos [--minutes N] [--seed S] [--sqlite | --postgres]
+  test            everything CI runs: style, lints, documentation, licences, budgets, tests, a short chaos
+  bench [NAME]    measure, as ratios taken side by side in one run; `capture`: what is kept when something is killed (root)
+  chaos [--minutes N] [--rounds N] [--seed S] [--sqlite | --postgres]
                   kill and cut off everything at random while runs are applied, then count what was promised (root)
   engines         build the engines that the tests use: target/tools/engines
   package [--quick] [--check] [--architecture amd64|arm64]

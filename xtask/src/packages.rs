@@ -80,6 +80,11 @@ fn has_postgres() -> bool {
             .any(|entry| entry.path().join("bin/initdb").exists())
 }
 
+/// Whether this process may do everything.
+pub(crate) fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
 /// Installs what is missing, or names the command that does.
 pub(crate) fn ensure(groups: &[&[Need]]) -> anyhow::Result<()> {
     let mut missing: Vec<&str> = groups
@@ -98,9 +103,7 @@ pub(crate) fn ensure(groups: &[&[Need]]) -> anyhow::Result<()> {
         return Ok(());
     }
     let command = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
-    let root =
-        std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-    if !root || find_program("apt-get").is_none() {
+    if !is_root() || find_program("apt-get").is_none() {
         bail!(
             "this machine lacks {}. Install it:\n\n  sudo {command}\n",
             missing.join(", ")

@@ -11,7 +11,7 @@ use crate::command::{cargo, check, find_program, output, program, target_dir};
 use crate::container_engine::ContainerEngine;
 use crate::engines::Engines;
 use crate::systems::Systems;
-use crate::{image, package, packages};
+use crate::{chaos, image, package, packages};
 
 /// Crates that a program may be made of (`cargo tree -e normal`): each is code that has to be trusted and updated.
 const BUDGETS: [(&str, usize); 2] = [("terrapool-agent", 250), ("terrapool-runner", 40)];
@@ -80,6 +80,9 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
         }
         check(&mut test)
     })?;
+    // It has an engine of its own.
+    drop(engine);
+    step("chaos", chaos::short)?;
     Ok(ExitCode::SUCCESS)
 }
 

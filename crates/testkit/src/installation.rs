@@ -179,7 +179,7 @@ impl Installation {
         let ca = self.ca();
         let health = format!("{}/healthz", self.url());
         let mut client = None;
-        let ready = until(Duration::from_secs(30), async || {
+        let ready = until(Duration::from_secs(120), async || {
             if client.is_none() {
                 let pem = std::fs::read(&ca).ok()?;
                 let certificates = reqwest::Certificate::from_pem_bundle(&pem).ok()?;

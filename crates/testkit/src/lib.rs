@@ -8,11 +8,13 @@
 pub mod agent;
 pub mod browser;
 pub mod cli;
+pub mod container_engine;
 pub mod database;
 pub mod file_server;
 pub mod forms;
 pub mod installation;
 mod leftovers;
+pub mod recorder;
 pub mod runs;
 pub mod secluded;
 pub mod seed;

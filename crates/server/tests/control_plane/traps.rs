@@ -267,8 +267,8 @@ async fn t12_resources_and_relationships_have_exactly_the_types_that_clients_exp
         .expect(201);
     let team = json!({"data": {"type": "teams", "attributes": {"name": "t"}}});
     let team = id(&plane.post("organizations/acme/teams", &team).await.expect(201));
-    let bytes = common::state(1, "l");
-    let attributes = json!({"serial": 1, "lineage": "l", "md5": common::md5(&bytes),
+    let bytes = crate::common::state(1, "l");
+    let attributes = json!({"serial": 1, "lineage": "l", "md5": crate::common::md5(&bytes),
         "state": STANDARD.encode(&bytes)});
     let state = json!({"data": {"type": "state-versions", "attributes": attributes}});
     plane.lock(&workspace).await;

@@ -1,10 +1,12 @@
 //! What is done to the installation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::engine::output;
+use terrapool_testkit::container_engine::{engine_of, output};
+
+use crate::End;
 use crate::proxy::Weather;
 use crate::site::Site;
 
@@ -65,20 +67,52 @@ impl fmt::Display for Counted {
     }
 }
 
-/// Does something every few seconds until the end.
-pub(crate) async fn inject(site: &Site, seed: u64, end: Instant) -> Counted {
+/// Does something every few seconds until the end, which may be after so many rounds: no kind of fault comes again before
+/// each other has come.
+pub(crate) async fn inject(site: &Site, seed: u64, rounds: u64, end: &End) -> Counted {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut counted = Counted::default();
-    while Instant::now() < end {
+    let mut deck = VecDeque::new();
+    let mut round = 0;
+    while !end.is_over() {
         tokio::time::sleep(Duration::from_millis(random.u64(1000..6000))).await;
         site.supervise().await;
-        let fault = ALL[random.usize(..ALL.len())];
+        if deck.is_empty() {
+            if round == rounds {
+                end.now();
+                break;
+            }
+            round += 1;
+            let mut all = ALL;
+            random.shuffle(&mut all);
+            deck.extend(all.into_iter().filter(|fault| site.has(*fault)));
+        }
         let away = Duration::from_millis(random.u64(0..6000));
+        let Some(fault) = deck.pop_front() else { continue };
         if done(site, fault, away, &mut random).await {
             *counted.0.entry(fault).or_default() += 1;
+        } else {
+            // Nothing works just now; later something will.
+            deck.push_back(fault);
         }
     }
     counted
+}
+
+impl Site {
+    fn has(&self, fault: Fault) -> bool {
+        match fault {
+            Fault::Database => self.has_database(),
+            Fault::Agent
+            | Fault::Runner
+            | Fault::Engine
+            | Fault::ContainerEngine
+            | Fault::Server
+            | Fault::Cut
+            | Fault::Stall
+            | Fault::Pause => true,
+        }
+    }
 }
 
 async fn kill(pid: u32) -> bool {
@@ -104,7 +138,7 @@ async fn done(site: &Site, fault: Fault, away: Duration, random: &mut fastrand::
             let runners = site.engine.lock().await.runners().await;
             let working: Vec<u32> = runners
                 .into_iter()
-                .filter(|pid| child_of(*pid).is_some())
+                .filter(|pid| engine_of(*pid).is_some())
                 .collect();
             return match random.choice(&working) {
                 Some(pid) => kill(*pid).await,
@@ -113,7 +147,7 @@ async fn done(site: &Site, fault: Fault, away: Duration, random: &mut fastrand::
         }
         Fault::Engine => {
             let runners = site.engine.lock().await.runners().await;
-            let engines: Vec<u32> = runners.into_iter().filter_map(child_of).collect();
+            let engines: Vec<u32> = runners.into_iter().filter_map(engine_of).collect();
             return match random.choice(&engines) {
                 Some(pid) => kill(*pid).await,
                 None => false,
@@ -121,7 +155,7 @@ async fn done(site: &Site, fault: Fault, away: Duration, random: &mut fastrand::
         }
         Fault::ContainerEngine => site.engine.lock().await.kill_and_restart(away).await,
         Fault::Server => site.restart_server(away).await,
-        Fault::Database => return site.restart_database(away).await,
+        Fault::Database => site.restart_database(away).await,
         Fault::Cut | Fault::Stall => {
             let weather = if fault == Fault::Cut {
                 Weather::Cut
@@ -134,22 +168,4 @@ async fn done(site: &Site, fault: Fault, away: Duration, random: &mut fastrand::
         }
     }
     true
-}
-
-/// The engine that a runner executes now.
-fn child_of(pid: u32) -> Option<u32> {
-    std::fs::read_dir(format!("/proc/{pid}/task"))
-        .ok()?
-        .flatten()
-        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
-        .flat_map(|children| {
-            children
-                .split_whitespace()
-                .filter_map(|child| child.parse().ok())
-                .collect::<Vec<u32>>()
-        })
-        .find(|child| {
-            std::fs::read_to_string(format!("/proc/{child}/comm"))
-                .is_ok_and(|name| name.trim() == "terraform")
-        })
 }

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use terrapool_testkit::recorder::tell;
 use terrapool_testkit::runs::{archive, has_ended};
 
+use crate::End;
 use crate::site::Site;
 
 /// Resources that a run adds.
@@ -12,12 +14,6 @@ const STEPS: u64 = 5;
 
 /// The configuration whose workspace has this many resources in the end. Each step tells the recorder, and the log.
 fn configuration(recorder: &str, count: u64) -> String {
-    let (host, port) = recorder.split_once(':').unwrap_or_default();
-    let tell = |words: &str| {
-        format!(
-            "exec 3<>/dev/tcp/{host}/{port} && echo {words} >&3 && read -r answer <&3 && echo told {words}"
-        )
-    };
     format!(
         r#"
 resource "terraform_data" "start" {{
@@ -36,13 +32,13 @@ resource "terraform_data" "step" {{
   }}
 }}
 "#,
-        tell("START $TFC_RUN_ID"),
-        tell("MADE $TFC_RUN_ID ${count.index}")
+        tell(recorder, "START $TFC_RUN_ID"),
+        tell(recorder, "MADE $TFC_RUN_ID ${count.index}")
     )
 }
 
 /// Keeps every workspace busy until the end.
-pub(crate) async fn keep(site: &Site, seed: u64, end: Instant) {
+pub(crate) async fn keep(site: &Site, seed: u64, end: &End) {
     let workspaces = site.workspaces.iter().enumerate().map(|(number, workspace)| {
         let random = fastrand::Rng::with_seed(seed.wrapping_add(number as u64 + 1));
         busy(site, workspace, random, end)
@@ -50,9 +46,9 @@ pub(crate) async fn keep(site: &Site, seed: u64, end: Instant) {
     futures_util::future::join_all(workspaces).await;
 }
 
-async fn busy(site: &Site, workspace: &str, mut random: fastrand::Rng, end: Instant) {
+async fn busy(site: &Site, workspace: &str, mut random: fastrand::Rng, end: &End) {
     let mut count = 0;
-    while Instant::now() < end {
+    while !end.is_over() {
         count += STEPS;
         let Some(configuration) = upload(
             site,
@@ -80,11 +76,11 @@ async fn busy(site: &Site, workspace: &str, mut random: fastrand::Rng, end: Inst
     }
 }
 
-async fn upload(site: &Site, workspace: &str, configuration: &str, end: Instant) -> Option<String> {
+async fn upload(site: &Site, workspace: &str, configuration: &str, end: &End) -> Option<String> {
     let path = format!("/workspaces/{workspace}/configuration-versions");
     let body = json!({"data": {"type": "configuration-versions", "attributes": {"auto-queue-runs": false}}});
     let bytes = archive(configuration);
-    while Instant::now() < end {
+    while !end.is_over() {
         let version = site.insist("POST", &path, Some(&body), end).await?;
         let url = version["data"]["attributes"]["upload-url"].as_str()?.to_owned();
         let http = site.http();
@@ -102,10 +98,10 @@ async fn upload(site: &Site, workspace: &str, configuration: &str, end: Instant)
 }
 
 /// Waits for a run's end. What waits for a person is confirmed; some runs are canceled.
-async fn watch(site: &Site, run: &str, cancel: Option<Duration>, end: Instant) {
+async fn watch(site: &Site, run: &str, cancel: Option<Duration>, end: &End) {
     let begin = Instant::now();
     let mut canceled = false;
-    while Instant::now() < end {
+    while !end.is_over() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let Some((200, answer)) = site.try_call("GET", &format!("/runs/{run}"), None).await else {
             continue;

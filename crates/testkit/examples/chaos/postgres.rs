@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use terrapool_testkit::container_engine::output;
 use terrapool_testkit::database::{command_as, postgres_programs, unprivileged};
 use terrapool_testkit::wait::until;
 use tokio::process::{Child, Command};
@@ -107,8 +108,14 @@ impl Postgres {
         self.ready().await;
     }
 
-    /// Ends the server.
+    /// Ends the server, without a word to its clients.
     pub(crate) async fn stop(mut self) {
-        let _ = self.server.kill().await;
+        if let Some(pid) = self.server.id() {
+            output("kill", &["-s", "QUIT", &pid.to_string()]).await;
+        }
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.server.wait()).await;
+        if ended.is_err() {
+            let _ = self.server.kill().await;
+        }
     }
 }

@@ -3,14 +3,15 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use terrapool_testkit::container_engine::ContainerEngine;
 use terrapool_testkit::installation::{AgentProcess, Installation};
+use terrapool_testkit::recorder::Recorder;
 use terrapool_testkit::wait::until;
 use tokio::sync::Mutex;
 
-use crate::engine::{ContainerEngine, OUTSIDE};
+use crate::End;
 use crate::postgres::Postgres;
 use crate::proxy::{Proxy, Weather};
-use crate::recorder::Recorder;
 
 const AGENTS: usize = 3;
 const WORKSPACES: usize = 5;
@@ -23,8 +24,11 @@ pub(crate) struct Site {
     token: String,
     agent_token: String,
     agents: Vec<Mutex<Option<AgentProcess>>>,
+    on_postgres: bool,
     postgres: Mutex<Option<Postgres>>,
     pub(crate) engine: Mutex<ContainerEngine>,
+    /// Holds the key ring.
+    _folder: tempfile::TempDir,
     pub(crate) proxy: Proxy,
     pub(crate) recorder: Recorder,
     /// Ids.
@@ -34,14 +38,14 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) async fn start(on_postgres: bool) -> Self {
         let engine = ContainerEngine::start().await;
-        let recorder = Recorder::listen(OUTSIDE).await;
+        let recorder = Recorder::listen(&engine.outside()).await;
         let postgres = if on_postgres {
             Some(Postgres::start().await)
         } else {
             None
         };
-        let folder = tempfile::tempdir().expect("a temporary folder").keep();
-        let ring = folder.join("keyring");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let ring = folder.path().join("keyring");
         let ring = ring.to_string_lossy().into_owned();
         let installation = match &postgres {
             Some(postgres) => {
@@ -83,8 +87,10 @@ impl Site {
             installation: Mutex::new(installation),
             agent_token,
             agents: (0..AGENTS).map(|_| Mutex::new(None)).collect(),
+            on_postgres,
             postgres: Mutex::new(postgres),
             engine: Mutex::new(engine),
+            _folder: folder,
             proxy,
             recorder,
             workspaces,
@@ -156,14 +162,14 @@ impl Site {
         self.supervise().await;
     }
 
-    /// `false` on SQLite.
-    pub(crate) async fn restart_database(&self, away: Duration) -> bool {
-        match self.postgres.lock().await.as_mut() {
-            Some(postgres) => {
-                postgres.kill_and_restart(away).await;
-                true
-            }
-            None => false,
+    /// Whether the database is a process of its own.
+    pub(crate) fn has_database(&self) -> bool {
+        self.on_postgres
+    }
+
+    pub(crate) async fn restart_database(&self, away: Duration) {
+        if let Some(postgres) = self.postgres.lock().await.as_mut() {
+            postgres.kill_and_restart(away).await;
         }
     }
 
@@ -203,9 +209,9 @@ impl Site {
         method: &str,
         path: &str,
         body: Option<&Value>,
-        end: Instant,
+        end: &End,
     ) -> Option<Value> {
-        while Instant::now() < end {
+        while !end.is_over() {
             match self.try_call(method, path, body).await {
                 Some((200..300, answer)) => return Some(answer),
                 _ => tokio::time::sleep(Duration::from_millis(500)).await,
@@ -284,6 +290,6 @@ impl Site {
         if let Some(postgres) = self.postgres.into_inner() {
             postgres.stop().await;
         }
-        self.engine.into_inner().stop().await;
+        drop(self.engine);
     }
 }

@@ -1,12 +1,12 @@
 //! What was promised, counted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::{Value, json};
+use terrapool_testkit::recorder::{Told, steps_in};
 use terrapool_testkit::runs::has_ended;
 
-use crate::recorder::Told;
 use crate::site::Site;
 
 /// The count.
@@ -49,18 +49,6 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Indexes of the steps in a state document.
-fn steps(state: &Value) -> BTreeSet<u64> {
-    state["resources"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|resource| resource["name"] == json!("step"))
-        .flat_map(|resource| resource["instances"].as_array().cloned().unwrap_or_default())
-        .filter_map(|instance| instance["index_key"].as_u64())
-        .collect()
-}
-
 async fn document(site: &Site, url: &Value) -> Value {
     match url.as_str() {
         Some(url) => site
@@ -94,6 +82,9 @@ pub(crate) async fn of(site: &Site) -> Verdict {
         }
     }
     verdict.applies = starts.len();
+    if starts.is_empty() {
+        verdict.broken.push("no apply began".to_owned());
+    }
     for (run, count) in &starts {
         if *count > 1 {
             verdict.broken.push(format!("{run} was applied {count} times"));
@@ -115,7 +106,7 @@ async fn of_workspace(site: &Site, workspace: &str, made: &BTreeMap<&str, Vec<u6
         .await
         .map_or(Value::Null, |(_, answer)| answer);
     let url = &current["data"]["attributes"]["hosted-state-download-url"];
-    let mut kept = steps(&document(site, url).await);
+    let mut kept = steps_in(&document(site, url).await);
     let apart = site
         .try_call("GET", &format!("/workspaces/{workspace}/kept-apart-states"), None)
         .await
@@ -123,7 +114,7 @@ async fn of_workspace(site: &Site, workspace: &str, made: &BTreeMap<&str, Vec<u6
     for state in apart["data"].as_array().into_iter().flatten() {
         verdict.kept_apart += 1;
         let url = &state["attributes"]["hosted-state-download-url"];
-        kept.extend(steps(&document(site, url).await));
+        kept.extend(steps_in(&document(site, url).await));
     }
     let answer = site
         .try_call("GET", &format!("/workspaces/{workspace}"), None)

@@ -1,13 +1,15 @@
 //! What really happened, told by the steps of the configurations themselves to somebody who is never killed.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 
 /// One line, as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Told {
+pub enum Told {
     /// An apply began.
     Start {
         /// Its run.
@@ -37,15 +39,15 @@ fn parse(line: &str) -> Option<Told> {
 
 /// Keeps everything that it is told, in order.
 #[derive(Debug, Clone)]
-pub(crate) struct Recorder {
+pub struct Recorder {
     told: Arc<Mutex<Vec<Told>>>,
     /// Where it listens.
-    pub(crate) address: String,
+    pub address: String,
 }
 
 impl Recorder {
     /// Listens on an address; the answer to a line is `ok`, once it is kept.
-    pub(crate) async fn listen(address: &str) -> Self {
+    pub async fn listen(address: &str) -> Self {
         let listener = TcpListener::bind((address, 0))
             .await
             .expect("the recorder listens");
@@ -74,7 +76,25 @@ impl Recorder {
     }
 
     /// Everything so far.
-    pub(crate) fn told(&self) -> Vec<Told> {
+    pub fn told(&self) -> Vec<Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// What a step's bash does to tell the recorder at an address something, and the log that it has.
+pub fn tell(address: &str, words: &str) -> String {
+    let (host, port) = address.split_once(':').unwrap_or_default();
+    format!("exec 3<>/dev/tcp/{host}/{port} && echo {words} >&3 && read -r answer <&3 && echo told {words}")
+}
+
+/// Indexes of the resources called `step` in a state document.
+pub fn steps_in(state: &Value) -> BTreeSet<u64> {
+    state["resources"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|resource| resource["name"] == json!("step"))
+        .flat_map(|resource| resource["instances"].as_array().cloned().unwrap_or_default())
+        .filter_map(|instance| instance["index_key"].as_u64())
+        .collect()
 }
