@@ -8,6 +8,9 @@ use crate::{image, packages};
 
 pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
     packages::ensure(&[packages::BUILD, packages::IMAGE])?;
+    if arguments.contains(&"capture") {
+        packages::ensure(&[packages::CONTAINERS])?;
+    }
     packages::ensure_terraform()?;
     check(cargo().args([
         "build",

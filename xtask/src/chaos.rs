@@ -57,5 +57,5 @@ pub(crate) fn short() -> anyhow::Result<()> {
     }
     // As the tests have built it, with the features of the whole workspace.
     check(cargo().args(["build", "--locked", "--workspace", "--example", "chaos"]))?;
-    check(example().args(["--minutes", "5", "--rounds", "1", "--seed", "1", "--postgres"]))
+    check(example().args(["--minutes", "2", "--rounds", "1", "--seed", "1", "--postgres"]))
 }
