@@ -92,6 +92,8 @@ enum Report {
     Prepared(Box<prepare::Ready>),
     /// The sandbox was found, with the position from which its log is heard; or it was not.
     Searched(Option<Box<(Found, u64)>>),
+    /// Its newest state is on its sandbox's volume only.
+    StateRemains,
     Event(Event),
 }
 
@@ -292,6 +294,7 @@ impl Shell {
         match report {
             Report::Event(event) => self.apply(event).await,
             Report::Searched(found) => self.searched(found).await,
+            Report::StateRemains => self.leave_volumes().await,
             Report::Prepared(ready) => {
                 self.engine = Some(ready.engine);
                 if matches!(self.attempt.state, State::Claimed) {

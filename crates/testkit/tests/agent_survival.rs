@@ -29,7 +29,10 @@ struct Site {
 
 impl Site {
     async fn start() -> Self {
-        let installation = Installation::start().await;
+        Self::of(Installation::start().await).await
+    }
+
+    async fn of(installation: Installation) -> Self {
         let (pool, token) = installation.create_pool("private").await;
         Self {
             installation,
@@ -169,6 +172,123 @@ async fn a_plan_whose_agent_is_restarted_while_it_is_prepared_runs_to_its_end() 
     agent.kill().await;
     let _agent = site.agent().await;
     site.installation.run_reaches(&run, "applied").await;
+}
+
+/// What git is told to reach the host with never ends; no network is asked.
+async fn never_initialized(site: &Site) -> (Workspace, String) {
+    let slow = "module \"far\" {\n  source = \"git::ssh://git@far.example/none.git\"\n}\n";
+    let workspace = site.workspace(slow).await;
+    let variable = json!({"data": {"type": "vars", "attributes": {
+        "key": "GIT_SSH_COMMAND", "value": "sleep 600 #", "category": "env"}}});
+    let path = format!("/workspaces/{}/vars", workspace.id);
+    site.installation.post(&path, &variable).await;
+    let run = site.installation.run(&workspace, &json!({})).await;
+    site.installation.run_reaches(&run, "planning").await;
+    site.installation.log_shows(&run, "plan", "Initializing").await;
+    (workspace, run)
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_the_journal_does_not_know_is_made_again_by_the_same_attempt() {
+    let mut site = Site::start().await;
+    let mut agent = site.agent().await;
+    let (_workspace, run) = never_initialized(&site).await;
+    let who = async |site: &Site| {
+        let told = site.installation.get(&format!("/runs/{run}/whereabouts")).await;
+        let attributes = &told["data"]["attributes"];
+        (attributes["attempt"].clone(), attributes["generation"].clone())
+    };
+    let before = who(&site).await;
+    agent.kill().await;
+    let journal = site.installation.agent_folder("private").join("journal");
+    let lines = std::fs::read_to_string(&journal).expect("the journal is there");
+    let claiming = lines.lines().filter(|line| line.contains("\"claiming\""));
+    std::fs::write(
+        &journal,
+        claiming.map(|line| format!("{line}\n")).collect::<String>(),
+    )
+    .expect("the journal can be written");
+    site.installation.kill_server().await;
+    let agent = site.installation.spawn_agent("private", &site.token, &[]);
+    agent.logs("the control plane cannot be reached yet").await;
+    site.installation.start_server().await;
+    agent.logs("claimed a job").await;
+    assert_eq!(who(&site).await, before);
+    site.installation
+        .post(&format!("/runs/{run}/actions/cancel"), &json!({}))
+        .await;
+    assert_eq!(site.installation.run_ends(&run).await, "canceled");
+}
+
+#[tokio::test]
+async fn an_apply_whose_state_the_server_never_takes_ends_and_says_where_the_state_is() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = folder.path().join("server.toml");
+    std::fs::write(&config, "[limits]\nstate_bytes = 20000\n").expect("a file can be written");
+    let config = config.to_string_lossy().into_owned();
+    let installation = Installation::start_with(&[("TERRAPOOL_CONFIG", config.as_str())]).await;
+    let site = Site::of(installation).await;
+    let _agent = site.agent().await;
+    let large = "\nresource \"terraform_data\" \"large\" {\n  depends_on = [terraform_data.third]\n  \
+                 input = join(\"\", [for n in range(500) : sha512(n)])\n}\n";
+    let workspace = site.workspace(&format!("{STEPS}{large}")).await;
+    let run = site.applying(&workspace).await;
+    let sandbox = sandbox_of(&run, "apply").await;
+    let image = docker(&["inspect", "-f", "{{.Config.Image}}", &sandbox]).await;
+    go(&sandbox).await;
+    assert_eq!(site.installation.run_ends(&run).await, "errored");
+
+    // What could be taken was, and people are told about the rest.
+    let kept = site.installation.resources(&workspace).await;
+    assert!(kept.contains(&"terraform_data.second".to_owned()), "{kept:?}");
+    assert!(!kept.contains(&"terraform_data.large".to_owned()), "{kept:?}");
+    let path = format!("/workspaces/{}", workspace.id);
+    let shown = site.installation.get(&path).await;
+    assert_eq!(shown["data"]["attributes"]["locked"], json!(false), "{shown}");
+    let shown = site.installation.get(&format!("/runs/{run}")).await;
+    let message = shown["data"]["attributes"]["error-message"]
+        .as_str()
+        .expect("an errored run says why");
+    assert!(
+        message.contains("did not take the newest state") && message.contains("20000 bytes"),
+        "{message}"
+    );
+    let volume = message
+        .split_once("in the volume ")
+        .and_then(|(_, rest)| rest.split_once(':'))
+        .map_or_else(|| panic!("no volume is named: {message}"), |(volume, _)| volume);
+
+    // There it is, and the agent does not take it away.
+    let bind = format!("{volume}:/state:ro");
+    let file = format!("/state/d/{}/terraform.tfstate", workspace.name);
+    let state = docker(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "-v",
+        &bind,
+        "--entrypoint",
+        "cat",
+        &image,
+        &file,
+    ])
+    .await;
+    let state: Value = serde_json::from_str(&state).expect("a state is JSON");
+    assert!(state.to_string().contains("\"large\""));
+    for suffix in ["work", "state", "job"] {
+        let name = volume.replace("-state", &format!("-{suffix}"));
+        // The container may be on its way out.
+        let gone = until(Duration::from_secs(60), async || {
+            let removed = tokio::process::Command::new("docker")
+                .args(["volume", "rm", &name])
+                .output()
+                .await;
+            removed.is_ok_and(|output| output.status.success()).then_some(())
+        })
+        .await;
+        assert!(gone.is_some(), "{name} cannot be removed");
+    }
 }
 
 #[tokio::test]
@@ -324,16 +444,7 @@ async fn told_twice_an_agent_stops_its_engines_gracefully_and_keeps_what_they_ma
 async fn a_canceled_plan_that_was_being_prepared_delivers_what_it_printed() {
     let site = Site::start().await;
     let _agent = site.agent().await;
-    // What git is told to reach the host with never ends; no network is asked.
-    let slow = "module \"far\" {\n  source = \"git::ssh://git@far.example/none.git\"\n}\n";
-    let workspace = site.workspace(slow).await;
-    let variable = json!({"data": {"type": "vars", "attributes": {
-        "key": "GIT_SSH_COMMAND", "value": "sleep 600 #", "category": "env"}}});
-    let path = format!("/workspaces/{}/vars", workspace.id);
-    site.installation.post(&path, &variable).await;
-    let run = site.installation.run(&workspace, &json!({})).await;
-    site.installation.run_reaches(&run, "planning").await;
-    site.installation.log_shows(&run, "plan", "Initializing").await;
+    let (_workspace, run) = never_initialized(&site).await;
     site.installation
         .post(&format!("/runs/{run}/actions/cancel"), &json!({}))
         .await;

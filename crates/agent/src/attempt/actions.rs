@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{Report, RunnerEnd, Shell, prepare};
 use crate::control_plane::CallError;
-use crate::delivery::{Ending, Progress, deliver, give_back, report_without_runner};
+use crate::delivery::{Delivery, Ending, Progress, deliver, give_back, report_without_runner};
 use crate::engines::hex;
 
 impl Shell {
@@ -171,13 +171,32 @@ impl Shell {
         };
         let progress = Progress {
             log: log.received(),
-            state: state.delivered(),
+            state: state.progress(),
         };
         let schemas = Arc::clone(&self.shared.schemas);
+        let volume = self
+            .place()
+            .map_or_else(String::new, |place| self.shared.driver.state_volume(&place));
         self.delivering = Some(tokio::spawn(async move {
-            deliver(recipient, runner, progress, inbox, ending, schemas).await;
+            match deliver(recipient, runner, progress, inbox, ending, schemas, &volume).await {
+                Delivery::Complete => {}
+                Delivery::StateRemains => {
+                    let _ = reports.send(Report::StateRemains);
+                }
+            }
             let _ = reports.send(Report::Event(Event::FinishAnswered));
         }));
+    }
+
+    /// What is on the volumes is needed by a person: only the container goes. The journal forgets them, so that the next
+    /// start keeps them like those of a job it does not know.
+    pub(super) async fn leave_volumes(&mut self) {
+        let runner = self.runner.take();
+        let place = self.place();
+        self.set_place(None);
+        if let Some(place) = place {
+            self.shared.warm.leave_volumes(place, runner).await;
+        }
     }
 
     async fn remove(&mut self) {

@@ -11,7 +11,7 @@ use terrapool_protocol::runner::ToRunner;
 use tokio::sync::{mpsc, watch};
 
 use super::artifacts::{self, ArtifactError, ArtifactPiece, Delivered};
-use super::{LOOK_AGAIN, Recipient, until_answered};
+use super::{LOOK_AGAIN, Recipient, RefusedState, StateProgress, until_answered};
 use crate::control_plane::CallError;
 use crate::engines::hex;
 use crate::runner_link::RunnerSender;
@@ -65,11 +65,20 @@ impl Ending {
 pub struct Progress {
     /// How far the control plane has the log.
     pub log: watch::Receiver<u64>,
-    /// The state it took last.
-    pub state: watch::Receiver<Option<String>>,
+    /// What became of the state's copies.
+    pub state: watch::Receiver<StateProgress>,
 }
 
-/// Delivers what is missing, then reports the end until it is answered. Returns when nothing more can be done.
+/// How far a delivery came when nothing more can be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// The control plane has everything.
+    Complete,
+    /// The newest state is on the sandbox's volume, and nowhere else.
+    StateRemains,
+}
+
+/// Delivers what is missing, then reports the end until it is answered. `volume` is where the state is.
 pub async fn deliver(
     recipient: Recipient,
     runner: RunnerSender,
@@ -77,16 +86,20 @@ pub async fn deliver(
     mut pieces: mpsc::Receiver<ArtifactPiece>,
     mut ending: Ending,
     schemas: Arc<SchemaCache>,
-) {
+    volume: &str,
+) -> Delivery {
     let log_size = ending.log_size;
-    let state = ending.state.as_ref().map(|mark| mark.sha256.clone());
+    let state = ending.state.clone();
     let log_arrived = async {
         // An error means that the delivery gave up; the finish will say what is missing.
         let _ = progress.log.wait_for(|received| *received >= log_size).await;
     };
     let state_arrived = async {
-        if state.is_some() {
-            let _ = progress.state.wait_for(|delivered| *delivered == state).await;
+        if let Some(mark) = &state {
+            let _ = progress
+                .state
+                .wait_for(|progress| progress.has_decided(mark))
+                .await;
         }
     };
     let files = artifacts::deliver(
@@ -115,26 +128,67 @@ pub async fn deliver(
             Delivered::default()
         }
     };
-    let body = ending.finish(&delivered);
-    report_until_complete(&recipient, &runner, &mut progress, &body).await;
+    report_until_complete(&recipient, &runner, &mut progress, ending, &delivered, volume).await
+}
+
+impl Ending {
+    /// The end of an apply whose newest state is not taken: the run must not seem to have succeeded, and who reads why
+    /// has to know where the state is.
+    fn without_state(self, refused: &RefusedState, taken: Option<StateMark>, volume: &str) -> Self {
+        let RefusedState { mark, size, reason } = refused;
+        let serial = mark
+            .serial
+            .map_or_else(String::new, |serial| format!(" {serial}"));
+        let earlier = match &self.outcome {
+            Outcome::Failed { message, .. } | Outcome::EngineLost { message } => format!("{message}. "),
+            Outcome::Canceled => "the apply was canceled. ".to_owned(),
+            Outcome::Succeeded { .. } | Outcome::NeverStarted { .. } => String::new(),
+        };
+        let message = format!(
+            "{earlier}The control plane did not take the newest state{serial} of {size} bytes ({reason}). The agent's \
+             host keeps it for seven days in the volume {volume}: let the control plane take it, then push it from there"
+        );
+        Self {
+            outcome: Outcome::Failed {
+                reason: FailureReason::Limit,
+                message,
+            },
+            state: taken,
+            ..self
+        }
+    }
 }
 
 async fn report_until_complete(
     recipient: &Recipient,
     runner: &RunnerSender,
     progress: &mut Progress,
-    body: &Finish,
-) {
+    mut ending: Ending,
+    delivered: &Delivered,
+    volume: &str,
+) -> Delivery {
+    let mut delivery = Delivery::Complete;
     loop {
+        let decided = progress.state.borrow_and_update().clone();
+        if let Some(refused) = ending.state.as_ref().and_then(|mark| decided.refusal_of(mark)) {
+            tracing::error!(job = %recipient.job, volume, "the newest state stays on this host");
+            delivery = Delivery::StateRemains;
+            ending = ending.without_state(refused, decided.taken.clone(), volume);
+        }
+        let body = ending.finish(delivered);
         let Recipient {
             control_plane,
             job,
             credential,
         } = recipient;
-        match until_answered("the end of a job", || control_plane.finish(credential, job, body)).await {
+        match until_answered("the end of a job", || {
+            control_plane.finish(credential, job, &body)
+        })
+        .await
+        {
             Ok(answer) => {
                 tracing::info!(%job, accepted = answer.accepted, "the end of a job was delivered");
-                return;
+                return delivery;
             }
             Err(CallError::Incomplete(missing)) => {
                 tracing::info!(%job, ?missing, "the control plane still misses something");
@@ -145,7 +199,6 @@ async fn report_until_complete(
                     .await;
                 if missing.state_missing {
                     // It was taken, but by a control plane that was replaced by its backup since.
-                    progress.state.mark_unchanged();
                     let _ = runner.send(&ToRunner::StateAgain).await;
                     let taken = tokio::time::timeout(LOOK_AGAIN, progress.state.changed()).await;
                     if matches!(taken, Ok(Err(_))) {
@@ -159,7 +212,9 @@ async fn report_until_complete(
             }
             Err(error) => {
                 tracing::error!(%job, error = &error as &dyn std::error::Error, "the end of a job was refused");
-                return;
+                let taken = progress.state.borrow().taken.clone();
+                let has_all = ending.state.is_none() || ending.state == taken;
+                return if has_all { delivery } else { Delivery::StateRemains };
             }
         }
     }

@@ -13,9 +13,9 @@ use terrapool_model::time::Millis;
 use terrapool_protocol::secret::Secret;
 
 pub use artifacts::ArtifactPiece;
-pub use finish::{Ending, Progress, deliver, give_back, report_without_runner};
+pub use finish::{Delivery, Ending, Progress, deliver, give_back, report_without_runner};
 pub use log::LogDelivery;
-pub use state::StateDelivery;
+pub use state::{RefusedState, StateDelivery, StateProgress};
 
 use crate::clock;
 use crate::control_plane::{CallError, ControlPlane};

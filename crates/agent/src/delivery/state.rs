@@ -8,20 +8,58 @@ use tokio::sync::watch;
 use super::{Recipient, until_answered};
 use crate::runner_link::RunnerSender;
 
+/// What became of the copies so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StateProgress {
+    /// The copy that the control plane took last.
+    pub taken: Option<StateMark>,
+    /// The copy that it refused since, for a reason that another try would not change.
+    pub refused: Option<RefusedState>,
+}
+
+/// A copy of the state that the control plane does not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedState {
+    /// Which one.
+    pub mark: StateMark,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Why, as the control plane said.
+    pub reason: String,
+}
+
+impl StateProgress {
+    /// Whether a copy has been decided on.
+    pub fn has_decided(&self, mark: &StateMark) -> bool {
+        let taken = self
+            .taken
+            .as_ref()
+            .is_some_and(|taken| taken.sha256 == mark.sha256);
+        taken || self.refusal_of(mark).is_some()
+    }
+
+    /// The refusal of a copy.
+    pub fn refusal_of(&self, mark: &StateMark) -> Option<&RefusedState> {
+        self.refused
+            .as_ref()
+            .filter(|refused| refused.mark.sha256 == mark.sha256)
+    }
+}
+
 /// Delivers one job's states in the background.
 #[derive(Debug)]
 pub struct StateDelivery {
     newest: watch::Sender<Option<(StateMark, Bytes)>>,
-    delivered: watch::Receiver<Option<String>>,
+    progress: watch::Receiver<StateProgress>,
 }
 
 impl StateDelivery {
     /// Starts.
     pub fn start(recipient: Recipient, runner: RunnerSender) -> Self {
         let (newest, queue) = watch::channel(None);
-        let (done, delivered) = watch::channel(None);
-        tokio::spawn(run(recipient, runner, queue, done));
-        Self { newest, delivered }
+        let (decided, progress) = watch::channel(StateProgress::default());
+        tokio::spawn(run(recipient, runner, queue, decided));
+        Self { newest, progress }
     }
 
     /// Takes a copy; one that has not been sent yet is replaced.
@@ -29,9 +67,9 @@ impl StateDelivery {
         self.newest.send_replace(Some((mark, bytes.into())));
     }
 
-    /// SHA-256 of the copy that the control plane took last.
-    pub fn delivered(&self) -> watch::Receiver<Option<String>> {
-        self.delivered.clone()
+    /// What became of the copies so far.
+    pub fn progress(&self) -> watch::Receiver<StateProgress> {
+        self.progress.clone()
     }
 }
 
@@ -39,7 +77,7 @@ async fn run(
     recipient: Recipient,
     runner: RunnerSender,
     mut queue: watch::Receiver<Option<(StateMark, Bytes)>>,
-    done: watch::Sender<Option<String>>,
+    decided: watch::Sender<StateProgress>,
 ) {
     let Recipient {
         control_plane,
@@ -57,12 +95,24 @@ async fn run(
         match answer {
             Ok(stored) => {
                 tracing::debug!(%job, serial = mark.serial, fate = ?stored.fate, "a copy of the state was delivered");
-                done.send_replace(Some(mark.sha256.clone()));
+                decided.send_replace(StateProgress {
+                    taken: Some(mark.clone()),
+                    refused: None,
+                });
                 let _ = runner.send(&ToRunner::StateTaken { sha256: mark.sha256 }).await;
             }
+            // The next one may be smaller.
             Err(error) => {
                 tracing::error!(%job, error = &error as &dyn std::error::Error, "a copy of the state was refused");
-                return;
+                let sha256 = mark.sha256.clone();
+                let refused = RefusedState {
+                    mark,
+                    size: bytes.len() as u64,
+                    reason: error.to_string(),
+                };
+                decided.send_modify(|progress| progress.refused = Some(refused));
+                // It waits for that before it sends another one.
+                let _ = runner.send(&ToRunner::StateTaken { sha256 }).await;
             }
         }
     }

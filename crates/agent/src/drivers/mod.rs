@@ -130,6 +130,22 @@ impl Driver {
         }
     }
 
+    /// Ends a sandbox whose volumes a person needs.
+    pub async fn leave_volumes(&self, place: &Place) {
+        match self {
+            Self::Docker(docker) => docker.remove_container(&place.id).await,
+            Self::Native(native) => native.end(&place.volumes).await,
+        }
+    }
+
+    /// Where the state of a sandbox is, as people find it on this host.
+    pub fn state_volume(&self, place: &Place) -> String {
+        match self {
+            Self::Docker(_) => docker::state_volume(place),
+            Self::Native(native) => native.state_folder(place),
+        }
+    }
+
     /// Connects anew to a sandbox that an earlier connection, or process, used. When the sandbox has ended, another one
     /// serves what is on its volumes. `None`: nothing is left of it.
     pub async fn find(&self, place: &Place, log_from: u64) -> Option<Found> {

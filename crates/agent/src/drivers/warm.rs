@@ -222,6 +222,17 @@ impl WarmSandboxes {
         });
     }
 
+    /// The same, but its volumes stay.
+    pub async fn leave_volumes(self: &Arc<Self>, place: Place, runner: Option<RunnerSender>) {
+        let driver = Arc::clone(&self.driver);
+        self.leaving.lock().await.spawn(async move {
+            if let Some(runner) = runner {
+                let _ = runner.send(&ToRunner::Release).await;
+            }
+            driver.leave_volumes(&place).await;
+        });
+    }
+
     async fn remove_ready(&self) {
         loop {
             let Some(sandbox) = self.ready.lock().await.pop_front() else {

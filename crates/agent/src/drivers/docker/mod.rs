@@ -24,6 +24,7 @@ use super::sandbox::SandboxKey;
 use crate::config::{Config, SandboxUser};
 
 pub use bin_volume::BinVolume;
+pub(super) use sandbox::state_volume;
 
 fn is_status(error: &bollard::errors::Error, status: u16) -> bool {
     matches!(error, bollard::errors::Error::DockerResponseServerError { status_code, .. } if *status_code == status)
@@ -126,7 +127,7 @@ impl DockerDriver {
         }
     }
 
-    async fn remove_container(&self, id: &str) {
+    pub(super) async fn remove_container(&self, id: &str) {
         let options = RemoveContainerOptions {
             force: true,
             v: true,

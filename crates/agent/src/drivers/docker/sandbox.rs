@@ -16,12 +16,17 @@ use terrapool_protocol::secret::Secret;
 use super::{DockerDriver, is_status, labels};
 use crate::config::SandboxUser;
 use crate::drivers::DriverError;
-use crate::drivers::sandbox::{Sandbox, SandboxKey, greet};
+use crate::drivers::sandbox::{Place, Sandbox, SandboxKey, greet};
 use crate::engines::hex;
 use crate::runner_link::RunnerLink;
 
 /// Volumes of a sandbox: the end of the name, and where it is mounted.
 pub(super) const VOLUMES: [(&str, &str); 3] = [("work", WORK), ("state", STATE), ("job", JOB)];
+
+/// The volume with the state of a sandbox.
+pub(in crate::drivers) fn state_volume(place: &Place) -> String {
+    volume_name(&place.volumes, "state")
+}
 
 pub(super) fn volume_name(sandbox: &str, suffix: &str) -> String {
     format!("{sandbox}-{suffix}")

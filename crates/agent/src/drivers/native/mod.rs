@@ -392,8 +392,17 @@ impl NativeDriver {
         }
     }
 
+    /// The folder with the state of a sandbox.
+    pub(super) fn state_folder(&self, place: &Place) -> String {
+        self.folder
+            .join(&place.volumes)
+            .join("state")
+            .display()
+            .to_string()
+    }
+
     /// Ends the processes of a sandbox. Its volumes stay.
-    async fn end(&self, name: &str) {
+    pub(super) async fn end(&self, name: &str) {
         let note = read_note(&self.folder.join(name));
         if let Some(process) = note.as_ref().and_then(|note| note.process.as_ref()) {
             process.kill();

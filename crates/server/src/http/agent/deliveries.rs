@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
@@ -35,6 +35,9 @@ const ARTIFACT_BYTES: u64 = 1 << 30;
 
 /// What a log may have above its limit, in bytes: the words of runner and agent about what they left out and did.
 const LOG_MARGIN: u64 = 1 << 20;
+
+/// So much of a body that is too large is still read, in bytes.
+const DRAINED_BYTES: u64 = 1 << 30;
 
 /// Who appends to a log, for the log store.
 pub(super) fn writer(attempt: &credentials::Attempt) -> Writer {
@@ -194,6 +197,7 @@ async fn store(
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(AgentApiError::Body)?;
         if writer.size() + piece.len() as u64 > limit {
+            drain(pieces).await;
             return Err(AgentApiError::TooLarge(limit));
         }
         md5.update(&piece);
@@ -207,6 +211,18 @@ async fn store(
         ));
     }
     Ok((stored, hex(&md5.finalize())))
+}
+
+/// Reads the rest of a body that is not wanted: who is still sending may not see an answer otherwise, and would send it
+/// again and again.
+async fn drain(mut pieces: BodyDataStream) {
+    let mut left = DRAINED_BYTES;
+    while let Some(Ok(piece)) = pieces.next().await {
+        left = left.saturating_sub(piece.len() as u64);
+        if left == 0 {
+            return;
+        }
+    }
 }
 
 pub(super) async fn put_state(
