@@ -300,26 +300,33 @@ impl NativeDriver {
         text.push(b'\n');
         input.write_all(&text).await.map_err(failed(at))?;
         let mut lines = BufReader::new(output).lines();
-        let mut inner = None;
-        let mut mapped = false;
+        let (mut inner, mut early, mut mapped) = (None, None, false);
         while let Some(line) = lines.next_line().await.map_err(failed(at))? {
-            let process = || inner.ok_or_else(gone);
-            match serde_json::from_str(&line) {
-                Ok(Wish::Inner(number)) => {
-                    inner = Some(number);
-                    note.process = ProcessId::of(number);
-                    write_note(at, note)?;
-                    continue;
+            let mut wish = serde_json::from_str(&line).map_err(|_| gone())?;
+            if let Wish::Inner(number) = wish {
+                inner = Some(number);
+                note.process = ProcessId::of(number);
+                write_note(at, note)?;
+                match early.take() {
+                    Some(earlier) => wish = earlier,
+                    None => continue,
                 }
-                Ok(Wish::Link) => {
+            }
+            // The inner process may speak before the outer one has told its number.
+            let Some(process) = inner else {
+                early = Some(wish);
+                continue;
+            };
+            match wish {
+                Wish::Inner(_) => continue,
+                Wish::Link => {
                     let link = link.as_ref().ok_or_else(gone)?;
-                    self.network.connect(link, process()?).await?;
+                    self.network.connect(link, process).await?;
                 }
-                Ok(Wish::Users) => {
-                    map_users(process()?, specification.user)?;
+                Wish::Users => {
+                    map_users(process, specification.user)?;
                     mapped = true;
                 }
-                Err(_) => return Err(gone()),
             }
             input.write_all(b"\n").await.map_err(failed(at))?;
         }

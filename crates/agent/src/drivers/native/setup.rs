@@ -108,7 +108,8 @@ fn wish(wish: &Wish) -> io::Result<()> {
 fn read_line() -> io::Result<String> {
     let mut line = String::new();
     if io::stdin().lock().read_line(&mut line)? == 0 {
-        return Err(io::Error::other("the agent is gone"));
+        // The agent has given up, or is gone; it knows why.
+        std::process::exit(1);
     }
     Ok(line)
 }
