@@ -207,4 +207,16 @@ async fn an_organizations_token_manages_its_own_organization_only() {
         plane.get("organizations/acme/authentication-token").await.status,
         404
     );
+    let organization = plane.get("organizations/acme").await.json();
+    let organization = organization["data"]["attributes"]["external-id"]
+        .as_str()
+        .unwrap();
+    let mut connection = plane.running.app.db.read().await.unwrap();
+    let entries = terrapool_store::audit::newest(&mut connection, &organization.parse().unwrap(), 50)
+        .await
+        .unwrap();
+    assert!(
+        entries.iter().any(|entry| entry.action == "token.delete"),
+        "{entries:?}"
+    );
 }

@@ -21,6 +21,7 @@ use super::AppState;
 use crate::app::App;
 use crate::auth::{self, Caller, OrganizationPermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited;
 use crate::http::error::ApiError;
 use crate::secrets::{self, TokenKind};
 
@@ -229,17 +230,26 @@ pub(in crate::http) async fn delete_of_organization(
         return Err(ApiError::NotFound);
     }
     drop(connection);
-    app.db
-        .write(move |tx| {
-            let ids: Vec<TokenId> = records.iter().map(|record| record.id.clone()).collect();
-            Box::pin(async move {
-                for id in ids {
-                    api_tokens::revoke(tx, &id).await?;
-                }
-                Ok::<_, ApiError>(())
-            })
+    let TokenOwner::Organization(organization) = owner else {
+        return Err(ApiError::NotFound);
+    };
+    let ids: Vec<TokenId> = records.iter().map(|record| record.id.clone()).collect();
+    let entry = audited::Entry {
+        organization,
+        action: "token.delete",
+        subject: ids.iter().map(TokenId::as_str).collect::<Vec<_>>().join(", "),
+        detail: json!({"cut-off": false}),
+    };
+    audited::change(&app, &caller, entry, move |tx| {
+        let ids = ids.clone();
+        Box::pin(async move {
+            for id in ids {
+                api_tokens::revoke(tx, &id).await?;
+            }
+            Ok(())
         })
-        .await?;
+    })
+    .await?;
     Ok(Answer::NoContent)
 }
 
