@@ -113,10 +113,20 @@ document.addEventListener("keydown", (ev) => {
     k: () => rows[Math.max(at - 1, 0)]?.focus(),
     f: () => $("[data-follow]")?.click(),
     e: () => $("[data-open]")?.click(),
-    a: () => $("[data-key=a]")?.focus(), // focus only: a key press never confirms an apply
+    n: () => hit(1),
+    N: () => hit(-1),
+    // focus only: a key press never confirms an apply
+    a: () => $("[data-key=a]")?.focus(),
   };
   if (keys[ev.key]) { keys[ev.key](); ev.preventDefault(); }
 });
+
+// The next or previous line of a log that was found.
+function hit(step) {
+  const all = $$(".ln.hit");
+  const at = all.indexOf(document.activeElement.parentNode);
+  all[(Math.max(at, step < 0 ? 0 : -1) + step + all.length) % all.length]?.firstChild.focus();
+}
 
 // --- theme: the server can't know the system's wish, so the form tells it ----------------------------------------
 $("[data-theme-form]")?.addEventListener("submit", (ev) => {
@@ -130,7 +140,8 @@ const src = document.documentElement.dataset.events;
 if (src) connect(new EventSource(src));
 export function connect(source) {
   const live = $("#live");
-  const held = new Map(); // what came while the keyboard was inside its element
+  // what came while the keyboard was inside its element
+  const held = new Map();
   let timer;
   function mark(on) {
     if (!live) return;

@@ -82,6 +82,23 @@ async fn a_long_log_is_scrolled_from_its_end_to_its_begin() {
     browser
         .wait_for_text("#apply-fold summary", "1 line, the first in line")
         .await;
+    // Keys go from one found line to the next, and back.
+    browser
+        .open(&format!("{page}?phase=apply&from=1&find=line%201"))
+        .await;
+    browser.wait_for("#apply-log .ln.hit").await;
+    for (key, expected) in [("n", 0), ("n", 1), ("N", 0)] {
+        browser
+            .script(&format!(
+                "document.body.dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}', bubbles: true}}))"
+            ))
+            .await;
+        browser
+            .wait_for_script(&format!(
+                "return document.querySelectorAll('.ln.hit')[{expected}].contains(document.activeElement)"
+            ))
+            .await;
+    }
     let complaints = browser.complaints().await;
     assert!(complaints.is_empty(), "{complaints:?}");
     drop(agent);
