@@ -176,7 +176,7 @@ impl Shell {
         let schemas = Arc::clone(&self.shared.schemas);
         let volume = self
             .place()
-            .map_or_else(String::new, |place| self.shared.driver.state_volume(&place));
+            .map_or_else(String::new, |place| self.shared.driver.state_place(&place));
         self.delivering = Some(tokio::spawn(async move {
             match deliver(recipient, runner, progress, inbox, ending, schemas, &volume).await {
                 Delivery::Complete => {}

@@ -78,7 +78,7 @@ pub enum Delivery {
     StateRemains,
 }
 
-/// Delivers what is missing, then reports the end until it is answered. `volume` is where the state is.
+/// Delivers what is missing, then reports the end until it is answered. `place` is where the state is.
 pub async fn deliver(
     recipient: Recipient,
     runner: RunnerSender,
@@ -86,7 +86,7 @@ pub async fn deliver(
     mut pieces: mpsc::Receiver<ArtifactPiece>,
     mut ending: Ending,
     schemas: Arc<SchemaCache>,
-    volume: &str,
+    place: &str,
 ) -> Delivery {
     let log_size = ending.log_size;
     let state = ending.state.clone();
@@ -128,13 +128,13 @@ pub async fn deliver(
             Delivered::default()
         }
     };
-    report_until_complete(&recipient, &runner, &mut progress, ending, &delivered, volume).await
+    report_until_complete(&recipient, &runner, &mut progress, ending, &delivered, place).await
 }
 
 impl Ending {
     /// The end of an apply whose newest state is not taken: the run must not seem to have succeeded, and who reads why
     /// has to know where the state is.
-    fn without_state(self, refused: &RefusedState, taken: Option<StateMark>, volume: &str) -> Self {
+    fn without_state(self, refused: &RefusedState, taken: Option<StateMark>, place: &str) -> Self {
         let RefusedState { mark, size, reason } = refused;
         let serial = mark
             .serial
@@ -146,7 +146,7 @@ impl Ending {
         };
         let message = format!(
             "{earlier}The control plane did not take the newest state{serial} of {size} bytes ({reason}). The agent's \
-             host keeps it for seven days in the volume {volume}: let the control plane take it, then push it from there"
+             host keeps it for seven days in {place}: let the control plane take it, then push it from there"
         );
         Self {
             outcome: Outcome::Failed {
@@ -165,15 +165,15 @@ async fn report_until_complete(
     progress: &mut Progress,
     mut ending: Ending,
     delivered: &Delivered,
-    volume: &str,
+    place: &str,
 ) -> Delivery {
     let mut delivery = Delivery::Complete;
     loop {
         let decided = progress.state.borrow_and_update().clone();
         if let Some(refused) = ending.state.as_ref().and_then(|mark| decided.refusal_of(mark)) {
-            tracing::error!(job = %recipient.job, volume, "the newest state stays on this host");
+            tracing::error!(job = %recipient.job, place, "the newest state stays on this host");
             delivery = Delivery::StateRemains;
-            ending = ending.without_state(refused, decided.taken.clone(), volume);
+            ending = ending.without_state(refused, decided.taken.clone(), place);
         }
         let body = ending.finish(delivered);
         let Recipient {

@@ -139,10 +139,10 @@ impl Driver {
     }
 
     /// Where the state of a sandbox is, as people find it on this host.
-    pub fn state_volume(&self, place: &Place) -> String {
+    pub fn state_place(&self, place: &Place) -> String {
         match self {
-            Self::Docker(_) => docker::state_volume(place),
-            Self::Native(native) => native.state_folder(place),
+            Self::Docker(_) => format!("the volume {}", docker::state_volume(place)),
+            Self::Native(native) => format!("the folder {}", native.state_folder(place)),
         }
     }
 
