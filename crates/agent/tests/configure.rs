@@ -122,7 +122,7 @@ fn what_makes_no_sense_is_refused_and_nothing_is_written() {
             "",
             "`default` (an unprivileged user) or `root`",
         ),
-        (&["--driver", "magic"], "", "`docker` is what there is"),
+        (&["--driver", "magic"], "", "`docker` or `native`"),
         (&["--concurrency", "0"], "", "at least one job has to fit"),
         (
             &["--token-stdin"],
