@@ -219,7 +219,7 @@ async fn a_package_is_installed_as_the_manual_says_and_an_upgrade_in_the_middle_
     let left = system
         .run(
             "iptables-save | grep -i terrapool || :; ip -o link | grep terrapool || :; ls /var/lib/terrapool-docker\n\
-             grep terrapool /proc/mounts | grep -v ' /var/lib/terrapool-docker ' || :\n\
+             awk '$2 ~ /terrapool/ && $2 != \"/var/lib/terrapool-docker\"' /proc/mounts\n\
              docker ps --all --format '{{.Names}}'; docker volume ls --quiet",
         )
         .await;
