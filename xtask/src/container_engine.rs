@@ -118,20 +118,41 @@ fn answers(socket: &Path) -> bool {
 impl Drop for ContainerEngine {
     fn drop(&mut self) {
         let Some(private) = &mut self.private else { return };
+        private.end();
+        private.unmount();
+    }
+}
+
+impl Private {
+    fn end(&mut self) {
         // SIGTERM lets it end its containers and unmount their file systems.
-        let _ = program("kill").arg(private.daemon.id().to_string()).status();
+        let _ = program("kill").arg(self.daemon.id().to_string()).status();
         let deadline = Instant::now() + Duration::from_secs(30);
         while Instant::now() < deadline {
-            if matches!(private.daemon.try_wait(), Ok(Some(_))) {
+            if matches!(self.daemon.try_wait(), Ok(Some(_))) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
         eprintln!(
             "the private Docker engine in {} does not end; killing it",
-            private.folder.path().display()
+            self.folder.path().display()
         );
-        let _ = private.daemon.kill();
-        let _ = private.daemon.wait();
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+
+    /// A network namespace stays mounted; with it the folder could not be removed.
+    fn unmount(&self) {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mut places: Vec<&str> = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .filter(|place| Path::new(place).starts_with(self.folder.path()))
+            .collect();
+        places.reverse();
+        for place in places {
+            let _ = program("umount").args(["--lazy", place]).status();
+        }
     }
 }
