@@ -71,6 +71,14 @@ remove_native_sandboxes() {
             rm -f "/run/terrapool-native/$number"
         fi
     done
+    if command -v iptables >/dev/null; then
+        iptables -w -t nat -D POSTROUTING -s 198.18.0.0/15 ! -o tpn+ -j MASQUERADE 2>/dev/null || :
+        iptables -w -D INPUT -i tpn+ -j DROP 2>/dev/null || :
+        iptables -w -D FORWARD -o tpn+ -j DROP 2>/dev/null || :
+        iptables -w -D FORWARD -o tpn+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT 2>/dev/null || :
+        iptables -w -D FORWARD -i tpn+ -j ACCEPT 2>/dev/null || :
+        iptables -w -D FORWARD -i tpn+ -o tpn+ -j DROP 2>/dev/null || :
+    fi
 }
 
 # What the agent made on an engine that is not its own: by its label, and nothing else. The label is a digest of its key.

@@ -314,6 +314,8 @@ try metadata {metadata} 8000
 try neighbour {address} 8000
 try gateway {gateway} {port}
 for own in {own}; do try host $own {port}; done
+grep -q ' lo$' /proc/net/if_inet6 && echo "loopback has IPv6"
+grep -q ' eth0$' /proc/net/if_inet6 && echo "REACHED IPv6"
 ip route del unreachable {gateway} 2>/dev/null && echo "REACHED routes"
 echo done"#,
         world = World::ADDRESS,
@@ -340,6 +342,12 @@ echo done"#,
         .filter_map(|line| line.split_once("): REACHED ").map(|(_, what)| what))
         .collect();
     assert_eq!(reached, ["world"], "{log}");
+    // No address of the link's own either, on both ends of it.
+    if std::path::Path::new("/proc/net/if_inet6").exists() {
+        assert!(log.contains("): loopback has IPv6"), "{log}");
+        let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+        assert!(!addresses.contains(" tpn"), "{addresses}");
+    }
     for closed in ["metadata", "neighbour", "gateway", "host"] {
         assert!(log.contains(&format!("): closed {closed}")), "{log}");
     }

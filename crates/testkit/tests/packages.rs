@@ -544,6 +544,8 @@ async fn a_packaged_agent_needs_no_container_engine_after_what_the_manual_says_a
         .await;
     assert_eq!(engine.trim(), "inactive");
 
+    let rules = site.system.run("iptables-save | grep -c tpn").await;
+    assert_eq!(rules.trim(), "6");
     let again = site.workspace("goes-on", STEPS).await;
     let run = site.run(&again).await;
     site.installation.log_shows(&run, "apply", "second waits").await;
@@ -552,7 +554,7 @@ async fn a_packaged_agent_needs_no_container_engine_after_what_the_manual_says_a
         .await;
     let left = site
         .system
-        .run("pgrep -x terrapool-runne || echo none; find /sys/fs/cgroup -name 'terrapool-*' -path '*/terrapool/*' -exec cat {}/cgroup.procs \\;")
+        .run("pgrep -x terrapool-runne || echo none; find /sys/fs/cgroup -name 'terrapool-*' -path '*/terrapool/*' -exec cat {}/cgroup.procs \\;; iptables-save | grep tpn || :")
         .await;
     assert_eq!(left.trim(), "none", "a purge leaves sandboxes");
 }

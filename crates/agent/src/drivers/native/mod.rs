@@ -207,12 +207,13 @@ impl NativeDriver {
             SandboxNetwork::Closed | SandboxNetwork::Metadata => {
                 let mut random = [0; 2];
                 let _ = getrandom::fill(&mut random);
+                let host = network::host_addresses(&self.bin.runner()).await?;
                 let link = self.network.take(random, &at)?;
                 note.link = Some(link.clone());
                 Some(Outside {
                     link,
                     metadata_open: key.network == SandboxNetwork::Metadata,
-                    host: network::host_addresses(&self.bin.runner()).await?,
+                    host,
                 })
             }
         };

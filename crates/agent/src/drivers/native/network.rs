@@ -89,7 +89,7 @@ impl Network {
         self.disconnect(link).await;
         let name = &link.host_end;
         batch(&format!(
-            "link add {name} type veth peer name {} netns {process}\naddr add {}/31 dev {name}\nlink set {name} up\n",
+            "link add {name} type veth peer name {} netns {process}\nlink set {name} addrgenmode none\naddr add {}/31 dev {name}\nlink set {name} up\n",
             super::setup::INTERFACE,
             link.gateway
         ))

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
-use terrapool_protocol::runner::{BIN, JOB, STATE, WORK};
+use terrapool_protocol::runner::BIN;
 
 use super::setup::Specification;
 use crate::config::SandboxUser;
@@ -181,12 +181,8 @@ impl Root<'_> {
         self.show_groups()?;
         self.bind(&self.specification.bin, Path::new(BIN), MountFlags::RDONLY)?;
         for (name, target) in super::VOLUMES {
-            debug_assert!([WORK, STATE, JOB].contains(&target));
-            self.bind(
-                &super::setup::below(&self.specification.folder, name),
-                Path::new(target),
-                MountFlags::empty(),
-            )?;
+            let volume = self.specification.folder.join(name);
+            self.bind(&volume, Path::new(target), MountFlags::empty())?;
         }
         if self.is_root() {
             return Ok(());

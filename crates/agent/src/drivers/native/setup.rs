@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, BufRead as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use rustix::thread::{CapabilitySet, UnshareFlags};
@@ -180,6 +180,13 @@ fn inner() -> io::Result<std::convert::Infallible> {
 fn connect(specification: &Specification) -> io::Result<()> {
     let mut commands = "link set lo up\n".to_owned();
     if let Some(outside) = &specification.network {
+        // By its link's own address the host could be reached past every rule. Loopback keeps its addresses.
+        match fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("IPv6 cannot be closed")(error));
+            }
+            _ => {}
+        }
         wish(&Wish::Link)?;
         read_line()?;
         let (address, gateway) = (outside.link.address, outside.link.gateway);
@@ -251,9 +258,4 @@ fn give_up_power(user: SandboxUser) -> io::Result<()> {
         rustix::thread::set_capabilities(None, sets)?;
     }
     Ok(())
-}
-
-/// The host's path of something below a sandbox's folder.
-pub(super) fn below(folder: &Path, name: &str) -> PathBuf {
-    folder.join(name)
 }
