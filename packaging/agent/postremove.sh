@@ -76,8 +76,10 @@ remove_native_sandboxes() {
         iptables -w -D INPUT -i tpn+ -j DROP 2>/dev/null || :
         iptables -w -D FORWARD -o tpn+ -j DROP 2>/dev/null || :
         iptables -w -D FORWARD -o tpn+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT 2>/dev/null || :
-        iptables -w -D FORWARD -i tpn+ -j ACCEPT 2>/dev/null || :
+        iptables -w -D FORWARD -i tpn+ -j TERRAPOOL-NATIVE 2>/dev/null || :
         iptables -w -D FORWARD -i tpn+ -o tpn+ -j DROP 2>/dev/null || :
+        iptables -w -F TERRAPOOL-NATIVE 2>/dev/null || :
+        iptables -w -X TERRAPOOL-NATIVE 2>/dev/null || :
     fi
 }
 

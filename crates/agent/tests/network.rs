@@ -204,6 +204,22 @@ async fn probes(user: SandboxUser) {
     );
     assert!(!reaches(&closed.id, &sibling, 9000), "{sibling}");
 
+    // Somebody else's container on another bridge of the engine serves its neighbours there, and no sandbox.
+    let (started, text) = output(
+        "docker",
+        &["exec", "-d", &control.0, "busybox", "sh", "-c", serve],
+    );
+    assert!(started, "{text}");
+    let foreign = address_of(&control.0);
+    let neighbour = Control::start(&image);
+    assert!(
+        in_time(|| reaches(&neighbour.0, &foreign, 9000)),
+        "the container does not listen"
+    );
+    for inside in [&closed.id, &open.id, &none.id] {
+        assert!(!reaches(inside, &foreign, 9000), "{foreign}");
+    }
+
     // Nobody inside can take the routes away.
     let (removed, text) = output(
         "docker",

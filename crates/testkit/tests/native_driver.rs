@@ -225,15 +225,19 @@ async fn case_05_and_06_the_root_profile_has_no_power_outside_and_changes_nothin
     nothing_of_the_host("root").await;
 }
 
-/// A service in a network namespace of its own, reached as a cloud's metadata is: beyond the host.
+/// Services in network namespaces of their own: one is reached as a cloud's metadata is, beyond the host; the other is on
+/// a bridge of the host, as containers and virtual machines are.
 struct World {
-    server: std::process::Child,
+    servers: Vec<std::process::Child>,
 }
 
 impl World {
     /// Its address in the world, which may be reached.
     const ADDRESS: &'static str = "10.254.253.2";
     const METADATA: &'static str = "169.254.169.254";
+    /// The service on the bridge.
+    const ON_BRIDGE: &'static str = "10.254.252.2";
+    const BRIDGE: &'static str = "terrapool-b0";
 
     fn make() -> Self {
         Self::clear();
@@ -248,29 +252,42 @@ impl World {
             "-n terrapool-world link set terrapool-w1 up",
             "-n terrapool-world route add default via 10.254.253.1",
             "route replace 169.254.169.254/32 via 10.254.253.2",
+            // Sandboxes may leave by it; the machine's own default route goes before it.
+            "route append default via 10.254.253.2 metric 4000000000",
+            "netns add terrapool-guest",
+            "link add terrapool-b0 type bridge",
+            "addr add 10.254.252.1/30 dev terrapool-b0",
+            "link set terrapool-b0 up",
+            "link add terrapool-b1 type veth peer name eth0 netns terrapool-guest",
+            "link set terrapool-b1 master terrapool-b0 up",
+            "-n terrapool-guest addr add 10.254.252.2/30 dev eth0",
+            "-n terrapool-guest link set eth0 up",
+            "-n terrapool-guest route add default via 10.254.252.1",
         ] {
             let status = Command::new("ip").args(step.split(' ')).status();
             assert!(status.is_ok_and(|status| status.success()), "ip {step}");
         }
-        let server = Command::new("ip")
-            .args([
-                "netns",
-                "exec",
-                "terrapool-world",
-                "python3",
-                "-m",
-                "http.server",
-                "8000",
-            ])
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("a server starts");
-        Self { server }
+        let servers = ["terrapool-world", "terrapool-guest"].map(|namespace| {
+            Command::new("ip")
+                .args(["netns", "exec", namespace, "python3", "-m", "http.server", "8000"])
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .expect("a server starts")
+        });
+        Self {
+            servers: servers.into(),
+        }
     }
 
     fn clear() {
-        for step in ["link del terrapool-w0", "netns del terrapool-world"] {
+        for step in [
+            "link del terrapool-w0",
+            "netns del terrapool-world",
+            "link del terrapool-b1",
+            "link del terrapool-b0",
+            "netns del terrapool-guest",
+        ] {
             let _ = Command::new("ip").args(step.split(' ')).output();
         }
     }
@@ -278,8 +295,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        for server in &mut self.servers {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
         Self::clear();
     }
 }
@@ -311,6 +330,7 @@ async fn case_07_a_sandbox_reaches_the_world_and_neither_host_nor_neighbour_nor_
         r#"try() {{ timeout 3 bash -c "echo > /dev/tcp/$2/$3" 2>/dev/null && echo "REACHED $1" || echo "closed $1"; }}
 try world {world} 8000
 try metadata {metadata} 8000
+try bridge {bridge} 8000
 try neighbour {address} 8000
 try gateway {gateway} {port}
 for own in {own}; do try host $own {port}; done
@@ -320,12 +340,14 @@ ip route del unreachable {gateway} 2>/dev/null && echo "REACHED routes"
 echo done"#,
         world = World::ADDRESS,
         metadata = World::METADATA,
+        bridge = World::ON_BRIDGE,
         own = own_addresses().join(" "),
     );
     // The control: from here these can be reached; the neighbour has reached itself.
     for (host, port) in [
         (World::ADDRESS, 8000),
         (World::METADATA, 8000),
+        (World::ON_BRIDGE, 8000),
         ("127.0.0.1", port),
     ] {
         let reached = until(Duration::from_secs(20), async || {
@@ -348,9 +370,23 @@ echo done"#,
         let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
         assert!(!addresses.contains(" tpn"), "{addresses}");
     }
-    for closed in ["metadata", "neighbour", "gateway", "host"] {
+    for closed in ["metadata", "bridge", "neighbour", "gateway", "host"] {
         assert!(log.contains(&format!("): closed {closed}")), "{log}");
     }
+
+    // The control: with a rule that opens the bridge, the same probe reaches it.
+    let open = ["-o", World::BRIDGE, "-j", "ACCEPT"];
+    let opened = Command::new("iptables")
+        .args(["-w", "-I", "TERRAPOOL-NATIVE"])
+        .args(open)
+        .status();
+    assert!(opened.is_ok_and(|status| status.success()), "iptables");
+    let log = site.applied("looks-at-the-bridge", &script).await;
+    let _ = Command::new("iptables")
+        .args(["-w", "-D", "TERRAPOOL-NATIVE"])
+        .args(open)
+        .status();
+    assert!(log.contains("): REACHED bridge"), "{log}");
 
     // The pool opens metadata, then closes everything.
     for (network, expected) in [("metadata", vec!["world", "metadata"]), ("none", vec![])] {

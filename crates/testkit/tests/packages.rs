@@ -554,7 +554,7 @@ async fn a_packaged_agent_needs_no_container_engine_after_what_the_manual_says_a
         .await;
     let left = site
         .system
-        .run("pgrep -x terrapool-runne || echo none; find /sys/fs/cgroup -name 'terrapool-*' -path '*/terrapool/*' -exec cat {}/cgroup.procs \\;; iptables-save | grep tpn || :")
+        .run("pgrep -x terrapool-runne || echo none; find /sys/fs/cgroup -name 'terrapool-*' -path '*/terrapool/*' -exec cat {}/cgroup.procs \\;; iptables-save | grep -E 'tpn|TERRAPOOL' || :")
         .await;
     assert_eq!(left.trim(), "none", "a purge leaves sandboxes");
 }

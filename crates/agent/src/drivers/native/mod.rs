@@ -207,6 +207,7 @@ impl NativeDriver {
             SandboxNetwork::Closed | SandboxNetwork::Metadata => {
                 let mut random = [0; 2];
                 let _ = getrandom::fill(&mut random);
+                self.network.open_ways_out().await?;
                 let host = network::host_addresses(&self.bin.runner()).await?;
                 let link = self.network.take(random, &at)?;
                 note.link = Some(link.clone());

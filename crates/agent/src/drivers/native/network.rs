@@ -9,8 +9,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
 use super::setup::Link;
 use crate::drivers::DriverError;
@@ -32,13 +34,22 @@ const RULES: [(&str, &str, &str); 6] = [
         "FORWARD",
         "-o tpn+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
     ),
-    ("filter", "FORWARD", "-i tpn+ -j ACCEPT"),
+    ("filter", "FORWARD", "-i tpn+ -j TERRAPOOL-NATIVE"),
     ("filter", "FORWARD", "-i tpn+ -o tpn+ -j DROP"),
 ];
 
+/// The chain that says by which interfaces sandboxes leave the host.
+const CHAIN: &str = "TERRAPOOL-NATIVE";
+
+/// Interfaces behind which lie containers and virtual machines of this host, or of its cluster, and not the world.
+const INWARD: [&str; 4] = ["bridge", "geneve", "veth", "vxlan"];
+
 /// The host's side of the sandboxes' network.
 #[derive(Debug)]
-pub(super) struct Network;
+pub(super) struct Network {
+    /// What [`CHAIN`] was made of last.
+    ways_out: Mutex<Option<Vec<String>>>,
+}
 
 impl Network {
     /// Prepares forwarding and translation of addresses.
@@ -52,6 +63,10 @@ impl Network {
         if fs::read_to_string(forwarding).unwrap_or_default().trim() != "1" {
             fs::write(forwarding, "1").map_err(|error| failed(forwarding, error))?;
         }
+        let network = Self {
+            ways_out: Mutex::default(),
+        };
+        network.open_ways_out().await?;
         for (table, chain, rule) in RULES {
             let iptables = |action: &str| {
                 let mut words = vec!["-w", "-t", table, action, chain];
@@ -62,7 +77,43 @@ impl Network {
                 run("iptables", &iptables("-I")).await?;
             }
         }
-        Ok(Self)
+        Ok(network)
+    }
+
+    /// Lets sandboxes out by the interfaces that lead to the world at this moment, and by no other.
+    ///
+    /// # Errors
+    /// [`DriverError::NotNative`] when the rules cannot be made.
+    pub(super) async fn open_ways_out(&self) -> Result<(), DriverError> {
+        let ask = async |words: &[&str]| {
+            let words: Vec<String> = words.iter().copied().map(str::to_owned).collect();
+            run("ip", &words).await
+        };
+        let unreadable = |error: serde_json::Error| {
+            DriverError::NotNative(format!("ip (iproute2) prints something unknown: {error}"))
+        };
+        let interfaces = ask(&["-json", "-details", "link", "show"]).await?;
+        let routes = ask(&["-json", "-4", "route", "show", "default"]).await?;
+        let interfaces: Vec<Interface> = serde_json::from_str(&interfaces).map_err(unreadable)?;
+        // Older ones print nothing where there is none.
+        let routes = if routes.trim().is_empty() {
+            "[]"
+        } else {
+            routes.as_str()
+        };
+        let routes: Vec<Route> = serde_json::from_str(routes).map_err(unreadable)?;
+        let ways = ways_out(&interfaces, &routes);
+        // Held over the change: of two, the later is the one that stays.
+        let mut made = self.ways_out.lock().await;
+        if made.as_ref() != Some(&ways) {
+            feed("iptables-restore", &["--wait", "--noflush"], &chain_of(&ways))
+                .await
+                .map_err(|reason| {
+                    DriverError::NotNative(format!("the chain {CHAIN} of iptables cannot be made: {reason}"))
+                })?;
+            *made = Some(ways);
+        }
+        Ok(())
     }
 
     /// Takes a link that nobody else has.
@@ -109,6 +160,71 @@ impl Network {
     }
 }
 
+/// An interface, as `ip -json -details link` prints it.
+#[derive(Debug, Deserialize)]
+struct Interface {
+    ifname: String,
+    linkinfo: Option<Kind>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Kind {
+    info_kind: Option<String>,
+}
+
+/// A route, as `ip -json route` prints it; one by several ways has none here.
+#[derive(Debug, Deserialize)]
+struct Route {
+    dev: Option<String>,
+    #[serde(default)]
+    nexthops: Vec<Hop>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Hop {
+    dev: Option<String>,
+}
+
+/// The interfaces by which sandboxes may leave: those of default routes, whatever they are, and all others that do not
+/// lead to what the host itself carries.
+fn ways_out(interfaces: &[Interface], default_routes: &[Route]) -> Vec<String> {
+    let is_default = |name: &str| {
+        default_routes.iter().any(|route| {
+            let hops = route.nexthops.iter().filter_map(|hop| hop.dev.as_deref());
+            hops.chain(route.dev.as_deref()).any(|device| device == name)
+        })
+    };
+    let leads_inward = |interface: &Interface| {
+        let kind = interface
+            .linkinfo
+            .as_ref()
+            .and_then(|link| link.info_kind.as_deref());
+        kind.is_some_and(|kind| INWARD.contains(&kind))
+    };
+    // In a rule, anything else could mean something.
+    let is_plain = |name: &str| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:@".contains(&byte))
+    };
+    let mut names: Vec<String> = interfaces
+        .iter()
+        .filter(|interface| interface.ifname != "lo" && is_plain(&interface.ifname))
+        .filter(|interface| is_default(&interface.ifname) || !leads_inward(interface))
+        .map(|interface| interface.ifname.clone())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// What iptables-restore makes the chain of, at once.
+fn chain_of(ways: &[String]) -> String {
+    let accepted: String = ways
+        .iter()
+        .map(|name| format!("-A {CHAIN} -o {name} -j ACCEPT\n"))
+        .collect();
+    format!("*filter\n:{CHAIN} - [0:0]\n{accepted}-A {CHAIN} -j DROP\nCOMMIT\n")
+}
+
 fn note(number: u16) -> PathBuf {
     Path::new(TAKEN).join(number.to_string())
 }
@@ -149,26 +265,31 @@ pub(super) fn resolvers() -> String {
 }
 
 async fn batch(commands: &str) -> Result<(), DriverError> {
-    let missing =
-        |error: std::io::Error| DriverError::NotNative(format!("ip (iproute2) cannot be run: {error}"));
-    let mut child = Command::new("ip")
-        .args(["-batch", "-"])
+    feed("ip", &["-batch", "-"], commands).await.map_err(|reason| {
+        DriverError::NotNative(format!(
+            "a link for a sandbox in {RANGE} could not be made: {reason}"
+        ))
+    })
+}
+
+/// Runs a program that reads what it is to do, and returns what it has to say when it fails.
+async fn feed(program: &str, arguments: &[&str], input: &str) -> Result<(), String> {
+    let missing = |error: std::io::Error| format!("{program} cannot be run (is it installed?): {error}");
+    let mut child = Command::new(program)
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(missing)?;
-    if let Some(mut input) = child.stdin.take() {
-        input.write_all(commands.as_bytes()).await.map_err(missing)?;
+    if let Some(mut pipe) = child.stdin.take() {
+        pipe.write_all(input.as_bytes()).await.map_err(missing)?;
     }
     let output = child.wait_with_output().await.map_err(missing)?;
     if output.status.success() {
         return Ok(());
     }
-    Err(DriverError::NotNative(format!(
-        "a link for a sandbox in {RANGE} could not be made: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    )))
+    Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
 async fn run(program: &str, arguments: &[String]) -> Result<String, DriverError> {
@@ -201,5 +322,24 @@ mod tests {
         assert_eq!(link(u16::MAX).address, Ipv4Addr::new(198, 19, 255, 255));
         assert!(link(u16::MAX).host_end.len() <= 15, "the kernel's longest name");
         assert!(is_ours(link(u16::MAX).address.into()) && !is_ours(Ipv4Addr::new(198, 20, 0, 1).into()));
+    }
+
+    #[test]
+    fn sandboxes_leave_by_default_routes_hardware_and_tunnels_and_not_to_what_the_host_carries() {
+        let interfaces = r#"[{"ifname":"lo"},{"ifname":"eth0"},{"ifname":"eth1.7","linkinfo":{"info_kind":"vlan"}},
+            {"ifname":"wg0","linkinfo":{"info_kind":"wireguard"}},{"ifname":"docker0","linkinfo":{"info_kind":"bridge"}},
+            {"ifname":"cali1","linkinfo":{"info_kind":"veth"}},{"ifname":"flannel.1","linkinfo":{"info_kind":"vxlan"}},
+            {"ifname":"br0","linkinfo":{"info_kind":"bridge"}},{"ifname":"host0","linkinfo":{"info_kind":"veth"}},
+            {"ifname":"any+","linkinfo":{}}]"#;
+        let interfaces: Vec<Interface> = serde_json::from_str(interfaces).unwrap();
+        let routes = r#"[{"dst":"default","gateway":"192.0.2.1","dev":"br0","metric":5},
+            {"dst":"default","nexthops":[{"gateway":"192.0.2.9","dev":"host0","weight":1,"flags":[]}]}]"#;
+        let routes: Vec<Route> = serde_json::from_str(routes).unwrap();
+        let ways = ways_out(&interfaces, &routes);
+        assert_eq!(ways, ["br0", "eth0", "eth1.7", "host0", "wg0"]);
+        assert_eq!(
+            chain_of(&ways[..1]),
+            "*filter\n:TERRAPOOL-NATIVE - [0:0]\n-A TERRAPOOL-NATIVE -o br0 -j ACCEPT\n-A TERRAPOOL-NATIVE -j DROP\nCOMMIT\n"
+        );
     }
 }
