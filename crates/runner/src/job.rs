@@ -2,6 +2,7 @@
 
 mod phases;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use crate::mask::{self, Masker};
 use crate::outcome;
 use crate::plan_archive::{self, Manifest};
 use crate::process::{self, Output};
+use crate::providers;
 use crate::relay;
 use crate::remains;
 use crate::shared::{Cause, Shared, Status, Stop};
@@ -232,7 +234,7 @@ impl Job<'_> {
         if let Some(planned) = &planned {
             planned.check(&self.manifest(&root)?)?;
         }
-        self.init(&root)?;
+        self.init_with_consent(&root, state)?;
         configuration::check_backend(&self.shared.paths, &root)?;
         self.shared.change(|status| {
             status.prepared = true;
@@ -336,6 +338,40 @@ impl Job<'_> {
         let exit = process::run(self.shared, command, output, started)?;
         self.engine_ms = u64::try_from(clock.elapsed().as_millis()).ok();
         Ok(exit)
+    }
+
+    /// `init`, which installs no provider that only the state names.
+    fn init_with_consent(&mut self, root: &Path, state: &StateFile) -> Result<(), Halt> {
+        let without_consent = || -> Result<BTreeSet<String>, Failure> {
+            let failed = |error: io::Error| Failure::io("read", &state.path, &error);
+            let document = File::open(&state.path).map_err(failed)?;
+            let lock_file = lock_file(root)?.unwrap_or_default();
+            Ok(providers::without_consent(
+                document,
+                &String::from_utf8_lossy(&lock_file),
+            ))
+        };
+        if without_consent()?.is_empty() {
+            return self.init(root);
+        }
+        // Modules may require what the lock file does not know yet: without the state, `init` finds all of that.
+        let aside = state.path.with_extension("aside");
+        let failed = |error: io::Error| Failure::io("move", &state.path, &error);
+        fs::rename(&state.path, &aside).map_err(failed)?;
+        let initialized = self.init(root);
+        fs::rename(&aside, &state.path).map_err(failed)?;
+        initialized?;
+        let left = without_consent()?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = left.into_iter().map(|name| format!("`{name}`")).collect();
+        let message = format!(
+            "The state has resources of {}, which the configuration does not require. Nothing is installed because a state \
+             names it: add it to `required_providers`, or to the lock file, until the state is rid of it.",
+            names.join(", ")
+        );
+        Err(Failure::new(FailureReason::Init, message).into())
     }
 
     /// `init`, while the engine's binary is verified unless the agent has done that.

@@ -20,6 +20,7 @@ pub mod mask;
 pub mod network;
 pub mod paths;
 pub mod plan_archive;
+pub mod providers;
 pub mod relay;
 pub mod remains;
 pub mod runner;

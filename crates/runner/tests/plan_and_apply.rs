@@ -379,6 +379,50 @@ fn an_invalid_configuration_fails_with_the_engines_words_in_the_log() {
     assert!(!agent.started);
 }
 
+/// Whether somebody wants to connect, which a registry that is asked for a provider sees first.
+fn is_asked(registry: &std::net::TcpListener) -> bool {
+    registry.set_nonblocking(true).unwrap();
+    registry.accept().is_ok()
+}
+
+#[test]
+fn case_11_a_provider_that_only_the_state_names_is_not_installed() {
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let source = format!("{}/rogue/rogue", registry.local_addr().unwrap());
+    let state = serde_json::json!({"version": 4, "terraform_version": "1.11.4", "serial": 3,
+        "lineage": "2f8ab0a5-6d6c-6b8e-1111-111111111111", "outputs": {}, "check_results": null,
+        "resources": [{"mode": "managed", "type": "rogue_thing", "name": "a",
+            "provider": format!("provider[\"{source}\"]"),
+            "instances": [{"schema_version": 0, "attributes": {"id": "a"}, "sensitive_attributes": []}]}]});
+    let planned_with = |configuration: &str| {
+        let mut job = Job::plan(&[("main.tf", configuration)]);
+        job.part(PartName::State, state.to_string().as_bytes());
+        refused(&job)
+    };
+    let (agent, reason, message) = planned_with("resource \"terraform_data\" \"a\" {}\n");
+    assert_eq!(reason, FailureReason::Init);
+    assert!(
+        message.contains(&format!("`{source}`")) && message.contains("required_providers"),
+        "{message}"
+    );
+    assert!(agent.text().contains(&message), "{}", agent.text());
+    assert!(!agent.started && !is_asked(&registry));
+
+    // The control: with the consent of the configuration, the registry is asked for it.
+    let consent =
+        format!("terraform {{\n  required_providers {{\n    rogue = {{ source = \"{source}\" }}\n  }}\n}}\n");
+    let (tell, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // It hangs up on the first and is gone; clients try again and give up.
+        registry.set_nonblocking(false).unwrap();
+        tell.send(registry.accept().is_ok())
+    });
+    let (_, reason, message) = planned_with(&consent);
+    assert_eq!(reason, FailureReason::Init);
+    assert!(message.contains("`terraform init` failed"), "{message}");
+    assert_eq!(asked.try_recv(), Ok(true));
+}
+
 #[test]
 fn a_missing_variable_fails_the_plan() {
     let (agent, reason, message) = refused(&Job::plan(&[("main.tf", "variable \"needed\" {}")]));
