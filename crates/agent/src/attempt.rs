@@ -3,6 +3,7 @@
 mod actions;
 mod adopt;
 mod claim;
+mod preface;
 mod prepare;
 mod relay;
 
@@ -115,6 +116,8 @@ struct Shell {
     reports: mpsc::UnboundedSender<Report>,
     credential: Option<Secret>,
     spec: Option<JobSpec>,
+    /// What was told before there was a runner; shared with the preparing task.
+    preface: preface::Preface,
     /// Image that the offer named.
     image: Option<String>,
     /// What the offer lets its sandbox reach.
@@ -190,6 +193,7 @@ fn open(shared: Arc<Shared>, attempt: Attempt, memory_mb: u64) -> (Handle, Shell
         reports,
         credential: None,
         spec: None,
+        preface: preface::Preface::default(),
         image: None,
         network: SandboxNetwork::default(),
         memory_mb,

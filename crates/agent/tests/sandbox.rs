@@ -100,7 +100,7 @@ async fn plan(main_tf: &str) -> (Outcome, String) {
         known_schemas: Vec::new(),
         hosts: Vec::new(),
         egress: Egress::default(),
-        notes: Vec::new(),
+        preface: String::new(),
     };
     let link = &mut sandbox.link;
     link.sender.send(&work).await.unwrap();

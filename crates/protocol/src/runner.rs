@@ -9,7 +9,7 @@
 //! the agent wants to hear again.
 
 use serde::{Deserialize, Serialize};
-use terrapool_model::engine::Engine;
+use terrapool_model::engine::{Engine, EngineKind};
 use terrapool_model::time::Millis;
 
 use crate::job::{Artifact, ArtifactName, JobSpec, Outcome, StateMark, Usage};
@@ -69,6 +69,24 @@ pub struct Egress {
     pub certificates: String,
 }
 
+/// The three lines that every log begins with: clients drop them of an apply's log, and show them of a plan's.
+pub fn log_head(engine: &Engine) -> String {
+    let name = match engine.kind {
+        EngineKind::Terraform => "Terraform",
+        EngineKind::Tofu => "OpenTofu",
+    };
+    // Go's names of machines.
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!(
+        "{name} v{}\non linux_{architecture}\nInitializing plugins and modules...\n",
+        engine.version
+    )
+}
+
 /// From agent to runner.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -102,9 +120,10 @@ pub enum ToRunner {
         /// The way out to the network, where the pool says that it is the agent's.
         #[serde(default)]
         egress: Egress,
-        /// Lines for the log about what the agent did beforehand.
+        /// What the agent has put into the log already, from its first byte ([`log_head`] included): the runner's copy
+        /// begins with it, too. Empty when there was nothing to tell.
         #[serde(default)]
-        notes: Vec<String>,
+        preface: String,
     },
     /// Bytes of the bundle, in order; the cuts mean nothing.
     Part,

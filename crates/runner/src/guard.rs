@@ -47,18 +47,14 @@ pub struct Guard {
 
 impl Guard {
     /// For a job that begins now.
-    pub fn start(shared: &Arc<Shared>, limits: Limits, phase: Phase) {
+    pub fn start(shared: &Arc<Shared>, group: ControlGroup, limits: Limits, phase: Phase) {
         let paths = &shared.paths;
         let mut folders = vec![paths.work.clone(), paths.state.clone(), paths.job.clone()];
         // Nobody else can write to the root of a sandbox.
         if shared.children.is_init() && rustix::process::geteuid().is_root() {
             folders.push("/".into());
         }
-        let (group, shared, begin) = (
-            ControlGroup::new(&paths.cgroup),
-            Arc::clone(shared),
-            Instant::now(),
-        );
+        let (shared, begin) = (Arc::clone(shared), Instant::now());
         thread::spawn(move || {
             let mut guard = Self {
                 shared,
@@ -83,6 +79,7 @@ impl Guard {
             }
             (status.started && status.process.is_some(), status.last_output)
         };
+        self.group.look();
         let reached = self
             .time()
             .or_else(|| self.silence(running, last_output))

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use terrapool_model::engine::{Engine, EngineKind};
+use terrapool_model::engine::Engine;
 use terrapool_protocol::job::{
     Artifact, ArtifactName, FailureReason, JobSpec, Limit, Outcome, PartName, Phase, StateMark, Usage,
 };
-use terrapool_protocol::runner::{Egress, FromRunner, RunnerStage, StopReason};
+use terrapool_protocol::runner::{Egress, FromRunner, RunnerStage, StopReason, log_head};
 
 use crate::archive::{self, ArchiveError, ArchiveLimits, Inventory};
 use crate::bundle::{StateFile, part_path};
@@ -55,8 +55,8 @@ pub struct Work {
     pub hosts: Vec<String>,
     /// The way out to the network.
     pub egress: Egress,
-    /// Lines for the log about what the agent did beforehand.
-    pub notes: Vec<String>,
+    /// What the log begins with, which the agent has delivered already.
+    pub preface: String,
 }
 
 /// Where temporary files go, found once per sandbox.
@@ -102,26 +102,16 @@ pub fn execute(
         Ok(spool) => spool,
         Err(failure) => return outcome::finished_without_log(&outcome::failed(failure)),
     };
-    // Clients drop three lines of an apply's log, and show them of a plan's.
-    let name = match work.engine.kind {
-        EngineKind::Terraform => "Terraform",
-        EngineKind::Tofu => "OpenTofu",
-    };
-    spool.append(
-        format!(
-            "{name} v{}\non linux_{}\nInitializing plugins and modules...\n",
-            work.engine.version,
-            architecture()
-        )
-        .as_bytes(),
-    );
-    for note in &work.notes {
-        spool.line(note);
+    if work.preface.is_empty() {
+        spool.append(log_head(&work.engine).as_bytes());
+    } else {
+        spool.repeat(&work.preface);
     }
     if shared.children.is_init() {
         set_open_files(limits.open_files);
     }
-    Guard::start(shared, limits, work.spec.phase);
+    let group = ControlGroup::new(&shared.paths.cgroup);
+    Guard::start(shared, group.clone(), limits, work.spec.phase);
     let mut job = Job {
         shared,
         work,
@@ -129,7 +119,7 @@ pub fn execute(
         engine: shared.paths.bin.join(&work.engine_path),
         environment: Environment::default(),
         configuration: shared.paths.configuration(),
-        group: ControlGroup::new(&shared.paths.cgroup),
+        group,
         clock: None,
         engine_ms: None,
         left: Left::default(),
@@ -194,15 +184,6 @@ fn set_open_files(most: u32) {
     };
     // A limit that is lowered is never refused.
     let _ = rustix::process::setrlimit(resource, limit);
-}
-
-/// The name that Go has for this machine.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 impl Job<'_> {

@@ -203,7 +203,7 @@ impl Connection {
                 known_schemas,
                 hosts,
                 egress,
-                notes,
+                preface,
             } => {
                 let work = Work {
                     spec: *spec,
@@ -214,7 +214,7 @@ impl Connection {
                     known_schemas,
                     hosts,
                     egress,
-                    notes,
+                    preface,
                 };
                 *bundle = self.begin(work);
             }

@@ -93,6 +93,15 @@ impl Spool {
         self.shared.log_grew(size);
     }
 
+    /// Begins with what was shown already: as it is.
+    pub fn repeat(&self, text: &str) {
+        let mut inner = self.inner();
+        inner.store(text.as_bytes());
+        let size = inner.size;
+        drop(inner);
+        self.shared.log_grew(size);
+    }
+
     /// Appends a line of the runner's own.
     pub fn line(&self, text: &str) {
         self.append(format!("{text}\n").as_bytes());

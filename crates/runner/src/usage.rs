@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Reads the counters of version 1 and 2 of the control group file system, whichever is there.
 #[derive(Debug, Clone)]
 pub struct ControlGroup {
     root: PathBuf,
+    /// The highest use that [`Self::look`] has seen, in bytes.
+    seen: Arc<AtomicU64>,
 }
 
 impl ControlGroup {
@@ -14,6 +18,14 @@ impl ControlGroup {
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
+            seen: Arc::default(),
+        }
+    }
+
+    /// Remembers how much memory is in use now: of version 2, kernels before 5.19 keep no peak.
+    pub fn look(&self) {
+        if let Some(used) = self.number("memory.current") {
+            self.seen.fetch_max(used, Ordering::Relaxed);
         }
     }
 
@@ -21,6 +33,7 @@ impl ControlGroup {
     pub fn peak_memory(&self) -> Option<u64> {
         self.number("memory.peak")
             .or_else(|| self.number("memory/memory.max_usage_in_bytes"))
+            .or_else(|| Some(self.seen.load(Ordering::Relaxed)).filter(|seen| *seen > 0))
     }
 
     /// Memory in use that is no page cache, in bytes.
@@ -118,6 +131,20 @@ mod tests {
             read(&group),
             [Some(536_870_912), Some(415_236_096), Some(7), Some(2), Some(5)]
         );
+    }
+
+    /// As a kernel 5.15 with version 2 shows a container's group.
+    #[test]
+    fn a_peak_that_the_kernel_does_not_keep_is_the_highest_that_was_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = ControlGroup::new(folder.path());
+        for used in ["4096\n", "8192\n", "5000\n"] {
+            write(folder.path(), &[("memory.current", used)]);
+            group.clone().look();
+        }
+        assert_eq!(group.peak_memory(), Some(8192));
+        write(folder.path(), &[("memory.peak", "9000\n")]);
+        assert_eq!(group.peak_memory(), Some(9000));
     }
 
     /// As a kernel 6.1 with version 2 shows a container's group.

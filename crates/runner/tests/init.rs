@@ -144,7 +144,7 @@ exec chroot . /runner/terrapool-runner run"#;
             known_schemas: Vec::new(),
             hosts: Vec::new(),
             egress: Egress::default(),
-            notes: Vec::new(),
+            preface: String::new(),
         }
     }
 

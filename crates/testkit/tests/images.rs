@@ -8,8 +8,10 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use terrapool_testkit::installation::{Installation, free_port};
 use terrapool_testkit::wait::until;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 
 const CONFIGURATION: &str = "resource \"terraform_data\" \"a\" { input = \"a\" }\n";
 
@@ -75,21 +77,56 @@ impl Drop for Image {
     }
 }
 
-/// A registry that asks for a password.
+/// A registry that asks for a password, behind a gate.
 struct Registry {
     server: Child,
     host: String,
     folder: tempfile::TempDir,
+    gate: watch::Sender<bool>,
+}
+
+/// Hands connections on. While the gate is shut, nobody is given a layer or a configuration.
+async fn stand_before(listener: TcpListener, registry: String, gate: watch::Receiver<bool>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let (registry, mut gate) = (registry.clone(), gate.clone());
+        tokio::spawn(async move {
+            let Ok(server) = TcpStream::connect(&registry).await else {
+                return;
+            };
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            let answers = tokio::spawn(async move {
+                let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+            });
+            let mut buffer = vec![0; 64 << 10];
+            while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+                let asked = &buffer[..count];
+                let is_blob = asked.starts_with(b"GET ") && asked.windows(7).any(|word| word == b"/blobs/");
+                if is_blob && gate.wait_for(|open| *open).await.is_err() {
+                    break;
+                }
+                if to_server.write_all(asked).await.is_err() {
+                    break;
+                }
+            }
+            drop(to_server);
+            let _ = answers.await;
+        });
+    }
 }
 
 impl Registry {
     async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let host = format!("127.0.0.1:{}", free_port());
+        let address = format!("127.0.0.1:{}", free_port());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let host = listener.local_addr().expect("it is bound").to_string();
+        let (gate, opened) = watch::channel(true);
+        tokio::spawn(stand_before(listener, address.clone(), opened));
         let path = |name: &str| folder.path().join(name).display().to_string();
         std::fs::write(path("htpasswd"), HTPASSWD).expect("a file can be written");
         let configuration = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\nauth:\n  htpasswd:\n    realm: tests\n    path: {}\n",
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\nauth:\n  htpasswd:\n    realm: tests\n    path: {}\n",
             path("data"),
             path("htpasswd")
         );
@@ -105,10 +142,15 @@ impl Registry {
             .spawn()
             .expect("docker-registry is there");
         let ready = until(Duration::from_secs(60), async || {
-            tokio::net::TcpStream::connect(&host).await.ok()
+            TcpStream::connect(&address).await.ok()
         });
         assert!(ready.await.is_some(), "the registry does not listen");
-        Self { server, host, folder }
+        Self {
+            server,
+            host,
+            folder,
+            gate,
+        }
     }
 
     /// Pushes an image and returns its name there, by digest. The container engine forgets that it had it.
@@ -234,11 +276,22 @@ async fn an_image_of_a_private_registry_is_pulled_with_the_agents_credentials_an
         .installation
         .start_agent("known", &site.token, &environment)
         .await;
+    // While the registry keeps its layers, people see in the log what is waited for.
+    registry.gate.send_replace(false);
     let run = site.run("known", &pinned).await.expect("it is listed");
+    let pulling = format!("Initializing plugins and modules...\nPulling the sandbox image {pinned}.\n");
+    let told = until(Duration::from_secs(120), async || {
+        let shown = site.installation.get(&format!("/runs/{run}/plan")).await;
+        shown["data"]["attributes"]["log-read-url"].as_str()?;
+        let log = site.installation.read_log(&shown).await;
+        log.contains(&pulling).then_some(())
+    });
+    assert!(told.await.is_some(), "the log does not tell of the pull");
+    registry.gate.send_replace(true);
     site.installation.run_reaches(&run, "applied").await;
     let log = site.installation.phase_log(&run, "plan").await;
     assert!(
-        log.contains(&format!("Pulled the sandbox image {pinned}")),
+        log.contains(&pulling) && log.contains(&format!("Pulled the sandbox image {pinned}")),
         "{log}"
     );
     assert!(!log.contains(PASSWORD) && !agent.log().contains(PASSWORD));
@@ -246,7 +299,10 @@ async fn an_image_of_a_private_registry_is_pulled_with_the_agents_credentials_an
     let run = site.run("missing", &missing).await.expect("it is listed");
     assert_eq!(site.installation.run_ends(&run).await, "errored");
     let log = site.installation.phase_log(&run, "plan").await;
-    assert!(log.contains(&missing), "{log}");
+    assert!(
+        log.contains(&format!("the sandbox image {missing} cannot be had")),
+        "{log}"
+    );
     docker(&["rmi", "-f", &pinned]).await;
     registry.server.kill().await.expect("the registry ends");
 }

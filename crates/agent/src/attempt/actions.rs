@@ -64,17 +64,23 @@ impl Shell {
     }
 
     fn prepare(&mut self, sandbox: Option<prepare::Pending>) {
-        let (Some(spec), Some(credential), Some(sandbox)) =
-            (self.spec.clone(), self.credential.clone(), sandbox)
+        let (Some(spec), Some(recipient), Some(sandbox)) = (self.spec.clone(), self.recipient(), sandbox)
         else {
             return;
         };
         let shared = Arc::clone(&self.shared);
         let place = Arc::clone(&self.place);
+        let image = self.image.clone();
+        let preface = self.preface.clone();
         let reports = self.reports.clone();
         let job = self.attempt.job.clone();
         self.preparing = Some(tokio::spawn(async move {
-            let report = match prepare::prepare(&shared, &job, spec, &credential, sandbox, &place).await {
+            let asked = prepare::Asked {
+                spec,
+                image,
+                recipient,
+            };
+            let report = match prepare::prepare(&shared, asked, sandbox, &place, &preface).await {
                 Ok(ready) => Report::Prepared(Box::new(ready)),
                 Err(error) => {
                     let mut message = error.to_string();
@@ -163,8 +169,9 @@ impl Shell {
         self.pieces = Some(pieces);
         let (Some(runner), Some(log), Some(state)) = (self.runner.clone(), &self.log, &self.state) else {
             // No runner ever worked on it: the end, and why, is all there is to report.
+            let preface = self.preface.text();
             self.delivering = Some(tokio::spawn(async move {
-                report_without_runner(recipient, ending).await;
+                report_without_runner(recipient, ending, &preface).await;
                 let _ = reports.send(Report::Event(Event::FinishAnswered));
             }));
             return;

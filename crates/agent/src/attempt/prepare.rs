@@ -4,14 +4,15 @@ use std::sync::Mutex;
 
 use terrapool_agent_core::attempt::Event;
 use terrapool_model::engine::Engine;
-use terrapool_model::id::JobId;
 use terrapool_protocol::frame::CHUNK;
 use terrapool_protocol::job::{FailureReason, JobSpec, Outcome, SandboxProxy};
 use terrapool_protocol::runner::{Egress, ToRunner};
-use terrapool_protocol::secret::Secret;
+use tokio::sync::oneshot;
 
 use super::Shared;
+use super::preface::Preface;
 use crate::control_plane::CallError;
+use crate::delivery::Recipient;
 use crate::drivers::{DriverError, Place, Sandbox};
 use crate::engines::EngineError;
 use crate::runner_link::{LinkClosed, RunnerReceiver, RunnerSender};
@@ -61,32 +62,58 @@ impl PrepareError {
     }
 }
 
+/// What is to be prepared, and who hears of it.
+pub(super) struct Asked {
+    pub(super) spec: JobSpec,
+    /// Image that its offer named.
+    pub(super) image: Option<String>,
+    pub(super) recipient: Recipient,
+}
+
 pub(super) async fn prepare(
     shared: &Shared,
-    job: &JobId,
-    spec: JobSpec,
-    credential: &Secret,
-    sandbox: Pending,
+    Asked {
+        spec,
+        image,
+        recipient,
+    }: Asked,
+    mut sandbox: Pending,
     place: &Mutex<Option<Place>>,
+    preface: &Preface,
 ) -> Result<Ready, PrepareError> {
+    let (known, engine_known) = oneshot::channel();
     let engine = async {
         let found = shared.engines.obtain(&spec.engine).await?;
+        // Nobody waits for it where there is no image to pull.
+        let _ = known.send(found.engine.clone());
         let path = shared.driver.offer_engine(&found).await?;
         Ok::<_, PrepareError>((found, path))
     };
     let bundle = async {
         shared
             .control_plane
-            .bundle(credential, job)
+            .bundle(&recipient.credential, &recipient.job)
             .await
             .map_err(PrepareError::from)
     };
-    let made = async { sandbox.await.map_err(|_| PrepareError::Ending) };
+    let made = async {
+        let made = match (shared.driver.pulls(), &image) {
+            (Some(pulls), Some(image)) => tokio::select! {
+                made = &mut sandbox => made,
+                never = preface.follow(pulls, image, engine_known, &recipient) => match never {},
+            },
+            _ => sandbox.await,
+        };
+        made.map_err(|_| PrepareError::Ending)
+    };
     let (engine, bundle, made) = tokio::join!(engine, bundle, made);
     let mut sandbox = made??;
     *place.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sandbox.place());
     let (found, path) = engine?;
     let mut bundle = bundle?;
+    if let Some(note) = sandbox.note.take() {
+        preface.add(&found.engine, &note);
+    }
     let name = format!("terrapool-{}-{}", spec.run, spec.phase.as_str());
     shared.driver.assign(&mut sandbox, spec.limits, &name).await?;
     let mut hosts = vec![spec.hostname.clone(), shared.control_plane.host()];
@@ -104,7 +131,7 @@ pub(super) async fn prepare(
         engine_sha256: found.sha256.clone(),
         engine_verified: true,
         known_schemas: shared.schemas.keys(),
-        notes: sandbox.note.take().into_iter().collect(),
+        preface: preface.text(),
     };
     let link = sandbox.link;
     link.sender.send(&work).await?;

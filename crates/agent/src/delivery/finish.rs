@@ -221,14 +221,18 @@ async fn report_until_complete(
 }
 
 /// Reports an end that no runner reported. What went wrong is written to the log, where people look for it.
-pub async fn report_without_runner(recipient: Recipient, mut ending: Ending) {
+pub async fn report_without_runner(recipient: Recipient, mut ending: Ending, preface: &str) {
     let message = match &ending.outcome {
         Outcome::Failed { message, .. } | Outcome::EngineLost { message } => message.clone(),
         Outcome::Succeeded { .. } | Outcome::Canceled | Outcome::NeverStarted { .. } => String::new(),
     };
-    if !message.is_empty() && ending.log_size == 0 {
+    let text = match (preface, message.as_str()) {
+        (preface, "") => preface.to_owned(),
         // Clients drop the first three lines of an apply's log.
-        let text = format!("\n\n\nError: {message}\n");
+        ("", message) => format!("\n\n\nError: {message}\n"),
+        (preface, message) => format!("{preface}\nError: {message}\n"),
+    };
+    if !text.is_empty() && ending.log_size == 0 {
         ending.log_size = text.len() as u64;
         ending.log_sha256 = hex(&sha2::Sha256::digest(&text));
         let Recipient {

@@ -40,6 +40,21 @@ impl LogDelivery {
     }
 }
 
+/// Delivers the beginning of a log, however much of it there is already, before a runner sends any. The runner sends it
+/// again, so nothing is lost when this fails.
+pub async fn tell(recipient: &Recipient, text: String) {
+    let bytes = Bytes::from(text);
+    let answer = until_answered("the log", || {
+        recipient
+            .control_plane
+            .append_log(&recipient.credential, &recipient.job, 0, bytes.clone())
+    })
+    .await;
+    if let Err(error) = answer {
+        tracing::debug!(job = %recipient.job, error = &error as &dyn std::error::Error, "the beginning of a log was refused");
+    }
+}
+
 async fn run(
     recipient: Recipient,
     runner: RunnerSender,

@@ -14,7 +14,7 @@ use terrapool_protocol::secret::Secret;
 
 pub use artifacts::ArtifactPiece;
 pub use finish::{Delivery, Ending, Progress, deliver, give_back, report_without_runner};
-pub use log::LogDelivery;
+pub use log::{LogDelivery, tell};
 pub use state::{RefusedState, StateDelivery, StateProgress};
 
 use crate::clock;

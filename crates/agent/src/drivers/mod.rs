@@ -19,7 +19,7 @@ use docker::DockerDriver;
 use native::NativeDriver;
 
 pub use error::DriverError;
-pub use sandbox::{Found, Place, Sandbox, SandboxKey};
+pub use sandbox::{Found, Place, PullProgress, Sandbox, SandboxKey};
 pub use warm::{WarmSandboxes, Working};
 
 /// What makes sandboxes.
@@ -89,6 +89,14 @@ impl Driver {
         match self {
             Self::Docker(docker) => docker.key(image, network, limits),
             Self::Native(native) => native.key(image, network, limits),
+        }
+    }
+
+    /// What there is to tell of the image that is being pulled; `None` where there are no images.
+    pub fn pulls(&self) -> Option<watch::Receiver<Option<PullProgress>>> {
+        match self {
+            Self::Docker(docker) => Some(docker.pulls()),
+            Self::Native(_) => None,
         }
     }
 

@@ -25,6 +25,15 @@ pub struct SandboxKey {
     pub limits: Limits,
 }
 
+/// How far the pull of an image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullProgress {
+    /// The image.
+    pub image: String,
+    /// A line for people who wait for it.
+    pub line: String,
+}
+
 /// A running sandbox with a runner that waits for its job, or works on it.
 #[derive(Debug)]
 pub struct Sandbox {

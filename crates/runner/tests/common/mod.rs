@@ -193,7 +193,7 @@ impl Sandbox {
             known_schemas: Vec::new(),
             hosts: vec!["tp.example.com".to_owned()],
             egress: Egress::default(),
-            notes: Vec::new(),
+            preface: String::new(),
         }
     }
 

@@ -1,14 +1,12 @@
 //! Images of sandboxes: the default, a file that the agent's packages carry, is loaded when its tag is absent; others
-//! are pulled when they are wanted.
+//! are pulled when they are wanted ([`super::pull`]).
 
-use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, HostConfig};
-use bollard::query_parameters::{CreateContainerOptions, CreateImageOptions, ImportImageOptions};
+use bollard::query_parameters::{CreateContainerOptions, ImportImageOptions};
 use futures_util::StreamExt as _;
 
 use super::{DockerDriver, DriverError, is_status, labels};
@@ -40,78 +38,7 @@ pub(super) async fn load_default(docker: &Docker) -> Result<String, DriverError>
     Ok(tag)
 }
 
-/// Longest time that an image may take to be pulled.
-const PULL: Duration = Duration::from_secs(15 * 60);
-
-/// How often the progress of a pull is told in the agent's log.
-const TELL: Duration = Duration::from_secs(5);
-
 impl DockerDriver {
-    /// Makes sure that the engine has an image, and tells people about it when it had to be pulled.
-    ///
-    /// # Errors
-    /// [`DriverError::Image`] when it cannot be had: another try of the run would not get it either.
-    pub(super) async fn ensure_image(&self, image: &str) -> Result<Option<String>, DriverError> {
-        // One at a time: jobs that want the same image pull it once.
-        let _pulling = self.pulling.lock().await;
-        match self.docker.inspect_image(image).await {
-            Ok(_) | Err(bollard::errors::Error::JsonDataError { .. }) => return Ok(None),
-            Err(error) if is_status(&error, 404) => {}
-            Err(error) => return Err(DriverError::call(format!("looking for image {image}"))(error)),
-        }
-        let unavailable = |reason: String| DriverError::Image {
-            image: image.to_owned(),
-            reason,
-        };
-        if !image.contains('@') {
-            return Err(unavailable(
-                "the container engine of this agent does not have it".to_owned(),
-            ));
-        }
-        let begin = Instant::now();
-        tracing::info!(image, "pulling the image of a sandbox");
-        let layers = tokio::time::timeout(PULL, self.pull(image))
-            .await
-            .unwrap_or_else(|_| Err("it took longer than 15 minutes".to_owned()))
-            .map_err(unavailable)?;
-        Ok(Some(format!(
-            "Pulled the sandbox image {image} in {:.1} s: {layers} layers.",
-            begin.elapsed().as_secs_f64()
-        )))
-    }
-
-    /// Pulls an image, and answers how many layers were downloaded.
-    async fn pull(&self, image: &str) -> Result<usize, String> {
-        let options = CreateImageOptions {
-            from_image: Some(image.to_owned()),
-            ..Default::default()
-        };
-        let credentials = self
-            .registries
-            .for_image(image)
-            .map_err(|error| error.to_string())?;
-        let mut progress = std::pin::pin!(self.docker.create_image(Some(options), None, credentials));
-        let mut layers = BTreeSet::new();
-        let mut told = Instant::now();
-        while let Some(step) = progress.next().await {
-            let step = step.map_err(|error| error.to_string())?;
-            if let Some(error) = step.error_detail {
-                return Err(error.message.unwrap_or_else(|| "the registry refused".to_owned()));
-            }
-            let (Some(layer), Some(status)) = (step.id, step.status) else {
-                continue;
-            };
-            if status.contains("complete") {
-                layers.insert(layer.clone());
-            }
-            if told.elapsed() >= TELL {
-                told = Instant::now();
-                tracing::info!(image, layer, status, done = layers.len(), "still pulling");
-            }
-        }
-        Ok(layers.len())
-    }
-
     /// Gives the volumes of a sandbox to its user, which its image does not do: a volume begins as a copy of the folder
     /// that the image of its first container has there. That container is never started.
     pub(super) async fn give_folders(&self, sandbox: &str) -> Result<(), DriverError> {

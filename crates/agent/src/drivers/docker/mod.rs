@@ -7,6 +7,7 @@ mod bin_volume;
 mod helper;
 mod image;
 mod network;
+mod pull;
 mod registries;
 mod sandbox;
 
@@ -15,12 +16,12 @@ use std::sync::Arc;
 
 use bollard::Docker;
 use bollard::models::VolumeCreateRequest;
-use bollard::query_parameters::{RemoveContainerOptions, RemoveVolumeOptions};
+use bollard::query_parameters::{ListContainersOptions, RemoveContainerOptions, RemoveVolumeOptions};
 use terrapool_protocol::job::{Limits, SandboxNetwork};
 use tokio::sync::{Mutex, watch};
 
 use super::DriverError;
-use super::sandbox::SandboxKey;
+use super::sandbox::{PullProgress, SandboxKey};
 use crate::config::{Config, SandboxUser};
 
 pub use bin_volume::BinVolume;
@@ -39,6 +40,23 @@ const LABEL_SANDBOX: &str = "io.terrapool.sandbox";
 /// Label with the time something was made at, in seconds since the Unix epoch.
 const LABEL_CREATED: &str = "io.terrapool.created";
 
+/// How many containers of agents an engine has.
+///
+/// # Errors
+/// [`DriverError`] when it cannot list them.
+pub async fn count_containers(docker: &Docker) -> Result<usize, DriverError> {
+    let options = ListContainersOptions {
+        all: true,
+        filters: Some(HashMap::from([("label".to_owned(), vec![LABEL_ROLE.to_owned()])])),
+        ..Default::default()
+    };
+    let containers = docker
+        .list_containers(Some(options))
+        .await
+        .map_err(DriverError::call("listing the sandboxes"))?;
+    Ok(containers.len())
+}
+
 /// A container engine, prepared for sandboxes.
 #[derive(Debug)]
 pub struct DockerDriver {
@@ -53,6 +71,8 @@ pub struct DockerDriver {
     registries: registries::Registries,
     /// Held while an image is pulled.
     pulling: Mutex<()>,
+    /// What there is to tell of the image that is being pulled.
+    pulls: watch::Sender<Option<PullProgress>>,
     /// Whether the engine answers, as far as is known.
     answers: watch::Sender<bool>,
 }
@@ -83,6 +103,7 @@ impl DockerDriver {
             bin,
             registries: registries::Registries::new(config.registry_auth.as_deref()),
             pulling: Mutex::default(),
+            pulls: watch::Sender::new(None),
             answers: watch::Sender::new(true),
         }))
     }
@@ -90,6 +111,11 @@ impl DockerDriver {
     /// Whether the engine answers, as far as is known. While it does not, no job should be taken.
     pub fn answers(&self) -> watch::Receiver<bool> {
         self.answers.subscribe()
+    }
+
+    /// What there is to tell of the image that is being pulled.
+    pub fn pulls(&self) -> watch::Receiver<Option<PullProgress>> {
+        self.pulls.subscribe()
     }
 
     /// Asks whether the engine answers; one that does not counts as away until it does again.
