@@ -106,7 +106,10 @@ async fn engine(config: &Config) -> Vec<Check> {
                 "run doctor as root, as the agent has to be for this driver; or use the docker driver",
             ),
         };
-        return vec![check("native driver", finding)];
+        return vec![
+            check("native driver", finding),
+            check("swap", system::swap_without_engine()),
+        ];
     }
     let engine = "container engine";
     let cure = "systemctl start terrapool-docker (or docker); name another one by `terrapool-agent configure \
@@ -127,6 +130,11 @@ async fn engine(config: &Config) -> Vec<Check> {
         Ok(info) => {
             checks.push(check("cgroups", system::cgroups(&info)));
             checks.push(check("swap", system::swap(&info)));
+            if let (Some(all), Ok(ours)) = (info.containers, docker::count_containers(&docker).await) {
+                let all = usize::try_from(all).unwrap_or(0);
+                let others = all.saturating_sub(ours + usize::from(system::is_in_container()));
+                checks.push(check("engine's users", system::shared_engine(others)));
+            }
             checks.push(check(
                 "user namespaces",
                 system::user_namespaces(&info, config.user),

@@ -30,13 +30,57 @@ pub(super) fn cgroups(info: &SystemInfo) -> Finding {
     .map(|(name, _)| name)
     .collect();
     if missing.is_empty() {
-        return Finding::fine(text);
+        let is_managed = Path::new("/run/systemd/system").exists();
+        return driver_of(&text, is_managed);
     }
     Finding::broken(
         format!("{text}: no limits of {}", missing.join(", ")),
         "boot the kernel with these controllers (cgroup_enable=memory on some); in a container, mount /sys/fs/cgroup; \
          rootless engines need delegated controllers",
     )
+}
+
+/// Whether two programs think that the tree of control groups is theirs (systemd's "The New Control Group Interfaces").
+fn driver_of(text: &str, is_managed: bool) -> Finding {
+    if is_managed && text == "version 2, driver cgroupfs" {
+        Finding::warning(
+            format!("{text}, on a host whose control groups are systemd's: limits of sandboxes may be lost"),
+            "set \"exec-opts\": [\"native.cgroupdriver=systemd\"] in the engine's daemon.json and restart it while no job runs",
+        )
+    } else {
+        Finding::fine(text)
+    }
+}
+
+/// Whether other software uses the engine: `others` containers are of no agent.
+pub(super) fn shared_engine(others: usize) -> Finding {
+    if others == 0 {
+        return Finding::fine("agents only");
+    }
+    Finding::warning(
+        format!(
+            "{others} containers are of no agent: this engine is shared. Whoever may use it can read every run on this \
+             host, and what runs there competes with jobs"
+        ),
+        "give agents an engine of their own: terrapool-docker of the agent's package, or a host without other containers",
+    )
+}
+
+/// Whether this process is in a container of Docker or Podman.
+pub(super) fn is_in_container() -> bool {
+    ["/.dockerenv", "/run/.containerenv"]
+        .iter()
+        .any(|path| Path::new(path).exists())
+}
+
+/// As [`swap`], where there is no engine to ask.
+pub(super) fn swap_without_engine() -> Finding {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let groups = Path::new("/sys/fs/cgroup");
+    let is_limited = ["memory/memory.memsw.limit_in_bytes", "terrapool/memory.swap.max"]
+        .iter()
+        .any(|file| groups.join(file).exists());
+    swap_of(crate::host::swap_mb(&text), Some(is_limited))
 }
 
 /// Whether a job could use more memory than its limit by swapping.
@@ -195,6 +239,23 @@ mod tests {
         assert!(is_fine(&swap_of(0, Some(false))));
         assert!(is_fine(&swap_of(1024, Some(true))));
         assert!(warns(&swap_of(1024, Some(false)), "swapaccount=1"));
+    }
+
+    #[test]
+    fn two_owners_of_control_groups_are_worth_a_word() {
+        assert!(is_fine(&driver_of("version 2, driver systemd", true)));
+        assert!(is_fine(&driver_of("version 2, driver cgroupfs", false)));
+        assert!(is_fine(&driver_of("version 1, driver cgroupfs", true)));
+        assert!(warns(
+            &driver_of("version 2, driver cgroupfs", true),
+            "native.cgroupdriver=systemd"
+        ));
+    }
+
+    #[test]
+    fn an_engine_with_other_users_is_worth_a_word() {
+        assert!(is_fine(&shared_engine(0)));
+        assert!(warns(&shared_engine(3), "terrapool-docker"));
     }
 
     #[test]
