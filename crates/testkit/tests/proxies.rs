@@ -114,6 +114,28 @@ resource "terraform_data" "trust" {
 }
 "#;
 
+/// A workspace with an output, and one that reads it: the engine asks the runner's relay, the relay the agent, and the agent
+/// the control plane by the only way that it has.
+const READ: &str =
+    "resource \"terraform_data\" \"a\" {}\noutput \"subnet\" {\n  value = \"subnet-4711\"\n}\n";
+
+fn reader(host: &str) -> String {
+    format!(
+        r#"data "terraform_remote_state" "network" {{
+  backend = "remote"
+  config = {{
+    hostname     = "{host}"
+    organization = "acme"
+    workspaces   = {{ name = "network" }}
+  }}
+}}
+output "read" {{
+  value = "the subnet is ${{data.terraform_remote_state.network.outputs.subnet}}"
+}}
+"#
+    )
+}
+
 /// Where proxies are: an address that is not the host's own, since sandboxes do not reach that one.
 const PROXY: &str = "10.99.0.2";
 
@@ -268,6 +290,20 @@ async fn agent_engine_and_runs_go_through_the_proxy_of_a_drop_in_with_a_password
     let state = site.installation.current_state(&workspace).await;
     let size = state.unwrap_or_default().to_string().len();
     assert!(size > 8_000_000, "{size} bytes");
+
+    // Sandboxes have no way to the control plane of their own, and no word about the proxy.
+    let (network, status, log) = site.runs("network", READ).await;
+    assert_eq!(status, "applied", "{log}");
+    let reader = reader(&site.installation.host());
+    let (_, status, log) = site.runs("app", &reader).await;
+    assert_eq!(status, "errored", "nothing is shared yet: {log}");
+    let global = json!({"data": {"type": "workspaces", "attributes": {"global-remote-state": true}}});
+    site.installation
+        .patch(&format!("/workspaces/{}", network.id), &global)
+        .await;
+    let (_, status, log) = site.runs("reader", &reader).await;
+    assert_eq!(status, "applied", "{log}");
+    assert!(log.contains("the subnet is subnet-4711"), "{log}");
 
     site.sandboxes(&json!({"proxy": "agent"})).await;
     let (_, status, log) = site.runs("provider", PROVIDER).await;
