@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod cgroup_v2;
 mod chaos;
 mod command;
 mod container_engine;
@@ -25,6 +26,9 @@ cargo xtask <task>
   bench [NAME]    measure, as ratios taken side by side in one run; `capture`: what is kept when something is killed (root)
   chaos [--minutes N] [--rounds N] [--seed S] [--sqlite | --postgres]
                   kill and cut off everything at random while runs are applied, then count what was promised (root)
+  cgroup-v2 [TEST…]
+                  tests of sandboxes on a host with control groups of version 2: a virtual machine, emulated (root, half an
+                  hour; TEST: only tests whose name has this in it)
   engines         build the engines that the tests use: target/tools/engines
   package [--quick] [--check] [--architecture amd64|arm64]
                   make everything that is installed: target/packages (deb, rpm, images, tarballs, checksums, contents);
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["chaos", rest @ ..] => chaos::run(rest),
+        ["cgroup-v2", rest @ ..] => cgroup_v2::run(rest),
         ["engines"] => engines::run(),
         ["package", rest @ ..] => package::run(rest),
         ["image"] => image::run(),

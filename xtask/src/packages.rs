@@ -42,6 +42,12 @@ pub(crate) const SYSTEMS: &[Need] = &[
     need("rpm", "rpm"),
     need("docker", "docker.io"),
 ];
+/// To emulate a machine and make its disk.
+pub(crate) const MACHINE: &[Need] = &[
+    need("qemu-system-x86_64", "qemu-system-x86"),
+    need("/usr/share/seabios", "seabios"),
+    need("mke2fs", "e2fsprogs"),
+];
 /// To build the engines that the tests use.
 pub(crate) const GO: &[Need] = &[need("go", "golang-go")];
 /// To test.

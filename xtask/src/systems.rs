@@ -24,7 +24,7 @@ impl Systems {
     /// Makes what is missing.
     pub(crate) fn obtain(engine: &ContainerEngine) -> anyhow::Result<Self> {
         packages::ensure(&[packages::SYSTEMS])?;
-        let host = bootstrap("bookworm", "apt", HOST)?;
+        let host = bootstrap("bookworm", "bookworm", "apt", HOST)?;
         let image = "terrapool-test/system:bookworm".to_owned();
         let docker = find_program("docker").context("the docker client is not installed")?;
         let mut import = program(&docker.to_string_lossy());
@@ -38,16 +38,17 @@ impl Systems {
     }
 }
 
-pub(crate) fn bootstrap(suite: &str, variant: &str, include: &str) -> anyhow::Result<PathBuf> {
+/// Makes a system of a suite and a variant with further packages, unless that was done before, and names its archive.
+pub(crate) fn bootstrap(name: &str, suite: &str, variant: &str, include: &str) -> anyhow::Result<PathBuf> {
     let folder = target_dir().join("tools/systems");
     std::fs::create_dir_all(&folder)?;
-    let archive = folder.join(format!("{suite}.tar"));
-    let recipe = folder.join(format!("{suite}.recipe"));
-    let wanted = format!("{variant} {include}\n");
+    let archive = folder.join(format!("{name}.tar"));
+    let recipe = folder.join(format!("{name}.recipe"));
+    let wanted = format!("{suite} {variant} {include}\n");
     if archive.exists() && std::fs::read_to_string(&recipe).is_ok_and(|made| made == wanted) {
         return Ok(archive);
     }
-    let temporary = folder.join(format!("{suite}.new.tar"));
+    let temporary = folder.join(format!("{name}.new.tar"));
     let mut mmdebstrap = program("mmdebstrap");
     mmdebstrap
         .arg("--quiet")

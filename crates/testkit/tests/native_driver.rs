@@ -74,7 +74,7 @@ impl Site {
 
     /// The sandbox that has begun an engine's phase.
     async fn working(&self) -> PathBuf {
-        let found = until(Duration::from_secs(60), async || {
+        let found = until(Duration::from_secs(180), async || {
             let mut all = self.sandboxes().into_iter();
             all.find(|folder| folder.join("work/in-the-middle").exists())
         });
@@ -185,8 +185,8 @@ for path in /home/* /root/* /run/* /var/run/* /etc/shadow /etc/ssh /var/lib/dock
 done
 for command in 'unshare -U true' 'unshare -m true' 'mount -t tmpfs x /mnt' 'chroot / true' 'umount /proc' \
   'mknod /terrapool/work/disk b 8 0' 'echo x > /proc/sys/kernel/core_pattern' 'touch /sys/fs/cgroup/x' \
-  'echo 1000000000 > /sys/fs/cgroup/memory/memory.limit_in_bytes' 'dmesg' 'ip link del eth0' 'hostname x' \
-  'cat /proc/kcore' 'ls /proc/1/root/terrapool/bin/../../home/*'; do
+  'echo 1000000000 > /sys/fs/cgroup/memory/memory.limit_in_bytes' 'echo max > /sys/fs/cgroup/memory.max' 'dmesg' 'ip link del eth0' 'hostname x' \
+  'head -c 1 /proc/kcore | grep -qa .' 'ls /proc/1/root/terrapool/bin/../../home/*'; do
   sh -c "$command" >/dev/null 2>&1 && echo "MAY $command"
 done
 touch /usr/made-inside 2>/dev/null && echo wrote-usr

@@ -42,7 +42,7 @@ pub(super) fn same_bytes(job: &Job, tools: &Nfpm) -> anyhow::Result<()> {
 /// Starts both programs with the C library of Debian 11 (2.31), the oldest that Debian's archive still has.
 pub(super) fn runs_on_old_glibc(job: &Job) -> anyhow::Result<()> {
     packages::ensure(&[packages::SYSTEMS])?;
-    let archive = systems::bootstrap("bullseye", "extract", "libc6")?;
+    let archive = systems::bootstrap("bullseye", "bullseye", "extract", "libc6")?;
     let root = tempfile::tempdir()?;
     let mut tar = program("tar");
     tar.args(["--exclude=./dev/*", "-xf"])
