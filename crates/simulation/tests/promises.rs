@@ -83,10 +83,10 @@ fn case_19_and_20_fifty_agents_work_on_a_thousand_jobs_and_each_is_claimed_by_on
 fn case_19_and_20_two_processes_on_postgresql_give_each_job_to_one_of_many_agents() {
     let report = run(Settings {
         trace: false,
-        ..Settings::medium(1, DatabaseKind::Postgres)
+        ..Settings::large(1, DatabaseKind::Postgres)
     });
     let total = must_hold("PostgreSQL", &[(1, report)]);
-    assert!(total.claims >= 100, "{total:?}");
+    assert!(total.claims >= 1000, "{total:?}");
 }
 
 #[test]
