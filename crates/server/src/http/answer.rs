@@ -18,6 +18,9 @@ use terrapool_tfe::request::Body;
 use super::error::{ApiError, JSON_API};
 use crate::app::App;
 
+/// Where the API is. Clients that are given nothing but an address look for it exactly here.
+pub(super) const PREFIX: &str = "/api/v2";
+
 /// An answer of the API.
 #[derive(Debug)]
 pub enum Answer {
@@ -101,7 +104,7 @@ fn without_page(uri: &axum::http::Uri) -> String {
         .filter(|pair| !pair.is_empty() && !pair.starts_with("page[") && !pair.starts_with("page%5B"))
         .collect();
     let question = if kept.is_empty() { "" } else { "?" };
-    format!("{}{}{question}{}", super::tfe::PREFIX, uri.path(), kept.join("&"))
+    format!("{}{}{question}{}", PREFIX, uri.path(), kept.join("&"))
 }
 
 impl Params {

@@ -40,9 +40,6 @@ pub(super) mod workspace_deletion;
 mod workspace_settings;
 pub(super) mod workspaces;
 
-/// Where the API is. Clients that are given nothing but an address look for it exactly here.
-pub(super) const PREFIX: &str = "/api/v2";
-
 pub(super) fn router(app: &App) -> Routes {
     let api = Routes::new()
         .route("/ping", get(ping))
@@ -60,7 +57,7 @@ pub(super) fn router(app: &App) -> Routes {
                 .layer(middleware::from_fn_with_state(app.clone(), rate_limit::limit))
                 .layer(middleware::from_fn(headers))
         });
-    api.below(PREFIX)
+    api.below(super::answer::PREFIX)
 }
 
 fn organization_routes() -> Routes {
