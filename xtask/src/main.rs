@@ -12,6 +12,7 @@ mod engines;
 mod image;
 mod package;
 mod packages;
+mod podman;
 mod systems;
 mod test;
 
@@ -33,6 +34,7 @@ cargo xtask <task>
   package [--quick] [--check] [--architecture amd64|arm64]
                   make everything that is installed: target/packages (deb, rpm, images, tarballs, checksums, contents);
                   --check makes it twice and compares, and starts the programs with the C library of Debian 11 (root)
+  podman          tests of the Docker driver on Podman instead (root)
   image           make the sandboxes' image: target/<profile>/sandbox-image.tar
 ";
 
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         ["cgroup-v2", rest @ ..] => cgroup_v2::run(rest),
         ["engines"] => engines::run(),
         ["package", rest @ ..] => package::run(rest),
+        ["podman"] => podman::run(),
         ["image"] => image::run(),
         _ => {
             eprint!("{HELP}");

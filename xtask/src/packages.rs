@@ -42,6 +42,13 @@ pub(crate) const SYSTEMS: &[Need] = &[
     need("rpm", "rpm"),
     need("docker", "docker.io"),
 ];
+/// To run containers without Docker.
+pub(crate) const PODMAN: &[Need] = &[
+    need("podman", "podman"),
+    need("runc", "runc"),
+    need("ip", "iproute2"),
+    need("/usr/lib/cni/bridge", "containernetworking-plugins"),
+];
 /// To emulate a machine and make its disk.
 pub(crate) const MACHINE: &[Need] = &[
     need("qemu-system-x86_64", "qemu-system-x86"),

@@ -77,6 +77,10 @@ pub struct DockerDriver {
     answers: watch::Sender<bool>,
 }
 
+/// How often the removal of a container is tried that the engine refuses for now, and the wait in between.
+const REMOVALS: u32 = 10;
+const REMOVE_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// How often an engine that is away is looked for.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -159,14 +163,23 @@ impl DockerDriver {
             v: true,
             ..Default::default()
         };
-        if let Err(error) = self.docker.remove_container(id, Some(options)).await
-            && !is_status(&error, 404)
-        {
+        for attempt in 1..=REMOVALS {
+            let removed = self.docker.remove_container(id, Some(options.clone())).await;
+            let Err(error) = removed else { return };
+            if is_status(&error, 404) {
+                return;
+            }
+            // It ends, or is removed, at this very moment.
+            if attempt < REMOVALS && (is_status(&error, 409) || is_status(&error, 500)) {
+                tokio::time::sleep(REMOVE_AGAIN).await;
+                continue;
+            }
             tracing::warn!(
                 sandbox = id,
                 error = &error as &dyn std::error::Error,
                 "a sandbox could not be removed"
             );
+            return;
         }
     }
 
