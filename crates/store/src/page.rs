@@ -10,6 +10,9 @@ pub struct Page {
 }
 
 impl Page {
+    /// Items after a page that are counted, in lists that are longer than anybody reads.
+    pub const COUNTED: u64 = 1000;
+
     /// The first page with this many items.
     pub fn first(size: u32) -> Self {
         Self { number: 1, size }

@@ -66,7 +66,8 @@ fn read(row: &Row) -> Result<ListedRun, StoreError> {
     })
 }
 
-/// A page of an organization's runs, newest first.
+/// A page of an organization's runs, newest first. At most [`Page::COUNTED`] that follow the page are counted: what a
+/// page costs does not grow with the history.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
@@ -77,7 +78,7 @@ pub async fn list_runs(
     page: &Page,
 ) -> Result<Listed<ListedRun>, StoreError> {
     let mut values: Vec<Value> = values![organization];
-    let mut condition = "w.organization_id = $1".to_owned();
+    let mut condition = "r.organization_id = $1".to_owned();
     if !filter.statuses.is_empty() {
         let first = values.len() + 1;
         values.extend(filter.statuses.iter().map(|status| Value::from(*status)));
@@ -105,15 +106,24 @@ pub async fn list_runs(
     }
     let seen = filter.sight.of_workspaces("w", &mut values);
     condition.push_str(&format!(" AND {seen}"));
-    let count = format!("SELECT COUNT(*) AS total {FROM} WHERE {condition}");
-    let total = connection
-        .fetch_one(&count, values.clone())
-        .await?
-        .count("total")?;
+    let most = page.offset() + page.limit() + i64::try_from(Page::COUNTED).unwrap_or(i64::MAX) + 1;
+    let mut counted = values.clone();
+    counted.push(most.into());
+    let count = format!(
+        "SELECT COUNT(*) AS total FROM (SELECT 1 AS one FROM runs r JOIN workspaces w ON w.id = r.workspace_id \
+         WHERE {condition} LIMIT ${}) counted",
+        counted.len()
+    );
+    let total = connection.fetch_one(&count, counted).await?.count("total")?;
     let (first, second) = (values.len() + 1, values.len() + 2);
     values.extend(values![page.limit(), page.offset()]);
+    // Within a workspace both orders are the same, and the numbers are indexed.
+    let order = match filter.workspace {
+        Some(_) => "r.number DESC",
+        None => "r.created_at DESC, r.number DESC",
+    };
     let sql = format!(
-        "SELECT {} {FROM} WHERE {condition} ORDER BY r.created_at DESC, r.number DESC LIMIT ${first} OFFSET ${second}",
+        "SELECT {} {FROM} WHERE {condition} ORDER BY {order} LIMIT ${first} OFFSET ${second}",
         columns()
     );
     let rows = connection.fetch_all(&sql, values).await?;

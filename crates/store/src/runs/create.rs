@@ -109,9 +109,10 @@ pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<RunRecord, StoreError> 
         "INSERT INTO runs (id, workspace_id, configuration_version_id, number, plan_id, apply_id, status, \
          status_timestamps, source, message, created_by, plan_only, save_plan, auto_apply, is_destroy, refresh, \
          refresh_only, allow_empty_apply, allow_config_generation, target_addrs, replace_addrs, variables, \
-         output_format, engine, engine_version, pool_id, request_key, aftermath, created_at, updated_at) \
+         output_format, engine, engine_version, pool_id, request_key, aftermath, created_at, updated_at, \
+         organization_id) \
          VALUES ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-         $20, $21, $22, $23, $24, $25, $26, 'none', $27, $28)",
+         $20, $21, $22, $23, $24, $25, $26, 'none', $27, $28, (SELECT organization_id FROM workspaces WHERE id = $2))",
         values![
             &new.id,
             &new.workspace_id,

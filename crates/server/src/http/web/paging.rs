@@ -14,8 +14,10 @@ pub const ROWS: u32 = 50;
 pub struct Paging {
     /// The page.
     pub page: Page,
-    /// Rows of the whole list.
+    /// Rows of the whole list; of a long one at most one more than [`Page::COUNTED`] behind the page.
     pub total: u64,
+    /// What is counted at most.
+    counted: Option<u64>,
     /// The order in words.
     pub order: &'static str,
     address: String,
@@ -32,6 +34,7 @@ impl Paging {
         Self {
             page: Page { number, size: ROWS },
             total: 0,
+            counted: None,
             order,
             address: with_query(path, filters),
         }
@@ -43,18 +46,33 @@ impl Paging {
         Self { total, ..self }
     }
 
-    /// "51–100 of 214, newest first".
+    /// With the length of a list whose rows behind the page are counted up to [`Page::COUNTED`].
+    #[must_use]
+    pub fn counted(self, total: u64) -> Self {
+        let end = u64::from(self.page.number) * u64::from(self.page.size);
+        Self {
+            total,
+            counted: Some(end + Page::COUNTED),
+            ..self
+        }
+    }
+
+    /// "51–100 of 214, newest first"; "1–50 of more than 1,050" where the rest was not counted.
     pub fn words(&self) -> String {
         let first = u64::try_from(self.page.offset()).unwrap_or(0) + 1;
         let last = (first + u64::from(self.page.size) - 1).min(self.total);
         if first > self.total {
             return "Nothing here".to_owned();
         }
+        let (more, total) = match self.counted {
+            Some(counted) if self.total > counted => ("more than ", counted),
+            Some(_) | None => ("", self.total),
+        };
         format!(
-            "{}–{} of {}, {}",
+            "{}–{} of {more}{}, {}",
             Number(first),
             Number(last),
-            Number(self.total),
+            Number(total),
             self.order
         )
     }
@@ -119,6 +137,7 @@ mod tests {
         let paging = Paging {
             page: Page { number: 2, size: 50 },
             total: 214,
+            counted: None,
             order: "newest first",
             address: with_query("/app/acme/runs", &[("status", "ask"), ("q", "a b"), ("who", "")]),
         };
@@ -130,8 +149,11 @@ mod tests {
         assert!(paging.before().is_some());
         let last = Paging {
             page: Page { number: 5, size: 50 },
-            ..paging
+            ..paging.clone()
         };
         assert_eq!(last.after(), None);
+        let (long, whole) = (paging.clone().counted(1101), paging.counted(1100));
+        assert_eq!(long.words(), "51–100 of more than 1,100, newest first");
+        assert_eq!(whole.words(), "51–100 of 1,100, newest first");
     }
 }

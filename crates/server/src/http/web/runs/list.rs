@@ -101,7 +101,7 @@ pub(super) async fn show(
         chips: CHIPS.iter().map(chip).collect(),
         runs: rows(&mut connection, &place, &listed.items, true, app.now()).await?,
         filtered: filters.iter().any(|(_, value)| !value.is_empty()),
-        paging: paging.of(listed.total),
+        paging: paging.counted(listed.total),
         query,
         pools,
         chosen_pool: pool,

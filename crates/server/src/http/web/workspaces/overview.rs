@@ -214,7 +214,7 @@ pub(super) async fn runs(
     let page = RunsPage {
         shell: seen.shell("Runs"),
         runs: rows(&mut connection, &seen.place, &listed.items, false, seen.now).await?,
-        paging: paging.of(listed.total),
+        paging: paging.counted(listed.total),
         frame: seen.frame,
     };
     html(&page)
