@@ -1,6 +1,9 @@
-//! What the host has: memory, as the kernel tells it.
+//! What the host has: memory and disk, as the kernel tells it.
+
+use std::path::Path;
 
 use terrapool_agent_core::capacity::Host;
+use terrapool_protocol::health::Room;
 
 use crate::config::Config;
 
@@ -30,6 +33,16 @@ pub fn read(config: &Config) -> Host {
         allowed_cpu_millis: config.cpu_millis,
         concurrency: config.concurrency,
     }
+}
+
+/// Room in the file system of a folder; `None` when it cannot be looked at.
+pub fn disk(folder: &Path) -> Option<Room> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    let megabytes = |blocks: u64| blocks.saturating_mul(found.f_frsize) >> 20;
+    Some(Room {
+        free_mb: megabytes(found.f_bavail),
+        total_mb: megabytes(found.f_blocks),
+    })
 }
 
 #[cfg(test)]

@@ -112,6 +112,8 @@ struct Service {
     /// When the last sync was answered.
     contact: Option<Boottime>,
     trouble: Option<String>,
+    /// What the last call that was not answered met with.
+    last_failure: Option<String>,
     counters: Counters,
     /// The clocks differ, and that was said.
     clock_said: bool,
@@ -249,6 +251,7 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
         failures: 0,
         contact: None,
         trouble: None,
+        last_failure: None,
         counters: Counters::default(),
         clock_said: false,
         pause: None,

@@ -24,6 +24,7 @@ use terrapool_model::id::{AgentId, AgentPoolId, AttemptId, InstallationId, JobId
 pub use terrapool_model::sync::{AttemptStage, Verdict};
 use terrapool_model::time::{Millis, Timestamp};
 
+use crate::health::Health;
 use crate::job::{Artifact, ChangeCounts, JobSpec, Limits, Outcome, Phase, SandboxNetwork, StateMark, Usage};
 use crate::secret::Secret;
 
@@ -135,6 +136,9 @@ pub struct Sync {
     pub hold: Millis,
     /// Every attempt the agent knows and has not been told to forget.
     pub attempts: Vec<AttemptReport>,
+    /// What it finds when it looks at itself and its host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }
 
 /// Names an assignment and the process that holds it.

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod frame;
+pub mod health;
 pub mod job;
 pub mod limits;
 pub mod relay;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use terrapool_model::id::{AgentId, AgentPoolId, JobId};
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{AttemptKey, Capacity, Verdict};
+use terrapool_protocol::health::Health;
 use terrapool_store::jobs::Ready;
 use tokio::sync::watch;
 
@@ -44,6 +45,8 @@ pub struct SelfReport {
     pub capacity: Capacity,
     /// It takes no new jobs.
     pub draining: bool,
+    /// What it finds when it looks at itself.
+    pub health: Option<Health>,
 }
 
 /// What was heard and is not written down yet.

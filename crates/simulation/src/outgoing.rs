@@ -72,6 +72,7 @@ impl World {
                 .values()
                 .filter_map(|live| live.attempt.report())
                 .collect(),
+            health: None,
         };
         let (token, hold) = (registered.session_token.clone(), registered.settings.hold);
         // A held answer is one of a request that came later.

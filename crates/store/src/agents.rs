@@ -6,6 +6,7 @@ use terrapool_model::id::{AgentId, AgentPoolId, TokenId};
 use terrapool_model::time::{Millis, Timestamp};
 use terrapool_model::times::Times;
 use terrapool_protocol::agent::Capacity;
+use terrapool_protocol::health::Health;
 
 use crate::db::{Connection, Hint, Retryable, Row, Tx};
 use crate::error::StoreError;
@@ -50,6 +51,8 @@ pub struct AgentRecord {
     pub drain_wanted: bool,
     /// It ended by itself.
     pub exited: bool,
+    /// What it found when it last looked at itself; older agents do not say.
+    pub health: Option<Health>,
     /// When it was last heard.
     pub last_ping_at: Timestamp,
     /// The process that its newest one superseded, when it was heard since.
@@ -119,7 +122,7 @@ pub struct Registration {
 const COLUMNS: &str = "a.id, a.pool_id, a.token_id, a.name, a.version, a.hostname, a.kernel, a.driver, a.ip_address, \
      a.session, a.process_nonce, a.capacity, a.engines, a.root_sandboxes, \
      a.draining, a.drain_wanted, a.exited, a.last_ping_at, a.created_at, \
-     a.superseded_session, a.superseded_ip_address, a.superseded_ping_at, \
+     a.health, a.superseded_session, a.superseded_ip_address, a.superseded_ping_at, \
      (SELECT COUNT(*) FROM jobs j WHERE j.agent_id = a.id AND j.state IN ('leased', 'running')) AS jobs";
 
 fn superseded(row: &Row) -> Result<Option<Superseded>, StoreError> {
@@ -158,6 +161,7 @@ fn from_row(row: &Row) -> Result<AgentRecord, StoreError> {
         drain_wanted: row.bool("drain_wanted")?,
         superseded: superseded(row)?,
         exited: row.bool("exited")?,
+        health: row.opt_json("health")?,
         last_ping_at: row.time("last_ping_at")?,
         created_at: row.time("created_at")?,
         jobs: row.count("jobs")?,
@@ -325,6 +329,8 @@ pub struct Ping {
     pub capacity: Capacity,
     /// It takes no new jobs.
     pub draining: bool,
+    /// What it found when it looked at itself.
+    pub health: Option<Health>,
 }
 
 /// Writes pings down.
@@ -334,7 +340,7 @@ pub struct Ping {
 pub async fn flush_pings(tx: &mut Tx, pings: &[Ping]) -> Result<(), StoreError> {
     for ping in pings {
         tx.execute(
-            "UPDATE agents SET last_ping_at = $3, capacity = $4, draining = $5, exited = $6 \
+            "UPDATE agents SET last_ping_at = $3, capacity = $4, draining = $5, exited = $6, health = $7 \
              WHERE id = $1 AND session = $2 AND last_ping_at < $3",
             values![
                 &ping.agent,
@@ -342,7 +348,8 @@ pub async fn flush_pings(tx: &mut Tx, pings: &[Ping]) -> Result<(), StoreError> 
                 ping.at,
                 json(&ping.capacity),
                 ping.draining,
-                false
+                false,
+                ping.health.as_ref().map(json)
             ],
         )
         .await?;

@@ -13,6 +13,7 @@ use terrapool_protocol::agent::{
     AttemptKey, AttemptReport, AttemptStage, CONTENT_SHA256, Capacity, Claim, Claimed, Finish, LogPosition,
     Offer, Register, Registered, STATE_LINEAGE, STATE_SERIAL, Start, StateStored, Sync, Synced,
 };
+use terrapool_protocol::health::Health;
 use terrapool_protocol::job::{Artifact, ArtifactName, JobSpec, Outcome, Phase, StateMark, Usage};
 use terrapool_protocol::secret::Secret;
 use tower::ServiceExt as _;
@@ -107,6 +108,8 @@ pub struct SimulatedAgent {
     pub attempts: Vec<AttemptReport>,
     /// It takes no new jobs.
     pub draining: bool,
+    /// What it finds when it looks at itself.
+    pub health: Option<Health>,
 }
 
 /// An attempt that holds a job.
@@ -154,6 +157,7 @@ impl SimulatedAgent {
             capacity: capacity(),
             attempts: Vec::new(),
             draining: false,
+            health: None,
         }
     }
 
@@ -196,6 +200,7 @@ impl SimulatedAgent {
             draining: self.draining,
             hold,
             attempts: self.attempts.clone(),
+            health: self.health.clone(),
         };
         post(
             &self.router,

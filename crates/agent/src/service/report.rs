@@ -2,6 +2,7 @@
 
 use terrapool_agent_core::capacity::{Held, OVERHEAD_MB, Size, free_memory, free_slots, reserve};
 use terrapool_protocol::agent::{AttemptReport, Capacity, Sync, SyncMode};
+use terrapool_protocol::health::{Health, Room};
 use terrapool_protocol::job::Limits;
 
 use super::Service;
@@ -138,6 +139,22 @@ impl Service {
             draining: self.ends() || self.drained,
             hold: self.hold.min(self.settings.hold),
             attempts,
+            health: Some(self.health()),
+        }
+    }
+
+    fn health(&self) -> Health {
+        let host = host::read(&self.config);
+        Health {
+            driver_answers: *self.engine_answers.borrow(),
+            disk: host::disk(&self.config.data_dir),
+            memory: Some(Room {
+                free_mb: host.available_mb,
+                total_mb: host.total_mb,
+            }),
+            clock_ahead_seconds: self.shared.control_plane.clock_ahead_seconds(),
+            failed_calls: self.counters.failed_calls,
+            last_failure: self.last_failure.clone(),
         }
     }
 }

@@ -113,6 +113,7 @@ impl Service {
         let wait = jittered(self.settings.retry_min, self.settings.retry_max, self.failures);
         self.failures += 1;
         self.trouble = Some(trouble.to_owned());
+        self.last_failure = Some(trouble.to_owned());
         self.pause = Some(tokio::time::Instant::now() + wait.to_std());
     }
 }

@@ -50,6 +50,7 @@ async fn write(app: &App, unwritten: &Unwritten) -> Result<(), StoreError> {
             at: moment(heard, now, monotonic),
             capacity: heard.what.capacity,
             draining: heard.what.draining,
+            health: heard.what.health.clone(),
         })
         .collect();
     app.db

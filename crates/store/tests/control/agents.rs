@@ -5,6 +5,7 @@ use terrapool_model::agent_status::AgentStatus;
 use terrapool_model::job::Phase;
 use terrapool_model::time::{Millis, Timestamp};
 use terrapool_model::times::Times;
+use terrapool_protocol::health::Health;
 use terrapool_store::agents::{self, AgentError, Ping};
 use terrapool_store::error::StoreError;
 use terrapool_store::page::Page;
@@ -47,6 +48,11 @@ async fn what_people_see_of_an_agent_follows_its_last_ping(world: &World) {
         at: later,
         capacity: agent.capacity,
         draining: true,
+        health: Some(Health {
+            driver_answers: true,
+            clock_ahead_seconds: Some(3),
+            ..Health::default()
+        }),
     };
     command!(world, StoreError, [pings = vec![ping]], |tx| agents::flush_pings(
         tx, &pings
@@ -58,6 +64,7 @@ async fn what_people_see_of_an_agent_follows_its_last_ping(world: &World) {
         .unwrap()
         .unwrap();
     assert_eq!((agent.last_ping_at, agent.draining), (later, true));
+    assert_eq!(agent.health.unwrap().clock_ahead_seconds, Some(3));
 }
 
 async fn only_agents_that_are_not_alive_are_deleted(world: &World) {

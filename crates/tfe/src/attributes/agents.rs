@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 
 /// Of `agent-pools`.
 #[derive(Debug, Clone, Serialize)]
@@ -46,6 +47,8 @@ pub struct Agent {
     pub jobs: u64,
     /// Another live process with the same key: a cloned machine, or an older process that is still finishing.
     pub duplicate_identity: Option<DuplicateIdentity>,
+    /// What it found when it last looked at itself and its host; null from agents that do not report it.
+    pub health: Option<Value>,
 }
 
 /// Another live process of an agent.

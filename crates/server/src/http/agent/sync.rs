@@ -13,6 +13,7 @@ use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{
     AttemptAnswer, AttemptKey, AttemptReport, AttemptStage, Offer, Sync, SyncMode, Synced, Verdict,
 };
+use terrapool_protocol::health::Health;
 use terrapool_store::agents;
 use terrapool_store::db::Hint;
 use terrapool_store::error::StoreError;
@@ -189,6 +190,7 @@ async fn heard(app: &App, session: &Session, request: &Sync, arrived: Millis) ->
         session: session.session,
         capacity: request.capacity,
         draining: request.draining,
+        health: request.health.clone().map(Health::bounded),
     };
     app.presence.report(report, arrived);
     Ok(())

@@ -39,6 +39,7 @@ fn resource(record: &AgentRecord, now: Timestamp, times: &Times) -> Resource {
         draining: record.draining,
         drain_wanted: record.drain_wanted,
         jobs: record.jobs,
+        health: record.health.as_ref().and_then(|health| serde_json::to_value(health).ok()),
         duplicate_identity: record
             .duplicate(now, times)
             .map(|other| attributes::DuplicateIdentity {

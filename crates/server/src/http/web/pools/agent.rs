@@ -10,6 +10,7 @@ use terrapool_store::db::Connection;
 use terrapool_store::overview::{self, JobView};
 
 use super::frame::{self, Seen, Tab};
+use super::health::{self, Check};
 use crate::app::App;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
@@ -93,6 +94,7 @@ struct View {
     meter: Meter,
     reserve: String,
     engines: String,
+    health: Vec<Check>,
 }
 
 struct Fact {
@@ -257,6 +259,11 @@ async fn view(
         meter: Meter::of(in_use, capacity.memory_mb, memory.clone()),
         memory,
         reserve: megabytes(capacity.reserve_mb),
+        health: agent
+            .health
+            .as_ref()
+            .map(|health| health::checks(health, &agent.driver, capacity.reserve_mb))
+            .unwrap_or_default(),
         engines: if agent.engines.is_empty() {
             "None".to_owned()
         } else {

@@ -12,6 +12,7 @@ mod connect;
 mod create;
 pub(super) mod figures;
 mod frame;
+mod health;
 mod install;
 mod list;
 mod settings;
