@@ -268,6 +268,31 @@ async fn a_state_that_is_kept_apart_becomes_current_when_its_serial_is_typed() {
 }
 
 #[tokio::test]
+async fn the_audit_log_is_exported_as_lines_of_json() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("network").await;
+    let mut browser = signed_in(&plane).await;
+    let lines = |text: &str| -> Vec<Value> {
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let exported = browser.get("/app/acme/audit/export?q=workspace.create").await;
+    let entries = lines(&exported.text);
+    assert_eq!(entries.len(), 1, "{}", exported.text);
+    assert_eq!(entries[0]["subject"], workspace.as_str());
+    assert_eq!(entries[0]["detail"]["name"], "network");
+    let page = browser.get("/app/acme/audit?q=workspace.create").await;
+    assert!(
+        page.text.contains("/app/acme/audit/export?q=workspace.create"),
+        "{}",
+        page.text
+    );
+    let signed_in = lines(&browser.get("/app/admin/audit/export").await.text);
+    assert!(signed_in.iter().any(|entry| entry["action"] == "sign-in"));
+}
+
+#[tokio::test]
 async fn a_page_of_many_rows_stays_small() {
     /// What a page may have, in bytes.
     const BUDGET: usize = 40 << 10;

@@ -6,7 +6,9 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, HeaderValue};
 use axum::response::Response;
+use serde_json::json;
 use terrapool_objects::ObjectKey;
+use terrapool_store::audit;
 use terrapool_store::configuration_versions::{
     self, ConfigurationStatus, ConfigurationVersionRecord, NewConfigurationVersion,
 };
@@ -72,14 +74,20 @@ pub(super) async fn create(
         auto_queue_runs: body.flag("auto-queue-runs")?.unwrap_or(true),
         source: source.to_owned(),
     };
+    let (organization, actor) = (workspace.organization_id, caller.audit_name());
     let record = app
         .db
-        .write(move |tx| {
-            let new = new.clone();
-            Box::pin(async move { configuration_versions::create(tx, &new).await })
+        .write::<_, ApiError, _>(move |tx| {
+            let (new, organization, actor) = (new.clone(), organization.clone(), actor.clone());
+            Box::pin(async move {
+                let record = configuration_versions::create(tx, &new).await?;
+                let detail = json!({"workspace": new.workspace_id.as_str(), "source": new.source});
+                let (action, subject) = ("configuration-version.create", record.id.as_str());
+                audit::record(tx, Some(&organization), &actor, action, subject, &detail).await?;
+                Ok(record)
+            })
         })
-        .await
-        .map_err(ApiError::Store)?;
+        .await?;
     let url = uploads::configuration_url(&app, &record.id);
     Ok(Answer::created(Document::one(resource(&record, Some(url)))))
 }

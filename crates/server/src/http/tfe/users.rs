@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use axum::extract::{Path, State};
+use serde_json::json;
+use terrapool_store::audit;
 use terrapool_store::users::{self, UserRecord};
 use terrapool_tfe::attributes;
 use terrapool_tfe::document::{Document, Kind, Resource};
@@ -86,12 +88,14 @@ pub(in crate::http) async fn update(State(app): AppState, caller: Caller, ApiBod
         }
         user.email = email;
     }
-    let changed = user.clone();
+    let (changed, actor) = (user.clone(), caller.audit_name());
     app.db
         .write(move |tx| {
-            let user = changed.clone();
+            let (user, actor) = (changed.clone(), actor.clone());
             Box::pin(async move {
                 users::update(tx, &user.id, &user.username, &user.email).await?;
+                let detail = json!({"username": user.username, "email": user.email});
+                audit::record(tx, None, &actor, "user.update", user.id.as_str(), &detail).await?;
                 Ok::<_, ApiError>(())
             })
         })

@@ -9,6 +9,7 @@ use terrapool_store::{audit, gauges, installation, pools, users};
 use super::error::WebError;
 use super::form::SignedForm;
 use super::organizations::audit::{Asked, page as audit_page};
+use super::organizations::audit_export;
 use super::page::{Page, Section, Shell, html};
 use super::parts::status::{self as statuses, Status};
 use super::parts::time::Ago;
@@ -28,6 +29,7 @@ pub(super) fn routes() -> Routes {
         .route("/app/admin", get(show))
         .route("/app/admin/shared-token", post(create_shared_token))
         .route("/app/admin/audit", get(show_audit))
+        .route("/app/admin/audit/export", get(export_audit))
 }
 
 #[derive(Template)]
@@ -182,4 +184,10 @@ async fn show_audit(State(app): State<App>, visitor: Visitor, params: Params) ->
     let path = "/app/admin/audit".to_owned();
     let page = audit_page(&mut connection, shell, path, None, Asked::of(&params), app.now()).await?;
     html(&page)
+}
+
+/// `GET /app/admin/audit/export`
+async fn export_audit(State(app): State<App>, visitor: Visitor, params: Params) -> Page {
+    require_administrator(&visitor)?;
+    audit_export::of(&mut app.db.read().await?, None, &params).await
 }

@@ -5,7 +5,9 @@
     reason = "bodies are written where they are sent"
 )]
 
+mod audit;
 mod policy;
+mod sent;
 mod world;
 
 use std::collections::BTreeSet;

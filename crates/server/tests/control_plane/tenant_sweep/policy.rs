@@ -203,6 +203,7 @@ const POLICY: &str = "
 /app/{org}/access GET=owner
 /app/{org}/fleet GET=owner
 /app/{org}/audit GET=owner
+/app/{org}/audit/export GET=owner
 /app/{org}/settings GET=owner POST=owner
 /app/{org}/people GET=owner POST=owner
 /app/{org}/people/remove POST=owner
@@ -268,4 +269,5 @@ const POLICY: &str = "
 /app/admin GET=site
 /app/admin/shared-token POST=site
 /app/admin/audit GET=site
+/app/admin/audit/export GET=site
 ";

@@ -12,7 +12,7 @@ use terrapool_server::http::routes::Route;
 use super::policy::Level;
 use crate::common::{Plane, archive, id, md5, state};
 
-const PASSWORD: &str = "correct horse battery";
+pub(super) const PASSWORD: &str = "correct horse battery";
 
 /// What was answered, without its body: some never end.
 #[derive(Debug)]
@@ -22,10 +22,10 @@ pub(crate) struct Answered {
 }
 
 /// How somebody comes.
-struct Person {
-    token: String,
-    cookies: String,
-    form_token: String,
+pub(super) struct Person {
+    pub(super) token: String,
+    pub(super) cookies: String,
+    pub(super) form_token: String,
 }
 
 pub(crate) struct World {
@@ -33,15 +33,15 @@ pub(crate) struct World {
     /// A token of a pool of another organization.
     pub(crate) foreign_agent_token: String,
     client: reqwest::Client,
-    people: BTreeMap<&'static str, Person>,
-    teams: BTreeMap<&'static str, String>,
+    pub(super) people: BTreeMap<&'static str, Person>,
+    pub(super) teams: BTreeMap<&'static str, String>,
     /// What stands for a parameter, by the kind of thing.
-    things: BTreeMap<&'static str, String>,
-    made: u32,
+    pub(super) things: BTreeMap<&'static str, String>,
+    pub(super) made: u32,
 }
 
 /// A document with attributes and relationships.
-fn document(attributes: Value, relationships: &[(&str, &str)]) -> Value {
+pub(super) fn document(attributes: Value, relationships: &[(&str, &str)]) -> Value {
     let related: serde_json::Map<String, Value> = relationships
         .iter()
         .map(|(name, id)| ((*name).to_owned(), json!({"data": {"id": id}})))
@@ -128,7 +128,7 @@ impl World {
         self.plane.send(request.body(body.to_string())).await.expect(201)
     }
 
-    async fn post(&self, path: &str, body: &Value) -> String {
+    pub(super) async fn post(&self, path: &str, body: &Value) -> String {
         id(&self.plane.post(path, body).await.expect(201))
     }
 
@@ -141,7 +141,7 @@ impl World {
     }
 
     /// Somebody with an account, a token and a session.
-    async fn person(&self, name: &str) -> Person {
+    pub(super) async fn person(&self, name: &str) -> Person {
         let request = UserRequest {
             username: name.to_owned(),
             email: format!("{name}@example.com"),
@@ -153,6 +153,11 @@ impl World {
             .unwrap()
             .expose()
             .to_owned();
+        self.signed_in(name, token).await
+    }
+
+    /// Another session of somebody.
+    pub(super) async fn signed_in(&self, name: &str, token: String) -> Person {
         let page = self
             .client
             .get(format!("{}/sign-in", self.plane.base()))
@@ -178,18 +183,24 @@ impl World {
             .unwrap();
         assert_eq!(answer.status().as_u16(), 303, "{name} can't sign in");
         let cookies = cookies(&answer);
-        let page = self
-            .client
-            .get(format!("{}/app/settings/profile", self.plane.base()))
-            .header("cookie", &cookies)
-            .send()
-            .await
-            .unwrap();
+        let page = self.page(&cookies, "/app/settings/profile").await;
         Person {
             token,
             cookies,
-            form_token: form_token(&page.text().await.unwrap()),
+            form_token: form_token(&page),
         }
+    }
+
+    /// A page as it is shown in a session.
+    pub(super) async fn page(&self, cookies: &str, path: &str) -> String {
+        let page = self
+            .client
+            .get(format!("{}{path}", self.plane.base()))
+            .header("cookie", cookies)
+            .send()
+            .await
+            .unwrap();
+        page.text().await.unwrap()
     }
 
     /// Makes everything anew, since something may have been changed.
@@ -264,9 +275,8 @@ impl World {
             .post(&path, &document(json!({"description": "d"}), &[]))
             .await;
         let token = token.expect(201);
-        let agent = self
-            .register(token["data"]["attributes"]["token"].as_str().unwrap())
-            .await;
+        let agent_token = token["data"]["attributes"]["token"].as_str().unwrap().to_owned();
+        let agent = self.register(&agent_token).await;
         let guest = format!("guest{number}");
         self.plane.stranger(&guest).await;
         let membership = self
@@ -294,7 +304,15 @@ impl World {
             ("plan", related("plan")),
             ("apply", related("apply")),
             ("pool", pool),
+            ("kept-apart", "sv-111111111111abcd".to_owned()),
+            ("engine-version", "none-1111111111abcd".to_owned()),
+            ("own-token", String::new()),
+            ("other-session", String::new()),
+            ("newcomer", "nobody".to_owned()),
+            ("serial", "1".to_owned()),
+            ("pool-name", format!("pool{number}")),
             ("token", id(&token)),
+            ("agent-token", agent_token),
             ("agent", agent),
             ("membership", membership),
             ("guest", guest),
@@ -315,7 +333,7 @@ impl World {
         answer["agent"].as_str().unwrap().to_owned()
     }
 
-    fn thing(&self, kind: &str) -> &str {
+    pub(super) fn thing(&self, kind: &str) -> &str {
         self.things
             .get(kind)
             .unwrap_or_else(|| panic!("nothing stands for {kind}"))
@@ -346,9 +364,10 @@ impl World {
                 ("agents", "{id}" | "{agent}") => self.thing("agent"),
                 ("authentication-tokens", "{id}") => self.thing("token"),
                 ("users", "{id}") => self.thing("user"),
-                ("kept-apart-states", "{id}") => "sv-111111111111abcd",
+                ("kept-apart-states", "{id}") => self.thing("kept-apart"),
                 ("jobs", "{job}") => "job-111111111111abcd",
                 (_, "{action}") => "roll-back",
+                ("terraform-versions" | "opentofu-versions", "{id}") => self.thing("engine-version"),
                 (_, parameter) if parameter.starts_with('{') => "none-1111111111abcd",
                 (_, word) => word,
             };
@@ -369,67 +388,6 @@ impl World {
             _ => String::new(),
         };
         out + &query
-    }
-
-    /// A body that is well enough formed for a handler to come to the question who asks.
-    fn body(&self, method: &str, path: &str) -> Value {
-        let mut attributes = json!({
-            "name": format!("n{}", self.made), "description": "d", "key": "other", "category": "env", "value": "v",
-            "username": "nobody", "access": "read", "visibility": "secret", "tool": "x",
-        });
-        if (method, path) == ("PATCH", "/api/v2/organizations/{org}") {
-            attributes = json!({"email": "a@example.com"});
-        }
-        let mut document = document(
-            attributes,
-            &[
-                ("workspace", self.thing("workspace")),
-                ("project", self.thing("project")),
-                ("team", self.thing("team")),
-                ("configuration-version", self.thing("configuration")),
-                ("state-version", self.thing("state")),
-            ],
-        );
-        if path.ends_with("/relationships/users") {
-            document = json!({"data": [{"type": "users", "id": self.thing("guest")}]});
-        } else if path.ends_with("/relationships/organization-memberships") {
-            document =
-                json!({"data": [{"type": "organization-memberships", "id": self.thing("membership")}]});
-        }
-        document
-    }
-
-    /// Fields of a form, likewise.
-    fn fields(&self, path: &str, form_token: &str) -> String {
-        let id = match path {
-            "/app/{org}/projects/delete" => self.thing("project"),
-            "/app/{org}/people/remove" => self.thing("membership"),
-            "/app/{org}/people/teams/{id}/access/revoke" => self.thing("team-workspace"),
-            "/app/{org}/workspaces/{name}/variables/delete" => self.thing("variable"),
-            "/app/{org}/agent-pools/{pool}/tokens/revoke" => self.thing("token"),
-            _ => "",
-        };
-        // Giving a run up wants its workspace's name typed.
-        let name = if path.ends_with("/force-cancel") {
-            self.thing("workspace-name")
-        } else {
-            "form-made"
-        };
-        form(&[
-            ("token", form_token),
-            ("id", id),
-            ("name", name),
-            ("key", "other"),
-            ("category", "env"),
-            ("login", "nobody"),
-            ("email", "a@example.com"),
-            ("runs-on", "remote"),
-            ("description", "d"),
-            ("user", self.thing("guest")),
-            ("place", self.thing("project")),
-            ("project", self.thing("project")),
-            ("role", "read"),
-        ])
     }
 
     /// Asks a route as somebody.
@@ -509,7 +467,7 @@ fn form_token(html: &str) -> String {
     rest.split('"').next().unwrap().to_owned()
 }
 
-fn form(fields: &[(&str, &str)]) -> String {
+pub(super) fn form(fields: &[(&str, &str)]) -> String {
     fields
         .iter()
         .map(|(name, value)| {

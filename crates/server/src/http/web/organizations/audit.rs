@@ -31,7 +31,7 @@ const KINDS: [(&str, &str, &[&str]); 6] = [
     (
         "workspaces",
         "Workspaces, variables and states",
-        &["workspace.", "variable.", "state"],
+        &["workspace.", "variable.", "state", "configuration-version."],
     ),
     ("agents", "Pools, agents and tokens", &["agent", "token."]),
     (
@@ -39,7 +39,11 @@ const KINDS: [(&str, &str, &[&str]); 6] = [
         "Organization and projects",
         &["organization.", "project."],
     ),
-    ("people", "Sign-in", &["sign", "user."]),
+    (
+        "people",
+        "People, teams and sign-in",
+        &["sign", "session.", "user.", "membership.", "team"],
+    ),
 ];
 
 #[derive(Template)]
@@ -52,6 +56,7 @@ pub(in crate::http::web) struct AuditPage {
     kinds: Vec<(&'static str, &'static str, bool)>,
     rows: Vec<Row>,
     older: Option<String>,
+    export: String,
 }
 
 struct Row {
@@ -72,7 +77,7 @@ struct Row {
 pub(in crate::http::web) struct Asked {
     query: String,
     kind: String,
-    filter: AuditFilter,
+    pub(super) filter: AuditFilter,
 }
 
 impl Asked {
@@ -134,6 +139,10 @@ pub(in crate::http::web) async fn page(
         }
     }
     Ok(AuditPage {
+        export: with_query(
+            &format!("{path}/export"),
+            &[("q", &asked.query), ("kind", &asked.kind)],
+        ),
         shell,
         filtered: asked.filter.text.is_some() || !asked.kind.is_empty() || asked.filter.before.is_some(),
         query: asked.query,

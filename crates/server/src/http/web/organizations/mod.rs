@@ -4,6 +4,7 @@ use crate::http::routes::{Routes, get, post};
 
 mod access;
 pub(super) mod audit;
+pub(super) mod audit_export;
 mod choice;
 mod fleet;
 mod people;
@@ -23,6 +24,7 @@ pub(super) fn routes() -> Routes {
         .route("/app/{org}/access", get(access::show))
         .route("/app/{org}/fleet", get(fleet::show))
         .route("/app/{org}/audit", get(audit::show))
+        .route("/app/{org}/audit/export", get(audit_export::show))
         .route("/app/{org}/people", get(people::show).post(people::add))
         .route("/app/{org}/people/remove", post(people::remove))
         .route("/app/{org}/people/teams", post(people::create_team))
