@@ -6,14 +6,14 @@ const $$ = (sel, root = document) => [...root.querySelectorAll(sel)];
 
 // --- copy ------------------------------------------------------------------------------------------
 // <button data-copy="id">: copies the text of #id; says so to the eye and to the screen reader.
-document.addEventListener("click", async (ev) => {
+addEventListener("click", async (ev) => {
   const button = ev.target.closest("[data-copy]");
   if (!button) return;
   const label = $("span", button);
   try {
     await navigator.clipboard.writeText($("#" + button.dataset.copy).textContent.trim());
     label.textContent = "Copied";
-    say("Copied to the clipboard");
+    say("Copied");
   } catch {
     getSelection().selectAllChildren($("#" + button.dataset.copy));
     label.textContent = "Press Ctrl C";
@@ -26,6 +26,12 @@ function say(text) {
   const region = $("#say");
   if (region) region.textContent = text;
 }
+
+// --- forms: a double click sends them once ----------------------------------------------------------------
+addEventListener("submit", ({ target: form }) => {
+  form.inert = true;
+  setTimeout(() => (form.inert = false), 3000);
+});
 
 // --- times: the server writes the words, the client keeps them true -------------------------------------
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
@@ -95,7 +101,7 @@ function bindOpen(root) {
 // --- keyboard: single keys only outside fields, and only if the user has not switched them off --------------
 let prefix = "";
 const GO = { w: "workspaces", r: "runs", p: "agent-pools", f: "fleet", a: "audit" };
-document.addEventListener("keydown", (ev) => {
+addEventListener("keydown", (ev) => {
   if (ev.ctrlKey || ev.metaKey || ev.altKey || ev.target.closest("input, select, textarea, [contenteditable]")) return;
   if (document.documentElement.dataset.keys === "off") return;
   if (prefix === "g") {

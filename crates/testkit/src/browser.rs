@@ -1,6 +1,6 @@
 //! A real browser: Chromium, driven by the WebDriver protocol of `chromedriver`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use tokio::process::Child;
 
-use crate::installation::free_port;
+use crate::installation::{bin_dir, free_port};
 use crate::secluded;
 use crate::wait::until;
 
@@ -16,6 +16,17 @@ use crate::wait::until;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The member of an answer that names an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+/// What is wrong with a page, as its own script finds it: too wide, things without names, text that is hard to read.
+/// Contrast is that of WCAG 2.1 AA: 4.5, and 3 for large text; what can't be used is left out, as there.
+const PROBLEMS: &str = include_str!("problems.js");
+
+/// Where pictures of pages are kept.
+pub fn pictures() -> PathBuf {
+    let folder = bin_dir().join("../screenshots");
+    std::fs::create_dir_all(&folder).expect("a folder for pictures can be made");
+    folder
+}
 
 /// A browser with one window. Ends with this value.
 #[derive(Debug)]
@@ -235,6 +246,20 @@ impl Browser {
     pub async fn script(&self, script: &str) -> Value {
         let body = json!({"script": script, "args": []});
         self.must("/execute/sync", Some(&body)).await
+    }
+
+    /// What is wrong with the page; empty when nothing is. A page that reloads by itself meanwhile is looked at again.
+    pub async fn problems(&self) -> String {
+        let body = json!({"script": PROBLEMS, "args": []});
+        let found = until(PATIENCE, async || {
+            let found = self.command("/execute/sync", Some(&body)).await.ok()?;
+            found.as_str().map(str::to_owned)
+        })
+        .await;
+        match found {
+            Some(found) => found,
+            None => self.fail("the page can't be looked at").await,
+        }
     }
 
     /// The size of the window, a phone's when it is narrow, and the system's theme.

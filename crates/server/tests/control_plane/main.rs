@@ -15,5 +15,6 @@ mod tenant_sweep;
 mod tokens;
 mod traps;
 mod web_forms;
+mod web_pages;
 mod web_sign_in;
 mod workspaces;

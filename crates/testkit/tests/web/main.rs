@@ -230,6 +230,7 @@ async fn draining(browser: &Browser, pool: &str) {
         .await;
     browser.wait_for_text("#agent-status", "Idle").await;
     let page = browser.text("main").await;
+    browser.wait_for_text("#health", "Container engine").await;
     for text in ["as this server", "first host", "Jobs so far", "free"] {
         assert!(page.contains(text), "{text}: {page}");
     }

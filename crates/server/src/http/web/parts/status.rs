@@ -7,7 +7,7 @@ use std::fmt;
 use terrapool_model::agent_status::AgentStatus;
 use terrapool_model::run::{ErrorReason, RunStatus};
 use terrapool_model::time::Timestamp;
-use terrapool_protocol::job::Outcome;
+use terrapool_protocol::job::{FailureReason, Outcome};
 use terrapool_store::agents::AgentRecord;
 use terrapool_store::runs::RunRecord;
 
@@ -110,17 +110,17 @@ pub fn of_wait(reason: &terrapool_model::wait::WaitReason) -> Status {
 
 html!(Status, Pill<'_>, Picture<'_>);
 
-/// Words in an error's message that tell why the sandbox ended: the message is the only place where they are kept.
+/// Words in the runner's messages that tell why a sandbox ended: a run keeps the message only.
 fn cause_of_failure(message: &str) -> Option<(&'static str, &'static str)> {
     let message = message.to_lowercase();
     let has = |text: &str| message.contains(text);
-    if has("out of memory") || has("memory limit") {
+    if has("mib of memory") {
         Some(("mem", "Out of memory"))
-    } else if has("no contact") || has("lost contact") {
+    } else if has("no contact with the control plane") {
         Some(("lost", "Lost contact"))
-    } else if has("disk is full") || has("no space left") {
+    } else if has("mib of disk") || has("no space left") {
         Some(("bad", "Disk full"))
-    } else if has("timed out") || has("took longer than") {
+    } else if has("it took longer than") || has("it printed nothing for") {
         Some(("clock", "Timed out"))
     } else {
         None
@@ -175,10 +175,20 @@ pub fn of_outcome(outcome: Option<&Outcome>, is_apply: bool) -> Status {
         Some(Outcome::Succeeded { .. }) if is_apply => Status::new(Tone::Good, "ok", "Applied"),
         Some(Outcome::Succeeded { changes: true }) => Status::new(Tone::Good, "ok", "Planned"),
         Some(Outcome::Succeeded { changes: false }) => Status::new(Tone::Good, "ok", "No changes"),
-        Some(Outcome::Failed { message, .. }) => match cause_of_failure(message) {
-            Some((icon, word)) => Status::new(Tone::Bad, icon, word),
-            None => Status::new(Tone::Bad, "bad", "Errored"),
-        },
+        Some(Outcome::Failed { reason, message }) => {
+            let (icon, word) = match reason {
+                FailureReason::OutOfMemory => ("mem", "Out of memory"),
+                FailureReason::LostContact => ("lost", "Lost contact"),
+                FailureReason::Limit
+                | FailureReason::Configuration
+                | FailureReason::Init
+                | FailureReason::Engine
+                | FailureReason::Exit
+                | FailureReason::PlanMismatch
+                | FailureReason::Internal => cause_of_failure(message).unwrap_or(("bad", "Errored")),
+            };
+            Status::new(Tone::Bad, icon, word)
+        }
         Some(Outcome::Canceled) => Status::new(Tone::Mute, "stop", "Canceled"),
         Some(Outcome::NeverStarted { .. }) => Status::new(Tone::Mute, "undo", "Given back"),
         Some(Outcome::EngineLost { .. }) => Status::new(Tone::Bad, "lost", "Engine vanished"),
@@ -210,5 +220,45 @@ pub fn of_agent(
     Status {
         title: Cow::Borrowed(status.as_str()),
         ..Status::new(tone, icon, word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cause_of_failure;
+
+    #[test]
+    fn the_cause_of_a_failure_is_read_from_the_words_of_the_runner() {
+        let cause = |message| cause_of_failure(message).map(|(_, word)| word);
+        for (message, expected) in [
+            (
+                "The run needed more than its 512 MiB of memory (peak 512 MiB), and the kernel killed a process of it.",
+                Some("Out of memory"),
+            ),
+            (
+                "The apply was stopped so that its state could be written: it used 410 MiB, which is 80 % of its 512 MiB \
+                 of memory.",
+                Some("Out of memory"),
+            ),
+            (
+                "The plan was stopped: it used 10240 MiB of disk, of the 10240 MiB that are allowed.",
+                Some("Disk full"),
+            ),
+            (
+                "The plan was stopped: it took longer than the 60 s that are allowed.",
+                Some("Timed out"),
+            ),
+            (
+                "The plan was stopped: it printed nothing for the 60 s that are allowed.",
+                Some("Timed out"),
+            ),
+            (
+                "The apply was stopped: the agent had no contact with the control plane for longer than allowed.",
+                Some("Lost contact"),
+            ),
+            ("terraform exited with 1", None),
+        ] {
+            assert_eq!(cause(message), expected, "{message}");
+        }
     }
 }

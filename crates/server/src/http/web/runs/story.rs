@@ -69,7 +69,17 @@ fn job_steps(
 
 /// The steps of a run.
 pub(super) fn steps(loaded: &Loaded) -> Vec<Step> {
-    let (run, now) = (&loaded.listed.run, loaded.now);
+    let run = &loaded.listed.run;
+    // What was given up has no end of its own: it ended with the run.
+    let now = match run.status.is_terminal() {
+        true => run
+            .status_timestamps
+            .values()
+            .max()
+            .copied()
+            .unwrap_or(loaded.now),
+        false => loaded.now,
+    };
     let failed = match run.status {
         RunStatus::Errored | RunStatus::Canceled | RunStatus::ForceCanceled | RunStatus::PolicySoftFailed => {
             Some(status::of_run(run))
@@ -206,7 +216,12 @@ pub(super) fn timeline(loaded: &Loaded) -> Vec<Entry> {
                     .as_ref()
                     .map(|comment| format!("“{}”", words::theirs(comment)));
             }
-            "errored-at" => text = format!("Errored: {}", status::of_run(run).word),
+            "errored-at" => {
+                let cause = status::of_run(run).word;
+                if cause != "Errored" {
+                    text = format!("Errored: {cause}");
+                }
+            }
             _ => {}
         }
         entries.push(entry(*at, tone, icon, text, more));

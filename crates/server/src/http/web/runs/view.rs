@@ -465,6 +465,15 @@ fn changes_of(loaded: &Loaded, filter: &Filter, progress: Vec<Progress>) -> Chan
             | RunStatus::Errored
             | RunStatus::Canceled
             | RunStatus::ForceCanceled
+            | RunStatus::PolicySoftFailed
+                if run.has_changes.is_some() =>
+            {
+                "The plan’s changes can’t be shown here; its log tells them."
+            }
+            RunStatus::Discarded
+            | RunStatus::Errored
+            | RunStatus::Canceled
+            | RunStatus::ForceCanceled
             | RunStatus::PolicySoftFailed => "No plan was made.",
         });
         return shown;

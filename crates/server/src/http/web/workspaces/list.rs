@@ -308,7 +308,7 @@ async fn needs(connection: &mut Connection, place: &Place, now: Timestamp) -> Re
                 "and {} cannot start.",
                 words::count(stalled as u64, "run", "runs")
             ),
-            detail: "The oldest waits since".to_owned(),
+            detail: "The oldest was queued".to_owned(),
             since: oldest.map(|at| Ago::new(at, now)),
             action: "Open pool",
         });

@@ -32,6 +32,7 @@ struct Row {
     id: String,
     key: String,
     value: Option<String>,
+    warning: Option<&'static str>,
     hcl: bool,
     kind: &'static str,
     description: String,
@@ -49,6 +50,31 @@ struct Filled {
     sensitive: bool,
     was_sensitive: bool,
     description: String,
+}
+
+/// Parts of names that secrets have.
+const SECRET_NAMES: [&str; 8] = [
+    "password",
+    "passwd",
+    "secret",
+    "token",
+    "private_key",
+    "api_key",
+    "access_key",
+    "credential",
+];
+
+/// What is to be said of a variable whose value everybody sees who sees the workspace.
+fn warning(key: &str, value: Option<&str>) -> Option<&'static str> {
+    value.filter(|value| !value.is_empty())?;
+    let key = key.to_lowercase();
+    if key == "tf_log" || key.starts_with("tf_log_") {
+        Some("Writes secrets of providers to the log. Remove it when you are done.")
+    } else if SECRET_NAMES.iter().any(|name| key.contains(name)) && !key.ends_with("_id") {
+        Some("Looks like a secret that everybody reads who sees this workspace. Make it sensitive.")
+    } else {
+        None
+    }
 }
 
 impl Filled {
@@ -108,6 +134,7 @@ async fn page(
         id: record.id.to_string(),
         key: record.key.clone(),
         value: plain(record),
+        warning: warning(&record.key, plain(record).as_deref()),
         hcl: record.hcl,
         kind: match record.category {
             VariableCategory::Terraform => "Terraform",
@@ -206,4 +233,20 @@ pub(super) async fn delete(
     tfe::variables::delete(State(app), visitor.caller.clone(), path).await?;
     let address = place.address(&format!("/workspaces/{}/variables", record.name));
     see_with(&visitor, &address, "The variable is deleted.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::warning;
+
+    #[test]
+    fn what_gives_secrets_away_is_warned_of() {
+        let secret =
+            |key| warning(key, Some("x")).is_some_and(|said| said.starts_with("Looks like a secret"));
+        assert!(secret("db_password") && secret("AWS_SECRET_ACCESS_KEY") && secret("GITHUB_TOKEN"));
+        assert!(!secret("region") && !secret("AWS_ACCESS_KEY_ID"));
+        assert!(warning("TF_LOG", Some("debug")).is_some_and(|said| said.contains("log")));
+        assert_eq!(warning("TF_LOG", Some("")), None);
+        assert_eq!(warning("db_password", None), None, "it is sensitive");
+    }
 }
