@@ -13,14 +13,18 @@ use super::log::{self, Wanted};
 use super::page;
 use super::view::{self, Filter};
 use crate::app::App;
+use crate::http::web::encoded;
 use crate::http::web::error::WebError;
 use crate::http::web::logs::Line;
+use crate::http::web::parts::words::Number;
 use crate::http::web::visitor::Visitor;
 
 /// How often a page that is looked at is made anew.
 const EACH: Duration = Duration::from_millis(1000);
 /// Lines that are sent at once.
 const MOST_LINES: usize = 200;
+/// Lines that are sent after one look. Of a log that grows faster than anybody reads, the page gets the end.
+const MOST_AFTER_A_LOOK: usize = 4 * MOST_LINES;
 /// The browser connects again after this, and then gets what is new.
 const LONGEST: Duration = Duration::from_secs(10 * 60);
 
@@ -136,6 +140,19 @@ impl Watched {
             };
             let phase = phase.as_str();
             let total = log.len();
+            if let Some(first) = left_out(*seen, total) {
+                let (organization, workspace, run) = &self.names;
+                let more = format!(
+                    r##"<a class="more" href="/app/{}/workspaces/{}/runs/{}?phase={phase}&amp;from={first}#{phase}-L{first}">{} lines more</a>"##,
+                    encoded(organization),
+                    encoded(workspace),
+                    encoded(run),
+                    Number((total - MOST_LINES - *seen) as u64),
+                );
+                *seen = total - MOST_LINES;
+                let data = json!({"into": format!("{phase}-lines"), "html": more});
+                events.push(Event::default().event("log").data(data.to_string()));
+            }
             while *seen < total {
                 let new = log
                     .range(*seen + 1, *seen + MOST_LINES)
@@ -165,8 +182,27 @@ impl Watched {
     }
 }
 
+/// The first line that is left out of a page that has `seen` lines of a log of `total`; `None` when all new ones are
+/// sent.
+fn left_out(seen: usize, total: usize) -> Option<usize> {
+    (total.saturating_sub(seen) > MOST_AFTER_A_LOOK).then_some(seen + 1)
+}
+
 /// An element that replaces its namesake. Line breaks between elements mean nothing in HTML, and would cut the event
 /// into lines that the browser puts together again.
 pub(in crate::http::web) fn swap(html: &str) -> Event {
     Event::default().event("swap").data(html.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_log_that_grows_faster_than_anybody_reads_the_page_gets_the_end() {
+        assert_eq!(left_out(100, 900), None);
+        assert_eq!(left_out(100, 901), Some(101));
+        assert_eq!(left_out(0, 128_006), Some(1));
+        assert_eq!(left_out(10, 5), None);
+    }
 }
