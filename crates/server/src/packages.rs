@@ -16,6 +16,8 @@ pub struct Offered {
     pub rpm: Option<String>,
     /// A container image, in the format of `docker save`.
     pub image: Option<String>,
+    /// The program and what it needs beside it, for hosts without a package manager of ours.
+    pub tarball: Option<String>,
 }
 
 /// How the names of the agent's images end.
@@ -43,6 +45,7 @@ impl Offered {
             deb: newest("terrapool-agent_", "_amd64.deb"),
             rpm: newest("terrapool-agent-", ".x86_64.rpm"),
             image: newest(IMAGE_BEGIN, IMAGE_END),
+            tarball: newest("terrapool-agent-", "-linux-amd64.tar.gz"),
         }
     }
 

@@ -469,13 +469,16 @@ async fn the_agents_container_is_started_as_the_manual_says_and_is_healthy_once_
         Some(path) => path.to_owned(),
         None => "/var/run/docker.sock".to_owned(),
     };
-    // As it stands there, but for what is this machine's: its engine, a control plane on its loopback, its terraform.
+    // As it stands there, but for what is this machine's: its engine, a control plane on its loopback, its terraform. It
+    // is root already.
     let typed = documented(MANUAL, "A container")
         .replace("https://terrapool.example.com", &installation.url())
+        .replace("sudo ", "")
+        .replace("/etc/terrapool", &scratch.join("etc").display().to_string())
         .replace(
             "--name terrapool-agent ",
             &format!(
-                "--name {name} --network host -v {}:/usr/bin/terraform:ro ",
+                "--name {name} -v {}:/usr/bin/terraform:ro ",
                 on_path("terraform").display()
             ),
         )
@@ -502,6 +505,20 @@ async fn the_agents_container_is_started_as_the_manual_says_and_is_healthy_once_
     installation.run_reaches(&run, "applied").await;
     let log = installation.phase_log(&run, "apply").await;
     assert!(log.contains("user 1000"), "{log}");
+}
+
+#[test]
+fn services_name_the_system_calls_that_they_refuse_because_old_systemd_forgets_part_of_a_list_of_allowed_ones()
+ {
+    for unit in [
+        include_str!("../../../packaging/systemd/terrapool-agent.service"),
+        include_str!("../../../packaging/systemd/terrapool.service"),
+    ] {
+        let filters = unit
+            .lines()
+            .filter_map(|line| line.strip_prefix("SystemCallFilter="));
+        assert_eq!(filters.map(|filter| &filter[..1]).collect::<Vec<_>>(), ["~"]);
+    }
 }
 
 #[test]

@@ -16,6 +16,10 @@ use crate::tls::CA_FILE;
 /// What stands for a token that was not made on this page.
 const NO_TOKEN: &str = "<token>";
 
+/// Makes a Docker engine known to yum, where the distribution has none.
+const RPM_ENGINE: &str = "sudo yum install -y yum-utils\nsudo yum-config-manager --add-repo \
+                          https://download.docker.com/linux/centos/docker-ce.repo";
+
 /// A token that is shown once.
 pub(super) struct NewToken {
     pub(super) description: String,
@@ -26,6 +30,7 @@ pub(super) struct NewToken {
 pub(super) struct Commands {
     pub(super) deb: Option<Code>,
     pub(super) rpm: Option<Code>,
+    pub(super) rpm_engine: Code,
     pub(super) terminal: Code,
     pub(super) service: Code,
     pub(super) container: Code,
@@ -33,6 +38,9 @@ pub(super) struct Commands {
     pub(super) root: Code,
     pub(super) more: Code,
     pub(super) doctor: Code,
+    /// Whether this server has the programs, so that nobody has to bring them.
+    pub(super) has_tarball: bool,
+    pub(super) has_image: bool,
 }
 
 /// The certificates that agents have to trust besides their system's, when this server has an authority of its own.
@@ -94,12 +102,24 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
     let (own, system) = ("~/.terrapool-agent", "/etc/terrapool");
     let ca_in =
         |folder: &str| ca.map_or_else(String::new, |pem| here(&format!("{folder}/ca.pem"), "CA", pem));
+    let unpack = |trusted: &str, options: &str| {
+        made.offered.tarball.as_deref().map(|file| {
+            format!(
+                "curl -fsS{} '{url}/packages/{file}?pool={}' | tar -xz --strip-components=1{options}\n",
+                ca.map_or("", |_| trusted),
+                made.pool
+            )
+        })
+    };
+    let fetched = unpack(" --cacert ~/.terrapool-agent/ca.pem", " -C ~/.terrapool-agent");
     let terminal = format!(
-        "mkdir -p {own} && chmod 700 {own}\n{}{}TERRAPOOL_URL={url} \\\n  TERRAPOOL_TOKEN_FILE={own}/token \\\n{}  \
-         TERRAPOOL_AGENT_DATA_DIR={own}/data \\\n  terrapool-agent run\n",
+        "mkdir -p {own} && chmod 700 {own}\n{}{}{}TERRAPOOL_URL={url} \\\n  TERRAPOOL_TOKEN_FILE={own}/token \\\n{}  \
+         TERRAPOOL_AGENT_DATA_DIR={own}/data \\\n  {}terrapool-agent run\n",
         here(&format!("{own}/token"), "TOKEN", token),
         ca_in(own),
+        fetched.as_deref().unwrap_or_default(),
         ca.map_or_else(String::new, |_| format!("  TERRAPOOL_CA_FILE={own}/ca.pem \\\n")),
+        fetched.as_ref().map_or(String::new(), |_| format!("{own}/")),
     );
     let files = format!(
         "sudo install -d -m 700 {system}\nsudo sh -c 'umask 077; cat > {system}/agent.token' <<'TOKEN'\n{token}\nTOKEN\n{}",
@@ -110,14 +130,16 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
     );
     let trust = ca.map_or("", |_| "Environment=TERRAPOOL_CA_FILE=/etc/terrapool/ca.pem\n");
     let service = format!(
-        "sudo install -m 755 terrapool-agent /usr/local/bin/terrapool-agent\n{files}\
+        "{files}{}sudo install -m 755 terrapool-agent /usr/local/bin/terrapool-agent\n\
+         sudo install -D -m 644 sandbox-image.tar /usr/share/terrapool-agent/sandbox-image.tar\n\
          sudo tee /etc/systemd/system/terrapool-agent.service >/dev/null <<'UNIT'\n[Unit]\n\
          Description=Terrapool agent\nAfter=network-online.target docker.service\nWants=network-online.target\n\n\
          [Service]\nEnvironment=TERRAPOOL_URL={url}\nEnvironment=TERRAPOOL_TOKEN_FILE={system}/agent.token\n{trust}\
          Environment=TERRAPOOL_AGENT_DATA_DIR=/var/lib/terrapool-agent\nExecStart=/usr/local/bin/terrapool-agent run\n\
          Restart=always\nRestartPreventExitStatus=78\nRestartSec=5\nTimeoutStopSec=15min\nKillMode=mixed\n\n[Install]\n\
          WantedBy=multi-user.target\n\
-         UNIT\nsudo systemctl daemon-reload && sudo systemctl enable --now terrapool-agent\n"
+         UNIT\nsudo systemctl daemon-reload && sudo systemctl enable --now terrapool-agent\n",
+        unpack(" --cacert /etc/terrapool/ca.pem", "").unwrap_or_default(),
     );
     let image = made.offered.image.as_deref().zip(made.offered.image_tag());
     let (load, binary, image) = match &image {
@@ -139,9 +161,8 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
     let container = format!(
         "{files}{load}sudo docker run -d --name terrapool-agent --restart unless-stopped --stop-timeout 900 --network host \\\n  \
          -e TERRAPOOL_URL={url} -e TERRAPOOL_TOKEN_FILE={system}/agent.token \\\n  {}\
-         -e TERRAPOOL_AGENT_DATA_DIR=/var/lib/terrapool-agent \\\n  -v {system}:{system}:ro \\\n  \
-         -v /var/run/docker.sock:/var/run/docker.sock \\\n  \
-         -v /var/lib/terrapool-agent:/var/lib/terrapool-agent \\\n  \
+         -v {system}:{system}:ro -v /var/run/docker.sock:/var/run/docker.sock \\\n  \
+         -v terrapool-agent:/var/lib/terrapool-agent \\\n  \
          {binary}{image}\n",
         ca.map_or("", |_| "-e TERRAPOOL_CA_FILE=/etc/terrapool/ca.pem \\\n  "),
     );
@@ -178,6 +199,7 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
             .rpm
             .as_deref()
             .map(|file| code("c-rpm", from_package(made, file, "rpm", "sudo yum install -y"))),
+        rpm_engine: Code::new("c-rpm-engine", RPM_ENGINE),
         terminal: code("c-bin", terminal),
         service: code("c-service", service),
         container: code("c-docker", container),
@@ -185,7 +207,9 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
             "c-proxy",
             format!(
                 "{drop_in}/proxy.conf >/dev/null <<'EOF'\n[Service]\n\
-                 Environment=\"HTTPS_PROXY=http://proxy.example.com:3128\" \"NO_PROXY=localhost,10.0.0.0/8\"\nEOF\n{also}{restart_all}"
+                 Environment=\"HTTPS_PROXY=http://user:password@proxy.example.com:3128\"\n\
+                 Environment=\"HTTP_PROXY=http://user:password@proxy.example.com:3128\"\n\
+                 Environment=\"NO_PROXY=169.254.169.254,10.0.0.0/8\"\nEOF\n{also}{restart_all}"
             ),
         ),
         root: Code::new(
@@ -211,6 +235,8 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
             },
         ),
         doctor: Code::new("c-doctor", "terrapool-agent doctor"),
+        has_tarball: fetched.is_some(),
+        has_image: made.offered.image.is_some(),
     }
 }
 
@@ -268,7 +294,7 @@ mod tests {
         let offered = Offered {
             deb: Some("a.deb".to_owned()),
             rpm: Some("a.rpm".to_owned()),
-            image: None,
+            ..Offered::default()
         };
         let commands = commands(&Ingredients {
             url: "https://tp.example:8443",
@@ -311,5 +337,81 @@ mod tests {
         assert!(commands.deb.is_none() && commands.container.text.contains("debian:12-slim"));
         assert!(!commands.terminal.text.contains("CA_FILE"));
         assert!(commands.terminal.text.contains(NO_TOKEN));
+    }
+
+    const MANUAL: &str = include_str!("../../../../../../docs/install.md");
+
+    /// The commands of a manual's sections, block by block.
+    fn blocks(heading: &str) -> Vec<&'static str> {
+        let section = MANUAL
+            .split("\n## ")
+            .find(|section| section.lines().next() == Some(heading));
+        let section = section.unwrap_or_else(|| panic!("the manual has no section `{heading}`"));
+        section.split("```\n").skip(1).step_by(2).collect()
+    }
+
+    /// What the page writes into files and tells of the pool is in files of the user's in the manual.
+    fn as_in_the_manual(code: &Code) -> String {
+        let text = code
+            .text
+            .replace(" <<'CA'\nPEM\nCA\n", " < ca.pem\n")
+            .replace(" <<'TOKEN'\ntpa_x\nTOKEN\n", " < token\n")
+            .replace("cat > ca.pem < ca.pem\n", "")
+            .replace("?pool=apool-1'", "")
+            .replace("'https://", "https://");
+        text + "\n"
+    }
+
+    #[test]
+    fn the_page_shows_the_commands_of_the_manual() {
+        let named = |name: &str| Some(name.to_owned());
+        let offered = Offered {
+            deb: named("terrapool-agent_0.1.0-1_amd64.deb"),
+            rpm: named("terrapool-agent-0.1.0-1.x86_64.rpm"),
+            image: named("terrapool-agent-0.1.0-linux-amd64.image.tar"),
+            tarball: named("terrapool-agent-0.1.0-linux-amd64.tar.gz"),
+        };
+        let shown = commands(&Ingredients {
+            url: "https://terrapool.example.com",
+            ca: Some("PEM\n"),
+            token: Some("tpa_x"),
+            needs_mb: 512,
+            pool: "apool-1",
+            offered: &offered,
+        });
+        let deb = shown.deb.as_ref().map(as_in_the_manual).unwrap_or_default();
+        let rpm = shown.rpm.as_ref().map(as_in_the_manual).unwrap_or_default();
+        let engine = as_in_the_manual(&shown.rpm_engine);
+        for (heading, wanted) in [
+            ("Debian 10, 11 and 12", vec![&deb]),
+            ("Ubuntu 18.04, 20.04, 22.04 and 24.04", vec![&deb]),
+            ("RHEL and CentOS 7", vec![&engine, &rpm]),
+            ("RHEL, CentOS Stream, Rocky and Alma 8 and 9", vec![&engine, &rpm]),
+            ("Amazon Linux 2", vec![&rpm]),
+            ("Amazon Linux 2023", vec![&rpm]),
+            ("A container", vec![&as_in_the_manual(&shown.container)]),
+            (
+                "Without a package",
+                vec![
+                    &as_in_the_manual(&shown.service),
+                    &as_in_the_manual(&shown.terminal),
+                ],
+            ),
+        ] {
+            assert_eq!(blocks(heading), wanted, "{heading}");
+        }
+        for (heading, code) in [
+            ("Settings", &shown.root),
+            ("Settings", &shown.more),
+            ("Behind a proxy", &shown.proxy),
+        ] {
+            let wanted = as_in_the_manual(code);
+            assert!(blocks(heading).contains(&wanted.as_str()), "{heading}: {wanted}");
+        }
+        let looked_after = blocks("Looking after it").concat();
+        assert!(
+            looked_after.contains(&format!("\n{} ", shown.doctor.text)),
+            "{looked_after}"
+        );
     }
 }
