@@ -1,5 +1,6 @@
 //! Builds the runner as a static program, to be carried inside the agent.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,13 +21,23 @@ fn main() {
     let folder = PathBuf::from(variable("OUT_DIR")).join("runner");
     build(&workspace, &target, &folder);
     let binary = folder.join(&target).join("release/terrapool-runner");
-    println!("cargo::rustc-env=TERRAPOOL_RUNNER={}", binary.display());
     // Known here, so that the agent need not read, and keep in memory, what it carries.
     let content = std::fs::read(&binary).unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
     let mut hasher = std::hash::DefaultHasher::new();
     std::hash::Hasher::write(&mut hasher, &content);
     let digest = std::hash::Hasher::finish(&hasher);
     println!("cargo::rustc-env=TERRAPOOL_RUNNER_DIGEST={digest:016x}");
+    println!("cargo::rustc-env=TERRAPOOL_RUNNER_LENGTH={}", content.len());
+    let packed = folder.join("terrapool-runner.deflate");
+    pack(&content, &packed).unwrap_or_else(|error| panic!("{}: {error}", packed.display()));
+    println!("cargo::rustc-env=TERRAPOOL_RUNNER={}", packed.display());
+}
+
+fn pack(content: &[u8], to: &Path) -> std::io::Result<()> {
+    let file = std::fs::File::create(to)?;
+    let mut packer = flate2::write::DeflateEncoder::new(file, flate2::Compression::best());
+    packer.write_all(content)?;
+    packer.finish()?.sync_all()
 }
 
 fn variable(name: &str) -> String {

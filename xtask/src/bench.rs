@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::command::{cargo, check, target_dir};
 use crate::container_engine::ContainerEngine;
+use crate::package::AGENT_PROFILE;
 use crate::{image, packages};
 
 pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
@@ -12,16 +13,27 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
         packages::ensure(&[packages::CONTAINERS])?;
     }
     packages::ensure_terraform()?;
-    check(cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "terrapool-server",
-        "--package",
-        "terrapool-agent",
-        "--bins",
-    ]))?;
+    // Each as it is shipped.
+    let programs = [
+        ("terrapool-server", "terrapool", "release"),
+        ("terrapool-agent", "terrapool-agent", AGENT_PROFILE),
+    ];
+    let folder = target_dir().join("bench");
+    std::fs::create_dir_all(&folder)?;
+    for (package, binary, profile) in programs {
+        let mut build = cargo();
+        build.args([
+            "build",
+            "--locked",
+            "--profile",
+            profile,
+            "--package",
+            package,
+            "--bins",
+        ]);
+        check(&mut build)?;
+        std::fs::copy(target_dir().join(profile).join(binary), folder.join(binary))?;
+    }
     check(cargo().args([
         "build",
         "--locked",
@@ -31,10 +43,10 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
         "--example",
         "bench",
     ]))?;
-    let (_, tag) = image::make("release")?;
+    let (_, tag) = image::make("bench")?;
     let engine = ContainerEngine::obtain()?;
-    let folder = target_dir().join("release");
-    let status = crate::command::program(&folder.join("examples/bench").to_string_lossy())
+    let program = target_dir().join("release/examples/bench");
+    let status = crate::command::program(&program.to_string_lossy())
         .args(arguments)
         .env("DOCKER_HOST", &engine.host)
         .env("TERRAPOOL_BIN_DIR", &folder)

@@ -21,6 +21,9 @@ use tools::{Nfpm, Zig};
 /// The oldest C library that the agent runs on: RHEL 7's.
 const OLDEST_GLIBC: (u32, u32) = (2, 17);
 
+/// The agent is built small: what it has read of its own program stays in memory that runs could use.
+pub(crate) const AGENT_PROFILE: &str = "agent";
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Architecture {
     Amd64,
@@ -218,16 +221,17 @@ fn programs(job: &Job, build: Build) -> anyhow::Result<()> {
     let folder = target_dir().join("package/build");
     let zig = Zig::obtain()?;
     // Each on its own: what one needs of a shared crate would otherwise be built into the other.
-    for (package, binary) in [
-        ("terrapool-agent", "terrapool-agent"),
-        ("terrapool-server", "terrapool"),
+    for (package, binary, profile) in [
+        ("terrapool-agent", "terrapool-agent", AGENT_PROFILE),
+        ("terrapool-server", "terrapool", "release"),
     ] {
         let mut zigbuild = zig.build();
         zigbuild
             .args([
                 "zigbuild",
                 "--locked",
-                "--release",
+                "--profile",
+                profile,
                 "--bins",
                 "--package",
                 package,
@@ -237,7 +241,7 @@ fn programs(job: &Job, build: Build) -> anyhow::Result<()> {
             .env("CARGO_TARGET_DIR", &folder);
         anywhere(&mut zigbuild, &folder);
         check(&mut zigbuild)?;
-        let program = folder.join(target).join("release").join(binary);
+        let program = folder.join(target).join(profile).join(binary);
         oldest_glibc(&program)?;
         std::fs::copy(&program, job.stage.join(binary))?;
     }

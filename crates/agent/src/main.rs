@@ -15,7 +15,9 @@ use terrapool_agent::drivers::native;
 use terrapool_agent::monitoring;
 use terrapool_agent::service::{self, Lifetime, ServiceError};
 use terrapool_model::time::Millis;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Runs Terraform and OpenTofu jobs of a Terrapool agent pool in containers on this host.
 #[derive(Parser)]
@@ -96,11 +98,9 @@ fn main() -> ExitCode {
             }
         };
     }
-    // Two workers are plenty for an agent: the work is in the sandboxes.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
+    // One thread is plenty for an agent, and takes the least memory: the work is in the sandboxes, and what takes long
+    // here (hashing, redacting, unpacking) is done on threads that end afterwards.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime
         .context("the runtime cannot be started")
         .and_then(|runtime| {
@@ -263,17 +263,20 @@ fn write_documentation(folder: &Path) -> anyhow::Result<()> {
 
 /// Journald adds time and level itself; a terminal gets them here.
 fn start_log(json: bool) {
-    let filter = EnvFilter::try_from_env("TERRAPOOL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter: Targets = std::env::var("TERRAPOOL_LOG")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let log = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false);
     let under_journald = std::env::var_os("JOURNAL_STREAM").is_some();
     if json {
-        builder.json().init();
+        log.with(lines.json()).init();
     } else if under_journald {
-        builder.without_time().with_ansi(false).init();
+        log.with(lines.without_time().with_ansi(false)).init();
     } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).init();
+        log.with(lines.with_ansi(std::io::stderr().is_terminal())).init();
     }
 }

@@ -75,11 +75,7 @@ impl BinVolume {
         if !volume.holds(&volume.runner).await? {
             let path = volume.runner.clone();
             volume
-                .put(
-                    &path,
-                    runner_file::BYTES.len() as u64,
-                    std::io::Cursor::new(runner_file::BYTES),
-                )
+                .put(&path, runner_file::length(), runner_file::open())
                 .await?;
             volume.mark(&whole_mark(&path)).await?;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -31,9 +31,9 @@ impl BinFolder {
             engines: Mutex::default(),
         };
         let runner = folder.runner();
-        let whole = fs::read(&runner).is_ok_and(|bytes| bytes == runner_file::BYTES);
-        if !whole {
-            put(&runner, runner_file::BYTES).map_err(failed(&runner))?;
+        let whole = fs::File::open(&runner).and_then(|file| are_equal(file, runner_file::open()));
+        if !whole.unwrap_or(false) {
+            put(&runner, runner_file::open()).map_err(failed(&runner))?;
         }
         Ok(folder)
     }
@@ -138,6 +138,23 @@ fn put(path: &Path, mut content: impl io::Read) -> io::Result<()> {
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))?;
     file.sync_all()?;
     fs::rename(&temporary, path)
+}
+
+/// Whether two streams are the same to their ends.
+fn are_equal(one: impl io::Read, other: impl io::Read) -> io::Result<bool> {
+    let (mut one, mut other) = (io::BufReader::new(one), io::BufReader::new(other));
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let length = left.len().min(right.len());
+        if left[..length] != right[..length] {
+            return Ok(false);
+        }
+        if length == 0 {
+            return Ok(left.is_empty() && right.is_empty());
+        }
+        one.consume(length);
+        other.consume(length);
+    }
 }
 
 fn digest(path: &Path) -> io::Result<String> {
