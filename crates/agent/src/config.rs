@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use terrapool_model::time::Millis;
 use terrapool_protocol::secret::Secret;
 
 /// Where the configuration file lies unless `TERRAPOOL_AGENT_CONFIG` says otherwise.
@@ -14,6 +15,7 @@ pub const DEFAULT_FILE: &str = "/etc/terrapool-agent/agent.toml";
 /// The file with every setting explained and none set.
 pub const DEFAULT_TEXT: &str = include_str!("agent.default.toml");
 const DEFAULT_DATA_DIR: &str = "/var/lib/terrapool-agent";
+const TOKEN_GRACE: Millis = Millis::from_seconds(600);
 /// Name of the systemd credential that holds the agent token.
 const CREDENTIAL: &str = "terrapool-token";
 
@@ -78,6 +80,7 @@ pub(crate) struct File {
     ca_file: Option<PathBuf>,
     docker_host: Option<String>,
     listen: Option<String>,
+    token_grace: Option<u64>,
 }
 
 impl File {
@@ -162,6 +165,9 @@ pub struct Overrides {
     /// Loopback address for /healthz and /metrics, for example 127.0.0.1:9465; none when left out.
     #[arg(long, env = "TERRAPOOL_AGENT_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
+    /// For so long an agent whose token was accepted before asks on when it is refused, and then ends; 600 when left out.
+    #[arg(long, env = "TERRAPOOL_AGENT_TOKEN_GRACE", value_name = "SECONDS")]
+    pub token_grace: Option<u64>,
 }
 
 /// How jobs are isolated.
@@ -226,6 +232,8 @@ pub struct Config {
     pub docker_host: Option<String>,
     /// Where `/healthz` and `/metrics` are answered.
     pub listen: Option<SocketAddr>,
+    /// For so long after its last contact an agent asks on whose token is refused.
+    pub token_grace: Millis,
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -365,6 +373,10 @@ impl Config {
                 .filter(nonempty)
                 .map(|text| parse_listen(&text))
                 .transpose()?,
+            token_grace: overrides
+                .token_grace
+                .or(file.token_grace)
+                .map_or(TOKEN_GRACE, Millis::from_seconds),
         })
     }
 }

@@ -43,6 +43,9 @@ pub enum CallError {
     /// No answer, or a 5xx: the same request may succeed later.
     #[error("the control plane cannot be reached: {0}")]
     Unavailable(String),
+    /// An answer that no control plane gives: something else has its address, for now or because the address is wrong.
+    #[error("the answer is none of a control plane's")]
+    Foreign,
     /// An answer that means the request itself is wrong.
     #[error("unexpected answer {status}: {text}")]
     Unexpected {
@@ -65,7 +68,7 @@ pub enum CallError {
 impl CallError {
     /// Whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Foreign)
     }
 }
 
@@ -260,7 +263,8 @@ impl ControlPlane {
             .json(body)
             .timeout(timeout);
         let response = check(self.send(request).await?).await?;
-        response.json().await.map_err(unavailable)
+        let answer = response.bytes().await.map_err(unavailable)?;
+        serde_json::from_slice(&answer).map_err(|_| CallError::Foreign)
     }
 
     /// Makes this process known.
@@ -426,9 +430,10 @@ async fn check(response: Response) -> Result<Response, CallError> {
         }
         status => {
             let text = response.text().await.unwrap_or_default();
+            let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
             Err(CallError::Unexpected {
                 status: status.as_u16(),
-                text: text.chars().take(300).collect(),
+                text: line.chars().take(300).collect(),
             })
         }
     }

@@ -428,6 +428,7 @@ mod tests {
             ca_file: None,
             docker_host: None,
             listen: None,
+            token_grace: terrapool_model::time::Millis::from_seconds(600),
         }
     }
 

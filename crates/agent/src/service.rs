@@ -360,7 +360,13 @@ impl Service {
                 self.shared.warm.drain().await;
             }
             let ending = self.ends() || self.mode == SyncMode::FinishOnly;
-            if ending && self.handles.is_empty() {
+            let is_left_open = !self.ends() && !self.is_superseded;
+            if ending && self.handles.is_empty() && is_left_open {
+                if self.registered.is_some() {
+                    tracing::info!("everything is finished; asking whether this agent may go on");
+                    self.register_anew();
+                }
+            } else if ending && self.handles.is_empty() {
                 tracing::info!("everything is finished; ending");
                 return if self.is_superseded && !self.ends() {
                     Err(ServiceError::Superseded {

@@ -13,9 +13,9 @@
 //! | `PUT jobs/:id/artifacts/:name` | job | raw bytes; header [`CONTENT_SHA256`] | 204 |
 //! | `POST jobs/:id/finish` | job | [`Finish`] | [`Finished`], 409 [`Incomplete`] |
 //!
-//! Credentials are bearer tokens. 401 means the credential is not valid (any more); 410 that a newer process of the
-//! same agent has registered, or that the control plane was restored from a backup since: the process finishes what it
-//! holds and registers again. Log, state and finish of an attempt that another history assigned are taken, and kept
+//! Credentials are bearer tokens. 401 means the credential is not valid (any more), for a session also that the control
+//! plane was restored from a backup since: the process finishes what it holds and registers again. 410 means that a
+//! newer process of the same agent has registered: it finishes what it holds and ends. Log, state and finish of an attempt that another history assigned are taken, and kept
 //! apart. 503 and 507 (the control plane's disk is full) are worth another try.
 
 use serde::{Deserialize, Serialize};

@@ -120,6 +120,26 @@ async fn an_apply_goes_on_while_its_agent_is_dead_and_the_next_process_delivers_
 }
 
 #[tokio::test]
+async fn an_idle_agent_registers_anew_with_a_control_plane_that_was_restored_and_works() {
+    let mut site = Site::start().await;
+    let mut agent = site.agent().await;
+    let workspace = site.workspace("resource \"terraform_data\" \"a\" {}\n").await;
+    site.installation.stop_server().await;
+    site.installation.admin(&["restored"]).await;
+    site.installation.start_server().await;
+    agent
+        .logs("the control plane does not know this session; registering again")
+        .await;
+    let run = site
+        .installation
+        .run(&workspace, &json!({"auto-apply": true}))
+        .await;
+    // After a restore a person looks at each workspace's first plan.
+    site.installation.run_reaches(&run, "planned").await;
+    assert!(agent.is_running());
+}
+
+#[tokio::test]
 async fn case_18_an_apply_whose_agent_is_killed_and_stays_away_is_lost_and_never_run_again() {
     let site = Site::start().await;
     let soon = json!({"data": {"type": "agent-pools", "attributes": {"lease-times": {"apply-lease": 60}}}});

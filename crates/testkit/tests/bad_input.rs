@@ -163,6 +163,49 @@ async fn agents_with_tokens_that_are_wrong_revoked_or_of_another_kind_say_so_and
 }
 
 #[tokio::test]
+async fn a_token_that_is_revoked_later_is_asked_about_for_the_grace_and_then_ends_the_agent() {
+    let installation = Installation::start().await;
+    let (pool, token) = installation.create_pool("private").await;
+    let mut patient = installation.start_agent("patient", &token, &[]).await;
+    let environment = [("TERRAPOOL_AGENT_TOKEN_GRACE", "1")];
+    let mut hasty = installation.start_agent("hasty", &token, &environment).await;
+    let tokens = installation
+        .get(&format!("/agent-pools/{pool}/authentication-tokens"))
+        .await;
+    let id = tokens["data"][0]["id"].as_str().unwrap();
+    let path = format!("/authentication-tokens/{id}");
+    assert_eq!(installation.call("DELETE", &path, None).await.0, 204);
+    assert_eq!(hasty.wait().await, Some(78), "{}", hasty.log());
+    assert!(
+        hasty
+            .log()
+            .contains("does not accept the agent token: it is wrong, revoked")
+    );
+    patient
+        .logs("does not accept the agent token any more: it was revoked")
+        .await;
+    let status = installation.ask_agent("patient", &["status"]).await;
+    assert!(
+        status.contains("(revoked or expired); the agent ends in 10 min unless"),
+        "{status}"
+    );
+    assert!(patient.is_running());
+}
+
+#[tokio::test]
+async fn an_agent_with_an_address_where_no_control_plane_is_names_it_and_keeps_asking() {
+    let installation = Installation::start().await;
+    let (_, token) = installation.create_pool("private").await;
+    let elsewhere = format!("{}/elsewhere", installation.url());
+    let mut agent = installation.spawn_agent("lost", &token, &[("TERRAPOOL_URL", &elsewhere)]);
+    let words = format!("there is no control plane at {elsewhere}; check the address");
+    agent.logs(&words).await;
+    let status = installation.ask_agent("lost", &["status"]).await;
+    assert!(status.contains(&words), "{status}");
+    assert!(agent.is_running(), "{}", agent.log());
+}
+
+#[tokio::test]
 async fn an_agent_waits_for_a_server_that_is_away_and_says_so() {
     let mut installation = Installation::start().await;
     let token = installation.admin(&["create-agent-token", "--shared"]).await;

@@ -167,7 +167,7 @@ fn certificates(config: &Config) -> Finding {
 
 /// What helps against an error of the client; the texts are those of rustls, hyper and the operating system.
 fn cure_for(error: &str) -> &'static str {
-    const CURES: [(&[&str], &str); 7] = [
+    const CURES: [(&[&str], &str); 8] = [
         (
             &["UnknownIssuer", "SelfSigned", "CaUsedAsEndEntity"],
             "its authority is not trusted here: terrapool-agent configure --ca-file FILE, with the control plane's ca.pem, or \
@@ -196,6 +196,11 @@ fn cure_for(error: &str) -> &'static str {
         (
             &["answered 5"],
             "the control plane, or a load balancer before it, has trouble: look at its log and `terrapool doctor`",
+        ),
+        (
+            &["unexpected answer", "none of a control plane's"],
+            "something else answers at this address: use the control plane's public_url (terrapool-agent configure \
+             --url), and check what stands before it",
         ),
     ];
     CURES
@@ -266,6 +271,7 @@ mod tests {
                 "connection",
             ),
             ("it answered 503 Service Unavailable", "load balancer"),
+            ("unexpected answer 404: not found", "configure --url"),
             ("something else", "TERRAPOOL_CA_FILE"),
         ] {
             assert!(cure_for(error).contains(cure), "{error}: {}", cure_for(error));

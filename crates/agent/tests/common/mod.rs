@@ -54,6 +54,7 @@ pub fn config(data_dir: &Path) -> Config {
         ca_file: None,
         docker_host: std::env::var("DOCKER_HOST").ok(),
         listen: None,
+        token_grace: terrapool_model::time::Millis::from_seconds(600),
     }
 }
 

@@ -71,8 +71,9 @@ impl From<TransitionError> for AgentApiError {
 impl IntoResponse for AgentApiError {
     fn into_response(self) -> Response {
         let status = match &self {
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Superseded | Self::OtherHistory => StatusCode::GONE,
+            // Either way another registration is what helps.
+            Self::Unauthorized | Self::OtherHistory => StatusCode::UNAUTHORIZED,
+            Self::Superseded => StatusCode::GONE,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Refused(_) => StatusCode::CONFLICT,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,

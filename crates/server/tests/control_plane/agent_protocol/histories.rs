@@ -210,7 +210,10 @@ async fn interleaving_18_after_a_restore_agents_surrender_and_their_states_are_k
     );
     // A process that holds nothing has to register again, and works then.
     agent.forget(&apply.key);
-    assert_eq!(agent.try_sync(Millis::ZERO).await.status, StatusCode::GONE);
+    assert_eq!(
+        agent.try_sync(Millis::ZERO).await.status,
+        StatusCode::UNAUTHORIZED
+    );
     let path = format!("workspaces/{}/actions/force-unlock", plane.seed.workspace);
     assert_eq!(
         plane.api("POST", &path, Some(json!({}))).await.status,
