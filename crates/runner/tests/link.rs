@@ -303,12 +303,15 @@ fn a_stop_before_the_start_starts_nothing() {
 
 #[test]
 fn an_engine_without_contact_is_stopped_by_its_runner() {
-    let (sandbox, job) = scripted_plan("trap 'exit 1' INT; echo ready; while :; do sleep 0.05; done\n");
+    let script = "trap 'echo stopped; exit 1' INT; echo ready; while :; do sleep 0.05; done\n";
+    let (sandbox, job) = scripted_plan(script);
     let mut agent = sandbox.begin(&job);
     assert!(agent.until(|agent| agent.text().ends_with("ready\n")));
     agent.send(&ToRunner::Renew {
         remaining: Some(Millis(1)),
     });
+    // What a connection has not been heard saying when the next one comes is not obeyed.
+    assert!(agent.until(|agent| agent.text().contains("stopped\n")));
     drop(agent);
     let mut agent = sandbox.connect(0);
     assert_eq!(reason(&agent.finish()), FailureReason::LostContact);
