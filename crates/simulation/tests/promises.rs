@@ -50,8 +50,8 @@ fn must_hold(database: &str, reports: &[(u64, Report)]) -> Counts {
 }
 
 #[test]
-fn a_thousand_small_histories_on_sqlite_keep_every_promise() {
-    let reports = run_all(1000, |seed| Settings::small(seed, DatabaseKind::Sqlite));
+fn two_thousand_small_histories_on_sqlite_keep_every_promise() {
+    let reports = run_all(2000, |seed| Settings::small(seed, DatabaseKind::Sqlite));
     let total = must_hold("SQLite", &reports);
     // They went through what they are for.
     assert!(
