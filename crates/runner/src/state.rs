@@ -7,12 +7,10 @@
 use std::fs::{self, File};
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
@@ -31,13 +29,6 @@ const SETTLED: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 50_000_000,
 };
-
-/// How many times longer than the copy of a document took nothing is copied after it, when the engine writes faster than
-/// copies can be made: it has the processor and the disk for its own work then.
-const REST: u32 = 4;
-
-/// Longest such rest.
-const LONGEST_REST: Duration = Duration::from_millis(200);
 
 /// Where the engine leaves a state that it could not save, in the folder it runs in.
 pub(crate) const ERRORED: &str = "errored.tfstate";
@@ -154,16 +145,6 @@ impl StateWatcher {
     }
 }
 
-/// Whether there is something to read before so much time has passed.
-fn is_ready(source: &impl AsFd, within: Duration) -> bool {
-    let timeout = Timespec {
-        tv_sec: 0,
-        tv_nsec: within.subsec_nanos().into(),
-    };
-    let mut sources = [PollFd::new(source, PollFlags::IN)];
-    poll(&mut sources, Some(&timeout)).is_ok_and(|ready| ready > 0)
-}
-
 fn fingerprint(path: &Path) -> Option<Fingerprint> {
     fs::symlink_metadata(path)
         .ok()
@@ -193,12 +174,7 @@ impl Copier {
             let mut reader = inotify::Reader::new(watch, &mut events);
             while reader.next().is_ok() {}
             if changed || settling {
-                let began = Instant::now();
                 settling = self.look(settling && !changed);
-                let took = began.elapsed();
-                if is_ready(watch, Duration::ZERO) && is_ready(stopped, (took * REST).min(LONGEST_REST)) {
-                    return;
-                }
             }
         }
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use terrapool_protocol::runner::ToRunner;
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
 use super::sandbox::{Place, Sandbox, SandboxKey};
@@ -24,10 +24,7 @@ const READY: usize = 2;
 const BREATH: Duration = Duration::from_millis(150);
 
 /// How long engines that run may put off what has to be cleared and prepared.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// The same while no sandbox waits: the next job would have to wait for its own.
-const PATIENCE_WITHOUT_SPARE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the end of the agent waits for sandboxes that are being removed.
 const CLEARING: Duration = Duration::from_secs(20);
@@ -42,8 +39,6 @@ pub struct WarmSandboxes {
     /// Held while one is being made, so that a job that comes meanwhile waits for that one.
     making: Mutex<()>,
     filling: AtomicBool,
-    /// Told when no sandbox waits any more.
-    last_taken: Notify,
     /// Jobs that are worked on.
     working: watch::Sender<usize>,
     ending: watch::Sender<bool>,
@@ -69,7 +64,6 @@ impl WarmSandboxes {
             ready: Mutex::default(),
             making: Mutex::default(),
             filling: AtomicBool::new(false),
-            last_taken: Notify::new(),
             working: watch::Sender::new(0),
             ending: watch::Sender::new(false),
             leaving: Mutex::default(),
@@ -82,34 +76,19 @@ impl WarmSandboxes {
         Working(Arc::clone(self))
     }
 
-    /// Waits until nothing is worked on, for at most so long.
-    async fn quiet(&self, patience: Duration) {
+    /// Waits until nothing is worked on, for at most a second.
+    async fn quiet(&self) {
         let mut ending = self.ending.subscribe();
         let mut working = self.working.subscribe();
         let quiet = async {
             tokio::time::sleep(BREATH).await;
             // An error would mean that this value is gone.
             let idle = working.wait_for(|count| *count == 0);
-            let _ = tokio::time::timeout(patience, idle).await;
+            let _ = tokio::time::timeout(PATIENCE, idle).await;
         };
         tokio::select! {
             () = quiet => {}
             _ = ending.wait_for(|ending| *ending) => {}
-        }
-    }
-
-    /// Waits until nothing is worked on, for less long once no sandbox waits.
-    async fn quiet_or_needed(&self) {
-        let taken = self.last_taken.notified();
-        if !self.is_ready().await {
-            return self.quiet(PATIENCE_WITHOUT_SPARE).await;
-        }
-        tokio::select! {
-            () = self.quiet(PATIENCE) => {}
-            () = async {
-                taken.await;
-                self.quiet(PATIENCE_WITHOUT_SPARE).await;
-            } => {}
         }
     }
 
@@ -151,7 +130,7 @@ impl WarmSandboxes {
         let warm = Arc::clone(self);
         tokio::spawn(async move {
             if wait {
-                warm.quiet_or_needed().await;
+                warm.quiet().await;
             }
             // Whoever takes one from here on has to ask anew.
             warm.filling.store(false, Ordering::SeqCst);
@@ -188,14 +167,7 @@ impl WarmSandboxes {
 
     async fn next(&self) -> Option<Sandbox> {
         loop {
-            let sandbox = {
-                let mut ready = self.ready.lock().await;
-                let sandbox = ready.pop_front()?;
-                if ready.is_empty() {
-                    self.last_taken.notify_waiters();
-                }
-                sandbox
-            };
+            let sandbox = self.ready.lock().await.pop_front()?;
             let current = sandbox.key == *self.key.borrow();
             if current && !sandbox.link.receiver.has_ended() {
                 return Some(sandbox);
@@ -242,7 +214,7 @@ impl WarmSandboxes {
         let mut leaving = self.leaving.lock().await;
         while leaving.try_join_next().is_some() {}
         leaving.spawn(async move {
-            warm.quiet(PATIENCE).await;
+            warm.quiet().await;
             if let Some(runner) = runner {
                 let _ = runner.send(&ToRunner::Release).await;
             }
