@@ -2,12 +2,26 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
+
 use crate::command::{cargo, check, target_dir};
 use crate::container_engine::ContainerEngine;
 use crate::package::AGENT_PROFILE;
 use crate::{image, packages};
 
+/// What can be measured, in the order in which the example does it.
+const MEASUREMENTS: [&str; 7] = [
+    "capture", "start", "handover", "small", "large", "memory", "pages",
+];
+
 pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
+    // Said before anything is built for minutes.
+    if let Some(unknown) = arguments.iter().find(|name| !MEASUREMENTS.contains(name)) {
+        bail!(
+            "there is no measurement {unknown:?}; name some of {}",
+            MEASUREMENTS.join(", ")
+        );
+    }
     packages::ensure(&[packages::BUILD, packages::IMAGE])?;
     if arguments.contains(&"capture") {
         packages::ensure(&[packages::CONTAINERS])?;

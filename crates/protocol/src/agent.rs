@@ -15,8 +15,9 @@
 //!
 //! Credentials are bearer tokens. 401 means the credential is not valid (any more), for a session also that the control
 //! plane was restored from a backup since: the process finishes what it holds and registers again. 410 means that a
-//! newer process of the same agent has registered: it finishes what it holds and ends. Log, state and finish of an attempt that another history assigned are taken, and kept
-//! apart. 503 and 507 (the control plane's disk is full) are worth another try.
+//! newer process of the same agent has registered: it finishes what it holds and ends. Log, state and finish of an
+//! attempt that another history assigned are taken, and kept apart. 503 and 507 (the control plane's disk is full) are
+//! worth another try.
 
 use serde::{Deserialize, Serialize};
 use terrapool_model::engine::Engine;

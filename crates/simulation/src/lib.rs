@@ -102,18 +102,6 @@ impl Settings {
         }
     }
 
-    /// Twelve agents and a hundred jobs and more.
-    pub fn medium(seed: u64, database: DatabaseKind) -> Self {
-        Self {
-            hosts: 12,
-            workspaces: 12,
-            runs: 70,
-            faults: 30,
-            window: Millis::from_seconds(300),
-            ..Self::small(seed, database)
-        }
-    }
-
     /// Fifty agents and a thousand jobs.
     pub fn large(seed: u64, database: DatabaseKind) -> Self {
         Self {

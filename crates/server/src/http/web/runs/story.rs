@@ -71,15 +71,8 @@ fn job_steps(
 pub(super) fn steps(loaded: &Loaded) -> Vec<Step> {
     let run = &loaded.listed.run;
     // What was given up has no end of its own: it ended with the run.
-    let now = match run.status.is_terminal() {
-        true => run
-            .status_timestamps
-            .values()
-            .max()
-            .copied()
-            .unwrap_or(loaded.now),
-        false => loaded.now,
-    };
+    let end = run.status_timestamps.values().max().copied();
+    let now = end.filter(|_| run.status.is_terminal()).unwrap_or(loaded.now);
     let failed = match run.status {
         RunStatus::Errored | RunStatus::Canceled | RunStatus::ForceCanceled | RunStatus::PolicySoftFailed => {
             Some(status::of_run(run))
