@@ -35,6 +35,21 @@ fn output(program: &str, arguments: &[&str]) -> (bool, String) {
     )
 }
 
+fn ip(step: &str) {
+    let (done, text) = output("ip", &step.split(' ').collect::<Vec<_>>());
+    assert!(done, "ip {step}: {text}");
+}
+
+/// A server on port 8000 in a network namespace.
+fn serve(namespace: &str) -> std::process::Child {
+    Command::new("ip")
+        .args(["netns", "exec", namespace, "python3", "-m", "http.server", "8000"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
 /// Whether a connection from inside a container succeeds.
 fn reaches(container: &str, address: &str, port: u16) -> bool {
     let script = format!("exec 3<>/dev/tcp/{address}/{port}");
@@ -119,25 +134,11 @@ impl Metadata {
             "route add 169.254.169.254/32 via 10.254.254.2",
         ];
         for step in steps {
-            let arguments: Vec<&str> = step.split(' ').collect();
-            let (done, text) = output("ip", &arguments);
-            assert!(done, "ip {step}: {text}");
+            ip(step);
         }
-        let server = Command::new("ip")
-            .args([
-                "netns",
-                "exec",
-                "terrapool-meta",
-                "python3",
-                "-m",
-                "http.server",
-                "8000",
-            ])
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { server }
+        Self {
+            server: serve("terrapool-meta"),
+        }
     }
 
     fn clear() {
@@ -147,6 +148,51 @@ impl Metadata {
 }
 
 impl Drop for Metadata {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        Self::clear();
+    }
+}
+
+/// A guest on a bridge of the host that is not the engine's, as virtual machines are.
+struct Guest {
+    server: std::process::Child,
+}
+
+impl Guest {
+    const ADDRESS: &'static str = "10.254.251.2";
+    const BLOCK: &'static str = "10.254.251.0/30";
+    const PORT: u16 = 8000;
+
+    fn start() -> Self {
+        Self::clear();
+        for step in [
+            "netns add terrapool-foreign",
+            "link add terrapool-f0 type bridge",
+            "addr add 10.254.251.1/30 dev terrapool-f0",
+            "link set terrapool-f0 up",
+            "link add terrapool-f1 type veth peer name eth0 netns terrapool-foreign",
+            "link set terrapool-f1 master terrapool-f0 up",
+            "-n terrapool-foreign addr add 10.254.251.2/30 dev eth0",
+            "-n terrapool-foreign link set eth0 up",
+            "-n terrapool-foreign route add default via 10.254.251.1",
+        ] {
+            ip(step);
+        }
+        Self {
+            server: serve("terrapool-foreign"),
+        }
+    }
+
+    fn clear() {
+        output("ip", &["link", "del", "terrapool-f1"]);
+        output("ip", &["link", "del", "terrapool-f0"]);
+        output("ip", &["netns", "del", "terrapool-foreign"]);
+    }
+}
+
+impl Drop for Guest {
     fn drop(&mut self) {
         let _ = self.server.kill();
         let _ = self.server.wait();
@@ -172,13 +218,15 @@ async fn probes(user: SandboxUser) {
     let image = config.image.clone().unwrap();
     let driver = prepare(&config, folder.path()).await;
     let _metadata = Metadata::fake();
+    let _guest = Guest::start();
+    // Before the first sandbox: what is made later is not closed in it.
+    let addresses = own_addresses();
     let (host, meta) = (listen("0.0.0.0"), Metadata::PORT);
     let control = Control::start(&image);
     let closed = sandbox(&driver, SandboxNetwork::Closed).await;
     let open = sandbox(&driver, SandboxNetwork::Metadata).await;
     let none = sandbox(&driver, SandboxNetwork::None).await;
 
-    let addresses = own_addresses();
     assert!(
         addresses.iter().any(|address| reaches(&control.0, address, host)),
         "{addresses:?}"
@@ -220,6 +268,12 @@ async fn probes(user: SandboxUser) {
         assert!(!reaches(inside, &foreign, 9000), "{foreign}");
     }
 
+    // Nor does a guest on a bridge that is not the engine's serve sandboxes.
+    assert!(in_time(|| reaches(&control.0, Guest::ADDRESS, Guest::PORT)));
+    for inside in [&closed.id, &open.id, &none.id] {
+        assert!(!reaches(inside, Guest::ADDRESS, Guest::PORT));
+    }
+
     // Nobody inside can take the routes away.
     let (removed, text) = output(
         "docker",
@@ -234,6 +288,16 @@ async fn probes(user: SandboxUser) {
         ],
     );
     assert!(!removed, "{text}");
+
+    // The control: it is its route that keeps the guest away.
+    let (_, process) = output("docker", &["inspect", "-f", "{{.State.Pid}}", &closed.id]);
+    let namespace = format!("--net=/proc/{}/ns/net", process.trim());
+    let (removed, text) = output(
+        "nsenter",
+        &[&namespace, "ip", "route", "del", "unreachable", Guest::BLOCK],
+    );
+    assert!(removed, "{text}");
+    assert!(in_time(|| reaches(&closed.id, Guest::ADDRESS, Guest::PORT)));
     for sandbox in [closed, open, none] {
         remove(&driver, sandbox).await;
     }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod block;
 pub mod frame;
 pub mod health;
 pub mod job;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod bridges;
 pub mod bundle;
 pub mod children;
 pub mod configuration;

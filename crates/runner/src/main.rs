@@ -1,13 +1,13 @@
 #![forbid(unsafe_code)]
 //! PID 1 of a sandbox: `terrapool-runner run`, and `connect`, by which the agent reaches it.
 
-use std::net::IpAddr;
 use std::process::ExitCode;
 
-use terrapool_runner::{Options, Paths, RunnerError, connect, engines, network, run, serve_remains};
+use terrapool_protocol::block::Block;
+use terrapool_runner::{Options, Paths, RunnerError, bridges, connect, engines, network, run, serve_remains};
 
-const USAGE: &str = "usage: terrapool-runner run | connect | remains | addresses | close-network [--metadata-open] \
-                     ADDRESS... | engines | remove-engines NAME... | version";
+const USAGE: &str = "usage: terrapool-runner run | connect | remains | addresses [--with-bridges] | close-network \
+                     [--metadata-open] ADDRESS... | engines | remove-engines NAME... | version";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -18,6 +18,13 @@ fn main() -> ExitCode {
         ["addresses"] => {
             for address in network::addresses() {
                 println!("{address}");
+            }
+            Ok(())
+        }
+        ["addresses", "--with-bridges"] => {
+            let own = network::addresses().into_iter().map(Block::from);
+            for block in own.chain(bridges::blocks()) {
+                println!("{block}");
             }
             Ok(())
         }
@@ -50,7 +57,7 @@ fn main() -> ExitCode {
 }
 
 fn close_network(metadata_open: bool, addresses: &[&str]) -> Result<(), RunnerError> {
-    let parsed: Result<Vec<IpAddr>, _> = addresses.iter().map(|address| address.parse()).collect();
+    let parsed: Result<Vec<Block>, _> = addresses.iter().map(|address| address.parse()).collect();
     match parsed {
         Ok(addresses) => network::close(metadata_open, &addresses),
         Err(error) => Err(RunnerError::Kernel {

@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType};
+use terrapool_protocol::block::Block;
 
+use crate::bridges;
 use crate::error::RunnerError;
 
 /// Where clouds answer with credentials, and everything else that is only valid on a link.
@@ -34,12 +36,12 @@ const RTN_UNREACHABLE: u8 = 7;
 const RTA_DST: u16 = 1;
 const RTA_GATEWAY: u16 = 5;
 
-/// Makes the gateway, the host's addresses and, unless it is to stay open, the clouds' metadata unreachable in this
-/// network namespace.
+/// Makes the gateway, what is the host's and, unless it is to stay open, the clouds' metadata unreachable in this network
+/// namespace.
 ///
 /// # Errors
 /// [`RunnerError::Kernel`] when a route cannot be made: the network is then not closed.
-pub fn close(metadata_open: bool, host: &[IpAddr]) -> Result<(), RunnerError> {
+pub fn close(metadata_open: bool, host: &[Block]) -> Result<(), RunnerError> {
     let failed = |source| RunnerError::Kernel {
         what: "make a route that closes the network",
         source,
@@ -59,14 +61,21 @@ pub fn close(metadata_open: bool, host: &[IpAddr]) -> Result<(), RunnerError> {
             }
         }
     }
+    let own = bridges::connected(&fs::read_to_string("/proc/net/route").unwrap_or_default());
     let gateways = gateway
         .map(IpAddr::V4)
         .into_iter()
-        .chain(gateway_v6.map(IpAddr::V6));
-    for address in gateways.chain(host.iter().copied()) {
-        let length = if address.is_ipv4() { 32 } else { 128 };
-        if address.is_ipv4() || with_v6 {
-            routes.unreachable(address, length).map_err(failed)?;
+        .chain(gateway_v6.map(IpAddr::V6))
+        .map(Block::from);
+    for block in gateways.chain(host.iter().copied()) {
+        // The sandboxes' own bridge is one of the host's; by its block the sandbox reaches its gateway.
+        if own.contains(&block) {
+            continue;
+        }
+        if block.address().is_ipv4() || with_v6 {
+            routes
+                .unreachable(block.address(), block.length())
+                .map_err(failed)?;
         }
     }
     Ok(())

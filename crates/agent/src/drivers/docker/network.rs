@@ -1,18 +1,19 @@
 //! The network of sandboxes: a bridge of their own, closed from inside each sandbox's network namespace.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::models::NetworkCreateRequest;
+use terrapool_protocol::block::Block;
 use terrapool_protocol::job::SandboxNetwork;
 
 use super::helper::Rights;
 use super::{DockerDriver, DriverError, LABEL_ROLE, is_status};
 
-/// Addresses that the container engine's host had when it was asked last.
-pub(super) type HostAddresses = Option<(Instant, Vec<IpAddr>)>;
+/// What of the network was the container engine's host's when it was asked last: its addresses, and what lies behind its
+/// bridges.
+pub(super) type HostAddresses = Option<(Instant, Vec<Block>)>;
 
 /// Addresses of a host change rarely: leases, new bridges.
 const FRESH: Duration = Duration::from_secs(60);
@@ -64,7 +65,7 @@ impl DockerDriver {
         }
     }
 
-    /// Makes gateway, host and, unless the pool opens it, metadata unreachable from inside a sandbox that runs.
+    /// Makes gateway, host, what lies behind its bridges and, unless the pool opens it, metadata unreachable from inside a sandbox that runs.
     pub(super) async fn close_network(
         &self,
         sandbox: &str,
@@ -78,7 +79,7 @@ impl DockerDriver {
         let addresses = self.host_addresses().await?;
         let arguments = std::iter::once("close-network".to_owned())
             .chain(metadata)
-            .chain(addresses.iter().map(IpAddr::to_string))
+            .chain(addresses.iter().map(Block::to_string))
             .collect();
         let mode = format!("container:{sandbox}");
         self.helper(
@@ -91,7 +92,7 @@ impl DockerDriver {
         .map(|_| ())
     }
 
-    async fn host_addresses(&self) -> Result<Vec<IpAddr>, DriverError> {
+    async fn host_addresses(&self) -> Result<Vec<Block>, DriverError> {
         // Held over the question: sandboxes that are made at the same time ask once.
         let mut known = self.host_addresses.lock().await;
         if let Some((asked, addresses)) = known.as_ref()
@@ -102,12 +103,12 @@ impl DockerDriver {
         let printed = self
             .helper(
                 "asking for the addresses of the container engine's host",
-                vec!["addresses".to_owned()],
+                vec!["addresses".to_owned(), "--with-bridges".to_owned()],
                 "host",
                 Rights::None,
             )
             .await?;
-        let addresses: Vec<IpAddr> = printed
+        let addresses: Vec<Block> = printed
             .lines()
             .filter_map(|line| line.trim().parse().ok())
             .collect();
