@@ -18,7 +18,7 @@ use crate::{image, packages};
 
 /// What the machine has: a kernel, systemd, a container engine, and what tests use.
 const SYSTEM: &str = "linux-image-cloud-amd64,apparmor,systemd,systemd-sysv,dbus,procps,iproute2,iptables,docker.io,\
-                      ca-certificates,passwd,kmod,socat,curl,git,openssh-client,python3-minimal";
+                      ca-certificates,passwd,kmod,socat,curl,git,openssh-client,python3";
 
 /// Tests of what depends on control groups and on the kernel, in the order in which they run.
 const TESTS: [&str; 4] = ["limits", "native_driver", "sandbox_cases", "sandbox_limits"];

@@ -316,7 +316,7 @@ async fn case_07_a_sandbox_reaches_the_world_and_neither_host_nor_neighbour_nor_
     let neighbour = site
         .workspace(
             "neighbour",
-            "resource \"terraform_data\" \"a\" {\n  provisioner \"local-exec\" {\n    interpreter = [\"bash\", \"-c\"]\n    command = \"python3 -m http.server 8000 & hostname -I > /terrapool/work/address; sleep 1; (echo > /dev/tcp/127.0.0.1/8000) && touch /terrapool/work/in-the-middle; until [ -e /terrapool/work/go ]; do sleep 0.1; done; kill %1\"\n  }\n}\n",
+            "resource \"terraform_data\" \"a\" {\n  provisioner \"local-exec\" {\n    interpreter = [\"bash\", \"-c\"]\n    command = \"python3 -m http.server 8000 & hostname -I > /terrapool/work/address; until (echo > /dev/tcp/127.0.0.1/8000); do sleep 0.1; done; touch /terrapool/work/in-the-middle; until [ -e /terrapool/work/go ]; do sleep 0.1; done; kill %1\"\n  }\n}\n",
         )
         .await;
     let neighbours_run = site.begin(&neighbour).await;
