@@ -301,8 +301,14 @@ pub struct Rollback {
     pub to: StateVersionId,
     /// The new one.
     pub id: StateVersionId,
+    /// The serial that was written into the copy; `None` when its bytes, and with them its serial, had to stay.
+    pub serial: Option<u64>,
     /// Where its bytes lie.
     pub object_key: String,
+    /// Bytes.
+    pub size: u64,
+    /// MD5 of the bytes, lower-case hex, which the API shows.
+    pub md5: String,
     /// SHA-256 of the bytes, lower-case hex.
     pub sha256: String,
 }
@@ -311,7 +317,8 @@ pub struct Rollback {
 ///
 /// # Errors
 /// [`TransitionError::NotFound`] when there is no such complete state version in the workspace,
-/// [`TransitionError::Refused`] when the person does not hold the lock.
+/// [`TransitionError::Refused`] when the person does not hold the lock, or a state with the copy's serial or a higher one
+/// has come meanwhile.
 pub async fn roll_back(
     tx: &mut Tx,
     workspace: &WorkspaceId,
@@ -331,14 +338,24 @@ pub async fn roll_back(
         }
         Lock::User(_) | Lock::Run(_) | Lock::Lost { .. } => row.require_free()?,
     }
+    // What the same holder announced before the copy would replace it when it arrives.
+    state_versions::discard_pending(tx, workspace).await?;
+    let highest = state_versions::highest_serial(tx, workspace).await?;
+    if rollback.serial.is_some() && rollback.serial <= highest {
+        return Err(Refusal::NotAllowed(
+            "another state has come while the earlier one was copied: look at it, and roll back again",
+        )
+        .into());
+    }
     let now = tx.now();
     let before = current_id(tx, workspace).await?;
     let made = tx
         .execute(
             "INSERT INTO state_versions (id, workspace_id, run_id, created_by, status, serial, lineage, md5, sha256, \
              size, object_key, resource_count, engine_version, created_at) \
-             SELECT $2, workspace_id, run_id, $3, 'finalized', serial, lineage, md5, $4, size, $5, resource_count, \
-             engine_version, $6 FROM state_versions WHERE id = $1 AND workspace_id = $7 AND status = 'finalized'",
+             SELECT $2, workspace_id, run_id, $3, 'finalized', COALESCE($8, serial), lineage, $9, $4, $10, $5, \
+             resource_count, engine_version, $6 FROM state_versions \
+             WHERE id = $1 AND workspace_id = $7 AND status = 'finalized'",
             values![
                 &rollback.to,
                 &rollback.id,
@@ -347,6 +364,9 @@ pub async fn roll_back(
                 &rollback.object_key,
                 now,
                 workspace,
+                rollback.serial,
+                &rollback.md5,
+                rollback.size,
             ],
         )
         .await?;
@@ -358,6 +378,7 @@ pub async fn roll_back(
     let detail = serde_json::json!({
         "state-version": rollback.id.as_str(),
         "copy-of": rollback.to.as_str(),
+        "serial": rollback.serial,
         "replaced": before.as_ref().map(StateVersionId::as_str),
     });
     noted(tx, workspace, user, "state.roll-back", detail).await

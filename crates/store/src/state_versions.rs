@@ -199,6 +199,25 @@ pub async fn create(tx: &mut Tx, new: &NewStateVersion) -> Result<(), StoreError
     Ok(())
 }
 
+/// The highest serial that a current state of the workspace has had.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn highest_serial(
+    connection: &mut Connection,
+    workspace: &WorkspaceId,
+) -> Result<Option<u64>, StoreError> {
+    let row = connection
+        .fetch_one(
+            "SELECT MAX(serial) AS highest FROM state_versions WHERE workspace_id = $1 AND status = 'finalized'",
+            values![workspace],
+        )
+        .await?;
+    Ok(row
+        .opt_int("highest")?
+        .and_then(|serial| u64::try_from(serial).ok()))
+}
+
 /// The bytes of an announced state version are stored: it becomes the workspace's current one. `false` when it is not
 /// announced any more.
 ///

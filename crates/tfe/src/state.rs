@@ -119,6 +119,66 @@ pub fn read(bytes: &[u8]) -> State {
     }
 }
 
+/// A state with another serial; every other byte stays as it is.
+///
+/// `None` when its serial has to stay: of an encrypted state, because OpenTofu compares the serial in clear with the one
+/// inside and refuses a state in which they differ, and of one that can't be read here.
+pub fn with_serial(bytes: &[u8], serial: u64) -> Option<Vec<u8>> {
+    let found = read(bytes);
+    found.contents?;
+    let (before, after) = around_serial(bytes, &found.serial?.to_string())?;
+    let changed = [before, serial.to_string().as_bytes(), after].concat();
+    // What the scan took for the document's own serial has to be it.
+    (read(&changed).serial == Some(serial)).then_some(changed)
+}
+
+/// What stands before and behind the value of the outermost object's member `serial`.
+fn around_serial<'a>(bytes: &'a [u8], value: &str) -> Option<(&'a [u8], &'a [u8])> {
+    const KEY: &[u8] = b"\"serial\"";
+    let (mut depth, mut at) = (0_u32, 0_usize);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => {
+                let end = at + string_length(bytes.get(at..)?)?;
+                let start = end + value_offset(bytes.get(end..)?).unwrap_or(0);
+                if depth == 1 && start > end && bytes.get(at..end) == Some(KEY) {
+                    let after = bytes.get(start..)?.strip_prefix(value.as_bytes())?;
+                    return Some((bytes.get(..start)?, after));
+                }
+                at = end;
+                continue;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Bytes of the JSON string at the start, with its quotes.
+fn string_length(bytes: &[u8]) -> Option<usize> {
+    let mut escaped = true;
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Where the value begins behind a member's name; `None` behind a string that is no name.
+fn value_offset(bytes: &[u8]) -> Option<usize> {
+    let colon = bytes.iter().position(|byte| !byte.is_ascii_whitespace())?;
+    let rest = bytes.get(colon..)?.strip_prefix(b":")?;
+    let blanks = rest.iter().position(|byte| !byte.is_ascii_whitespace())?;
+    Some(colon + 1 + blanks)
+}
+
 /// Reads the outputs that clients send beside a state (`json-state-outputs`): `{name: {sensitive, value, type}}`.
 pub fn read_outputs(bytes: &[u8]) -> Option<Vec<Output>> {
     let outputs: serde_json::Map<String, Value> = serde_json::from_slice(bytes).ok()?;
@@ -162,5 +222,34 @@ mod tests {
         assert_eq!((state.serial, state.lineage.as_deref()), (Some(3), Some("x")));
         assert_eq!(state.contents, None);
         assert_eq!(read(b"\x00garbage"), State::default());
+    }
+
+    #[test]
+    fn a_new_serial_changes_nothing_else_in_a_state() {
+        let tricky = r#"{"outputs":{"serial":{"value":{"serial":7,"s":"\"serial\": 7"},"type":"x"}},
+            "version":4, "lineage":"serial", "big":10000000000000000000000001, "serial" : 7, "resources":[]}"#;
+        for state in [PLAIN, tricky] {
+            let changed = with_serial(state.as_bytes(), 1203).unwrap();
+            let back = with_serial(&changed, 7).unwrap();
+            assert_eq!(
+                (read(&changed).serial, back.as_slice()),
+                (Some(1203), state.as_bytes())
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_encrypted_or_unknown_keeps_its_serial() {
+        let kept = [
+            r#"{"serial":3,"lineage":"x","meta":{},"encrypted_data":"AAAA","encryption_version":"v0"}"#,
+            r#"{"version":3,"serial":3}"#,
+            r#"{"version":4,"lineage":"no serial"}"#,
+            r#"{"version":4,"\u0073erial":3}"#,
+            "\u{0}garbage",
+            "",
+        ];
+        for state in kept {
+            assert_eq!(with_serial(state.as_bytes(), 9), None, "{state}");
+        }
     }
 }

@@ -382,3 +382,55 @@ async fn announce_and_upload(plane: &Plane, workspace: &str, bytes: &[u8]) -> bo
         .await;
     answer.status == 200
 }
+
+#[tokio::test]
+async fn a_state_that_is_rolled_back_to_gets_the_next_serial_and_an_encrypted_one_keeps_its_own() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("one").await;
+    plane.lock(&workspace).await;
+    let first = upload(&plane, &workspace, 3, "l").await;
+    let sealed = br#"{"serial":4,"lineage":"l","meta":{},"encrypted_data":"AAAA","encryption_version":"v0"}"#;
+    let inline = json!({"state": STANDARD.encode(sealed)});
+    let encrypted = announce(&plane, &workspace, &body(sealed, 4, "l", inline))
+        .await
+        .expect(201);
+    upload(&plane, &workspace, 9, "l").await;
+    // What was announced and never came is given up, or it would replace the copy.
+    let late = state(10, "l");
+    let announced = announce(&plane, &workspace, &body(&late, 10, "l", json!({})))
+        .await
+        .expect(201);
+    let roll_back = async |to: &str| {
+        let body = json!({"data": {"type": "state-versions", "relationships": {
+            "rollback-state-version": {"data": {"type": "state-versions", "id": to}}}}});
+        let path = format!("workspaces/{workspace}/state-versions");
+        plane
+            .send(plane.request("PATCH", &path).json(&body))
+            .await
+            .expect(200)
+    };
+    let rolled = roll_back(&first).await;
+    let attributes = &rolled["data"]["attributes"];
+    let bytes = current(&plane, &workspace).await;
+    let document: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(
+        (&attributes["serial"], &document["serial"]),
+        (&json!(10), &json!(10))
+    );
+    assert_eq!(bytes, state(10, "l"), "nothing else differs");
+    assert_eq!(attributes["md5"], md5(&bytes));
+    assert_eq!(attributes["size"], bytes.len());
+    let url = announced["data"]["attributes"]["hosted-state-upload-url"]
+        .as_str()
+        .unwrap();
+    let late = plane.send(plane.anonymous("PUT", url).body(late)).await;
+    assert_eq!(late.status, 409, "it was announced before");
+
+    // OpenTofu refuses a state whose serial in clear is not the one inside.
+    let rolled = roll_back(&id(&encrypted)).await;
+    assert_eq!(rolled["data"]["attributes"]["serial"], 4);
+    assert_eq!(current(&plane, &workspace).await, sealed);
+    // Back from there, the serial is above all that were there before.
+    assert_eq!(roll_back(&first).await["data"]["attributes"]["serial"], 11);
+    upload(&plane, &workspace, 12, "l").await;
+}

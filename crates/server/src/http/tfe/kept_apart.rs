@@ -12,11 +12,12 @@ use terrapool_store::state_versions::{self, StateStatus};
 use terrapool_tfe::attributes;
 use terrapool_tfe::document::{Document, Kind, Resource};
 use terrapool_tfe::errors::Problem;
+use terrapool_tfe::state;
 use terrapool_tfe::time::iso8601;
 
 use super::AppState;
 use super::plans::{JSON, stream};
-use super::state_versions::{new_key, resource as version_resource};
+use super::state_versions::{md5_of, new_key, resource as version_resource};
 use crate::app::App;
 use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
@@ -132,7 +133,9 @@ pub(in crate::http) async fn dismiss(State(app): AppState, caller: Caller, Path(
 }
 
 /// `PATCH workspaces/:id/state-versions`: a copy of an earlier state version, named by the relationship
-/// `rollback-state-version`, becomes the current one. The caller holds the lock.
+/// `rollback-state-version`, becomes the current one. The caller holds the lock. The copy's serial is above all that the
+/// workspace has had, so that an engine which knows a later state takes it for a newer one; bytes that can't be changed
+/// keep theirs.
 pub(in crate::http) async fn roll_back(
     State(app): AppState,
     caller: Caller,
@@ -158,17 +161,26 @@ pub(in crate::http) async fn roll_back(
         .await?
         .filter(|version| version.workspace_id == workspace.id && version.status == StateStatus::Finalized)
         .ok_or_else(missing)?;
+    let highest = state_versions::highest_serial(&mut connection, &workspace.id).await?;
     drop(connection);
     // The object is sealed with its version's id, so the copy is an object of its own.
     let key = ObjectKey::new(earlier.object_key.ok_or_else(missing)?)?;
-    let bytes = app.objects.get(&key, to.as_str()).await?;
+    let mut bytes = app.objects.get(&key, to.as_str()).await?;
+    let mut serial = highest.and_then(|highest| highest.checked_add(1));
+    match serial.and_then(|serial| state::with_serial(&bytes, serial)) {
+        Some(changed) => bytes = changed,
+        None => serial = None,
+    }
     let id = StateVersionId::from_random(app.db.entropy().draw());
     let key = new_key(&app, &id, "")?;
     let stored = app.objects.put(&key, id.as_str(), &bytes).await?;
     let rollback = Rollback {
         to,
         id: id.clone(),
+        serial,
         object_key: key.to_string(),
+        size: stored.size,
+        md5: md5_of(&bytes),
         sha256: stored.sha256,
     };
     let done = app

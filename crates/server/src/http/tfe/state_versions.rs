@@ -381,10 +381,7 @@ pub(super) async fn create(
 
 /// Compares the digest that the client announced.
 fn verify_md5(expected: Option<&str>, bytes: &[u8]) -> Result<()> {
-    let found: String = md5::Md5::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let found = md5_of(bytes);
     match expected {
         Some(expected) if expected != found => Err(ApiError::attribute(
             "md5",
@@ -394,6 +391,14 @@ fn verify_md5(expected: Option<&str>, bytes: &[u8]) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+/// MD5 of a state, lower-case hex.
+pub(super) fn md5_of(bytes: &[u8]) -> String {
+    md5::Md5::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A key that no other upload has.

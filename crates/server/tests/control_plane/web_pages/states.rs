@@ -70,7 +70,7 @@ async fn states_are_compared_rolled_back_and_what_is_kept_apart_is_adopted() {
             browser.complaints().await;
         }
     }
-    assert_eq!(serial(&world, "network").await, 1);
+    assert_eq!(serial(&world, "network").await, 3);
 
     // What is kept apart is said on the workspace's page, and adopted on that of its states.
     browser.open("/app/acme/workspaces/firewall").await;
