@@ -1,5 +1,8 @@
 //! The audit log: who did what to whom, in the transaction that did it.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde_json::Value as Json;
 use terrapool_model::id::{AuditId, OrganizationId};
 use terrapool_model::time::Timestamp;
@@ -96,9 +99,56 @@ pub struct AuditFilter {
     pub text: Option<String>,
     /// Actions that begin with one of these; all when there are none.
     pub kinds: Vec<&'static str>,
-    /// Older than this.
-    pub before: Option<Timestamp>,
+    /// What is listed behind this.
+    pub before: Option<Before>,
 }
+
+/// A place in the log. As text it is the milliseconds of an entry and, behind a dot, its id; without an id, everything of
+/// that millisecond stands before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Before {
+    /// When the entry was made.
+    pub at: Timestamp,
+    /// Which of that millisecond.
+    pub id: Option<AuditId>,
+}
+
+impl Before {
+    /// The place of an entry.
+    pub fn entry(record: &AuditRecord) -> Self {
+        Self {
+            at: record.at,
+            id: Some(record.id.clone()),
+        }
+    }
+}
+
+impl fmt::Display for Before {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.at.0)?;
+        self.id.iter().try_for_each(|id| write!(formatter, ".{id}"))
+    }
+}
+
+impl FromStr for Before {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let (at, id) = match text.split_once('.') {
+            Some((at, id)) => (at, Some(id.parse().map_err(|_| NoPlace)?)),
+            None => (text, None),
+        };
+        Ok(Self {
+            at: Timestamp(at.parse().map_err(|_| NoPlace)?),
+            id,
+        })
+    }
+}
+
+/// The text names no place in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a place in the audit log is written as milliseconds, a dot and the id of an entry")]
+pub struct NoPlace;
 
 /// Entries of an organization, or of the installation itself, newest first.
 ///
@@ -118,9 +168,19 @@ pub async fn list(
         }
         None => "organization_id IS NULL".to_owned(),
     };
-    if let Some(before) = filter.before {
-        values.push(before.into());
-        condition.push_str(&format!(" AND at < ${}", values.len()));
+    if let Some(Before { at, id }) = &filter.before {
+        values.push((*at).into());
+        let moment = values.len();
+        match id {
+            Some(id) => {
+                values.push(id.into());
+                let id = values.len();
+                condition.push_str(&format!(
+                    " AND (at < ${moment} OR (at = ${moment} AND id > ${id}))"
+                ));
+            }
+            None => condition.push_str(&format!(" AND at < ${moment}")),
+        }
     }
     if let Some(text) = &filter.text {
         values.push(crate::search::contains(text).into());

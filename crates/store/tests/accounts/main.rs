@@ -57,6 +57,7 @@ macro_rules! on_both {
 on_both! {
     a_token_is_found_by_its_hash_until_it_is_revoked => people::tokens;
     an_organization_has_a_default_project_and_takes_everything_with_it => people::organizations;
+    pages_of_the_audit_log_have_every_entry_also_of_one_millisecond => people::audit_log;
     members_hold_what_their_teams_were_given_and_lists_show_no_more => people::teams;
     a_workspace_inherits_where_its_runs_go => settings::inheritance;
     workspaces_are_listed_by_name_tag_and_project => settings::lists;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, json};
 use terrapool_store::api_tokens::{self, NewApiToken, TokenOwner};
-use terrapool_store::audit;
+use terrapool_store::audit::{self, AuditFilter, Before, NoPlace};
 use terrapool_store::db::{Db, Tx};
 use terrapool_store::error::StoreError;
 use terrapool_store::organizations::{self, OrganizationRecord, Visible};
@@ -151,6 +151,55 @@ pub(super) async fn organizations(db: &Db) {
             .is_none()
     );
     assert!(workspaces::get(&mut connection, &one).await.unwrap().is_none());
+}
+
+pub(super) async fn audit_log(db: &Db) {
+    const ENTRIES: usize = 7;
+    let ann = user(db, "ann").await;
+    let acme = organization(db, "acme", &ann).await;
+    let id = acme.id.clone();
+    db.write(move |tx| {
+        let id = id.clone();
+        Box::pin(async move {
+            for number in 0..ENTRIES {
+                let subject = format!("run-{number}");
+                audit::record(tx, Some(&id), "user-1", "run.cancel", &subject, &json!({})).await?;
+            }
+            Ok::<_, StoreError>(())
+        })
+    })
+    .await
+    .unwrap();
+    let mut connection = db.read().await.unwrap();
+    let mut filter = AuditFilter {
+        kinds: vec!["run."],
+        ..AuditFilter::default()
+    };
+    let all = audit::list(&mut connection, Some(&acme.id), &filter, 100)
+        .await
+        .unwrap();
+    assert_eq!(all.len(), ENTRIES);
+    assert!(
+        all.iter().all(|record| record.at == all[0].at),
+        "one transaction has one time"
+    );
+    let mut paged = Vec::new();
+    loop {
+        let page = audit::list(&mut connection, Some(&acme.id), &filter, 2)
+            .await
+            .unwrap();
+        let Some(last) = page.last() else { break };
+        // As the address of the next page carries it.
+        filter.before = Some(Before::entry(last).to_string().parse().unwrap());
+        paged.extend(page);
+    }
+    assert_eq!(paged, all);
+    filter.before = Some(all[0].at.0.to_string().parse().unwrap());
+    let older = audit::list(&mut connection, Some(&acme.id), &filter, 100)
+        .await
+        .unwrap();
+    assert_eq!(older, []);
+    assert_eq!("yesterday".parse::<Before>(), Err(NoPlace));
 }
 
 /// Names of the workspaces and of the projects that a list shows.

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use serde_json::Value;
 use terrapool_model::id::UserId;
 use terrapool_model::time::Timestamp;
-use terrapool_store::audit::{self, AuditFilter, AuditRecord};
+use terrapool_store::audit::{self, AuditFilter, AuditRecord, Before};
 use terrapool_store::db::Connection;
 use terrapool_store::overview;
 
@@ -92,7 +92,7 @@ impl Asked {
             filter: AuditFilter {
                 text: Some(query.clone()).filter(|query| !query.is_empty()),
                 kinds: begins.to_vec(),
-                before: params.get("before").and_then(|at| at.parse().ok()).map(Timestamp),
+                before: params.get("before").and_then(|place| place.parse().ok()),
             },
             query,
             kind,
@@ -122,7 +122,7 @@ pub(in crate::http::web) async fn page(
         .then(|| records.last())
         .flatten()
         .map(|last| {
-            let before = last.at.0.to_string();
+            let before = Before::entry(last).to_string();
             with_query(
                 &path,
                 &[("q", &asked.query), ("kind", &asked.kind), ("before", &before)],
