@@ -199,21 +199,45 @@ impl Installation {
         if status == 404 {
             return None;
         }
-        let url = text(&version["data"]["attributes"]["hosted-state-download-url"]);
+        self.document(&version["data"]).await
+    }
+
+    async fn document(&self, version: &Value) -> Option<Value> {
+        let url = text(&version["attributes"]["hosted-state-download-url"]);
         let answer = self.http().get(url).bearer_auth(&self.token).send().await;
         answer.expect("the server answers").json().await.ok()
     }
 
+    /// Whether a resource is in a copy of the state that the server has, also in one of an apply that still runs.
+    pub async fn has_copied(&self, workspace: &Workspace, resource: &str) -> bool {
+        let path = format!(
+            "/state-versions?filter[organization][name]=acme&filter[workspace][name]={}",
+            workspace.name
+        );
+        let versions = self.get(&path).await;
+        for version in versions["data"].as_array().into_iter().flatten() {
+            let state = self.document(version).await.unwrap_or_default();
+            if addresses(&state).iter().any(|address| address == resource) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Addresses of the resources in the current state, sorted.
     pub async fn resources(&self, workspace: &Workspace) -> Vec<String> {
-        let state = self.current_state(workspace).await.unwrap_or_default();
-        let mut found: Vec<String> = state["resources"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|resource| format!("{}.{}", text(&resource["type"]), text(&resource["name"])))
-            .collect();
-        found.sort();
-        found
+        addresses(&self.current_state(workspace).await.unwrap_or_default())
     }
+}
+
+/// Addresses of the resources in a state, sorted.
+fn addresses(state: &Value) -> Vec<String> {
+    let mut found: Vec<String> = state["resources"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|resource| format!("{}.{}", text(&resource["type"]), text(&resource["name"])))
+        .collect();
+    found.sort();
+    found
 }

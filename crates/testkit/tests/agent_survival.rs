@@ -255,12 +255,18 @@ async fn an_apply_whose_state_the_server_never_takes_ends_and_says_where_the_sta
     let run = site.applying(&workspace).await;
     let sandbox = sandbox_of(&run, "apply").await;
     let image = docker(&["inspect", "-f", "{{.Config.Image}}", &sandbox]).await;
+    // Only the newest state is sent: what is to be kept has to be there before the one that is too large.
+    let copied = until(Duration::from_secs(60), async || {
+        let first = site.installation.has_copied(&workspace, "terraform_data.first");
+        first.await.then_some(())
+    });
+    assert!(copied.await.is_some(), "the first resource is in no copy");
     go(&sandbox).await;
     assert_eq!(site.installation.run_ends(&run).await, "errored");
 
     // What could be taken was, and people are told about the rest.
     let kept = site.installation.resources(&workspace).await;
-    assert!(kept.contains(&"terraform_data.second".to_owned()), "{kept:?}");
+    assert!(kept.contains(&"terraform_data.first".to_owned()), "{kept:?}");
     assert!(!kept.contains(&"terraform_data.large".to_owned()), "{kept:?}");
     let path = format!("/workspaces/{}", workspace.id);
     let shown = site.installation.get(&path).await;
