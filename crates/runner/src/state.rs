@@ -5,12 +5,13 @@
 //! when it can be parsed; one that does not end in a line end might still be growing and is looked at once more.
 
 use std::fs::{self, File};
-use std::io::{self, PipeReader, PipeWriter, Write};
+use std::io::{self, PipeReader, PipeWriter};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
@@ -29,6 +30,11 @@ const SETTLED: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 50_000_000,
 };
+
+/// How long after it was made a copy, or a newer one, is on the disk at the latest. Whatever happens to processes, each
+/// copy counts at once; only a machine that loses its power forgets those that are younger. The engine syncs its own file
+/// at each write, and as many syncs of ours again would slow it down.
+const SYNC_WITHIN: Duration = Duration::from_millis(250);
 
 /// Where the engine leaves a state that it could not save, in the folder it runs in.
 pub(crate) const ERRORED: &str = "errored.tfstate";
@@ -72,6 +78,8 @@ struct Copier {
     initial: Option<PathBuf>,
     buffer: Vec<u8>,
     counter: u64,
+    /// When the newest copy has to be on the disk, while it may not be.
+    sync_due: Option<Instant>,
 }
 
 impl StateWatcher {
@@ -88,6 +96,7 @@ impl StateWatcher {
             initial: None,
             buffer: Vec::new(),
             counter: 0,
+            sync_due: None,
         };
         copier.read().map_err(failed)?;
         copier.newest = mark(&copier.buffer);
@@ -141,6 +150,7 @@ impl StateWatcher {
             copier.offer(&document);
         }
         copier.conclude();
+        copier.shared.change(|status| status.state_is_final = true);
         copier.newest
     }
 }
@@ -161,8 +171,8 @@ impl Copier {
                 PollFd::new(watch, PollFlags::IN),
                 PollFd::new(stopped, PollFlags::IN),
             ];
-            let timeout = settling.then_some(&SETTLED);
-            if let Err(error) = poll(&mut sources, timeout)
+            let timeout = self.patience(settling);
+            if let Err(error) = poll(&mut sources, timeout.as_ref())
                 && error != rustix::io::Errno::INTR
             {
                 return;
@@ -176,7 +186,41 @@ impl Copier {
             if changed || settling {
                 settling = self.look(settling && !changed);
             }
+            if self.sync_due.is_some_and(|due| due <= Instant::now()) {
+                self.sync();
+            }
         }
+    }
+
+    /// How long to wait for the next change; `None` when nothing else is to be done.
+    fn patience(&self, settling: bool) -> Option<Timespec> {
+        let until_sync = self.sync_due.map(|due| {
+            // A whole millisecond more: a timeout that is cut down would end just before the time.
+            let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            Timespec {
+                tv_sec: 0,
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        let until_settled = settling.then_some(SETTLED);
+        until_sync
+            .into_iter()
+            .chain(until_settled)
+            .min_by_key(|time| time.tv_nsec)
+    }
+
+    /// Puts the newest copy on the disk.
+    fn sync(&mut self) {
+        self.sync_due = None;
+        let Some(path) = self.shared.status().state.as_ref().map(|copy| copy.path.clone()) else {
+            return;
+        };
+        let folder = path
+            .parent()
+            .map_or_else(|| self.shared.paths.state_copies(), Path::to_owned);
+        // A disk that fails to sync shows itself to the engine too, which says so.
+        let _ = File::open(&path).and_then(|file| file.sync_data());
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
     }
 
     /// Reads the file through the descriptor into the buffer.
@@ -216,6 +260,7 @@ impl Copier {
         {
             let document = std::mem::take(&mut self.buffer);
             self.publish(found, &document);
+            self.sync_due.get_or_insert_with(|| Instant::now() + SYNC_WITHIN);
             self.buffer = document;
         }
         false
@@ -233,6 +278,7 @@ impl Copier {
         };
         if newer {
             self.publish(found, document);
+            self.sync();
         }
     }
 
@@ -252,7 +298,7 @@ impl Copier {
         let kept = [paths.state_copies(), paths.state.clone()]
             .into_iter()
             .find_map(|folder| {
-                keep(&folder, &folder.join(&name), document)
+                keep(&folder.join(&name), document)
                     .ok()
                     .map(|()| folder.join(&name))
             });
@@ -274,14 +320,11 @@ impl Copier {
     }
 }
 
-/// Writes a copy so that it is there whole or not at all, whatever happens to the machine.
-fn keep(folder: &Path, path: &Path, document: &[u8]) -> io::Result<()> {
+/// Writes a copy so that it is there whole or not at all, whatever happens to the processes.
+fn keep(path: &Path, document: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(document)?;
-    file.sync_data()?;
-    fs::rename(&temporary, path)?;
-    File::open(folder)?.sync_all()
+    fs::write(&temporary, document)?;
+    fs::rename(&temporary, path)
 }
 
 /// Opens a state copy for sending. `None` when a newer one has replaced it.
