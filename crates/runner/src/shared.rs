@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use terrapool_model::engine::Engine;
@@ -192,12 +192,9 @@ impl Shared {
     pub fn wait_outgoing_for<'status>(
         &self,
         status: MutexGuard<'status, Status>,
-        time: std::time::Duration,
+        time: Duration,
     ) -> MutexGuard<'status, Status> {
-        match self.outgoing.wait_timeout(status, time) {
-            Ok((status, _)) => status,
-            Err(poisoned) => poisoned.into_inner().0,
-        }
+        wait_for(&self.outgoing, status, time)
     }
 
     /// Waits for a change that steps, signals or connections care about.
@@ -209,12 +206,9 @@ impl Shared {
     pub fn wait_control_for<'status>(
         &self,
         status: MutexGuard<'status, Status>,
-        time: std::time::Duration,
+        time: Duration,
     ) -> MutexGuard<'status, Status> {
-        match self.control.wait_timeout(status, time) {
-            Ok((status, _)) => status,
-            Err(poisoned) => poisoned.into_inner().0,
-        }
+        wait_for(&self.control, status, time)
     }
 
     /// Asks for the end of the job. The first cause stays, the kind only becomes harder.
@@ -225,5 +219,16 @@ impl Shared {
                 stop.kind = StopKind::Kill;
             }
         });
+    }
+}
+
+fn wait_for<'status>(
+    changed: &Condvar,
+    status: MutexGuard<'status, Status>,
+    time: Duration,
+) -> MutexGuard<'status, Status> {
+    match changed.wait_timeout(status, time) {
+        Ok((status, _)) => status,
+        Err(poisoned) => poisoned.into_inner().0,
     }
 }

@@ -65,7 +65,8 @@ impl DockerDriver {
         }
     }
 
-    /// Makes gateway, host, what lies behind its bridges and, unless the pool opens it, metadata unreachable from inside a sandbox that runs.
+    /// Makes gateway, host, what lies behind its bridges and, unless the pool opens it, metadata unreachable from inside a
+    /// sandbox that runs.
     pub(super) async fn close_network(
         &self,
         sandbox: &str,
