@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use terrapool_protocol::frame::{CHUNK, MAX_HEADER};
 use terrapool_protocol::job::{ArtifactName, FailureReason, Outcome};
@@ -21,7 +21,7 @@ use crate::frames;
 use crate::job::{self, Work, artifact_path};
 use crate::outcome;
 use crate::remains;
-use crate::shared::{Cause, Shared, StateCopy, Status};
+use crate::shared::{Cause, Shared, StateCopy};
 use crate::state;
 use crate::stop::DeadMan;
 
@@ -33,10 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connections that may be waiting for their first message. Processes of the sandbox can reach the socket too.
 const STRANGERS: usize = 16;
-
-/// Least time between two states while the engine runs: an engine that makes many resources at once writes a state for
-/// each of them, and each one that is sent costs the agent and the control plane work and disk.
-const STATE_REST: Duration = Duration::from_millis(200);
 
 /// Largest piece of log in a frame.
 const LOG_PIECE: u64 = 64 << 10;
@@ -132,7 +128,6 @@ impl Connection {
         status.state_in_flight = None;
         // Also one that was taken: whoever connects anew may not know of it, and waits for it at the end.
         status.state_sent = None;
-        status.state_sent_at = None;
         status.fetches.clear();
         self.shared.relay.reconnected();
         Some(status.stage)
@@ -343,13 +338,6 @@ struct Sender {
     number: u64,
 }
 
-/// How long a state still waits before it is sent, and a newer one may take its place. `None` when it waits no more.
-fn state_rests_for(status: &Status, now: Instant) -> Option<Duration> {
-    let due = status.state_sent_at? + STATE_REST;
-    let rests = due.saturating_duration_since(now);
-    (!status.state_is_final && !rests.is_zero()).then_some(rests)
-}
-
 /// What was said on this connection.
 #[derive(Default)]
 struct Said {
@@ -405,18 +393,13 @@ impl Sender {
             if status.started && !std::mem::replace(&mut said.started, true) {
                 return Next::Message(FromRunner::Started);
             }
-            let mut state_rests = None;
             if status.state_in_flight.is_none()
                 && let Some(copy) = status.state.clone()
                 && status.state_sent.as_ref() != Some(&copy.mark.sha256)
             {
-                state_rests = state_rests_for(&status, Instant::now());
-                if state_rests.is_none() {
-                    status.state_sent_at = Some(Instant::now());
-                    status.state_in_flight = Some(copy.mark.sha256.clone());
-                    status.state_sent = Some(copy.mark.sha256.clone());
-                    return Next::State(copy);
-                }
+                status.state_in_flight = Some(copy.mark.sha256.clone());
+                status.state_sent = Some(copy.mark.sha256.clone());
+                return Next::State(copy);
             }
             if let Some((message, body)) = self.shared.relay.next() {
                 return Next::Relayed(message, body);
@@ -443,10 +426,7 @@ impl Sender {
                 said.finished = true;
                 return Next::Message(finished.as_ref().clone());
             }
-            status = match state_rests {
-                Some(time) => self.shared.wait_outgoing_for(status, time),
-                None => self.shared.wait_outgoing(status),
-            };
+            status = self.shared.wait_outgoing(status);
         }
     }
 

@@ -81,10 +81,6 @@ pub struct Status {
     pub log_next: u64,
     /// The newest state.
     pub state: Option<StateCopy>,
-    /// When a state was sent last on this connection.
-    pub state_sent_at: Option<Instant>,
-    /// The engine has ended and no newer state will come.
-    pub state_is_final: bool,
     /// Digest of the state that is under way and not taken yet, on this connection.
     pub state_in_flight: Option<String>,
     /// Digest of the last state that was sent on this connection.
@@ -141,8 +137,6 @@ impl Shared {
                 log_taken: 0,
                 log_next: 0,
                 state: None,
-                state_sent_at: None,
-                state_is_final: false,
                 state_in_flight: None,
                 state_sent: None,
                 fetches: VecDeque::new(),
@@ -186,15 +180,6 @@ impl Shared {
     /// Waits for something to send.
     pub fn wait_outgoing<'status>(&self, status: MutexGuard<'status, Status>) -> MutexGuard<'status, Status> {
         self.outgoing.wait(status).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Like [`Self::wait_outgoing`], for at most this long.
-    pub fn wait_outgoing_for<'status>(
-        &self,
-        status: MutexGuard<'status, Status>,
-        time: Duration,
-    ) -> MutexGuard<'status, Status> {
-        wait_for(&self.outgoing, status, time)
     }
 
     /// Waits for a change that steps, signals or connections care about.

@@ -3,9 +3,13 @@
 //! The engine writes in place (truncate, write), so a reader sees a whole document or the beginning of one. The file is
 //! read through a descriptor that was opened before the engine started, which survives its removal. A document counts
 //! when it can be parsed; one that does not end in a line end might still be growing and is looked at once more.
+//!
+//! The engine shares its processor and its disk with this. So a copy that is not sent yet is only written: it is parsed
+//! and its digest computed when it is announced to the sender, and a newer one takes its place until then.
 
 use std::fs::{self, File};
-use std::io::{self, PipeReader, PipeWriter};
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io::{self, PipeReader, PipeWriter, Read as _};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -35,6 +39,14 @@ const SETTLED: Timespec = Timespec {
 /// copy counts at once; only a machine that loses its power forgets those that are younger. The engine syncs its own file
 /// at each write, and as many syncs of ours again would slow it down.
 const SYNC_WITHIN: Duration = Duration::from_millis(250);
+
+/// Least time between two copies that are announced while the engine runs: an engine that makes many resources at once
+/// writes a state for each of them, and each one that is sent costs the agent and the control plane work and disk.
+const ANNOUNCE_EACH: Duration = Duration::from_millis(200);
+
+/// How an indented document ends. In one only the last brace stands at the beginning of a line, and texts of JSON have
+/// no line ends, so what ends so is whole.
+const END: &[u8] = b"\n}\n";
 
 /// Where the engine leaves a state that it could not save, in the folder it runs in.
 pub(crate) const ERRORED: &str = "errored.tfstate";
@@ -72,8 +84,14 @@ pub struct StateWatcher {
 struct Copier {
     shared: Arc<Shared>,
     file: Arc<File>,
-    /// What the job started from, then the newest document.
+    /// What the job started from, then the newest document that was announced.
     newest: Option<StateMark>,
+    /// A newer copy.
+    unannounced: Option<PathBuf>,
+    /// When a copy was announced last.
+    announced_at: Option<Instant>,
+    /// Tells the newest document from others.
+    seen: Option<u64>,
     /// A copy of the document that was there before the engine started.
     initial: Option<PathBuf>,
     buffer: Vec<u8>,
@@ -93,6 +111,9 @@ impl StateWatcher {
             shared: Arc::clone(shared),
             file: Arc::clone(&state.file),
             newest: None,
+            unannounced: None,
+            announced_at: None,
+            seen: None,
             initial: None,
             buffer: Vec::new(),
             counter: 0,
@@ -105,6 +126,7 @@ impl StateWatcher {
             let path = shared.paths.state_copies().join("0.tfstate");
             fs::write(&path, &copier.buffer).map_err(failed)?;
             copier.initial = Some(path);
+            copier.seen = Some(told_apart(&copier.buffer));
         }
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
             .and_then(|watch| {
@@ -133,6 +155,7 @@ impl StateWatcher {
         drop(self.stop);
         let mut copier = self.thread.join().ok()?;
         let _ = copier.look(true);
+        copier.announce_newest();
         let mut others = Vec::new();
         let replaced = match (copier.file.metadata(), fs::metadata(&self.path)) {
             (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) != (there.dev(), there.ino()),
@@ -150,7 +173,6 @@ impl StateWatcher {
             copier.offer(&document);
         }
         copier.conclude();
-        copier.shared.change(|status| status.state_is_final = true);
         copier.newest
     }
 }
@@ -186,7 +208,11 @@ impl Copier {
             if changed || settling {
                 settling = self.look(settling && !changed);
             }
-            if self.sync_due.is_some_and(|due| due <= Instant::now()) {
+            let now = Instant::now();
+            if self.announced_in(now).is_some_and(|left| left.is_zero()) {
+                self.announce_newest();
+            }
+            if self.synced_in(now).is_some_and(|left| left.is_zero()) {
                 self.sync();
             }
         }
@@ -194,16 +220,19 @@ impl Copier {
 
     /// How long to wait for the next change; `None` when nothing else is to be done.
     fn patience(&self, settling: bool) -> Option<Timespec> {
-        let until_sync = self.sync_due.map(|due| {
+        let now = Instant::now();
+        let left = self
+            .synced_in(now)
+            .into_iter()
+            .chain(self.announced_in(now))
+            .min();
+        let until_due = left.map(|left| Timespec {
+            tv_sec: 0,
             // A whole millisecond more: a timeout that is cut down would end just before the time.
-            let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            Timespec {
-                tv_sec: 0,
-                tv_nsec: left.subsec_nanos().into(),
-            }
+            tv_nsec: (left + Duration::from_millis(1)).subsec_nanos().into(),
         });
         let until_settled = settling.then_some(SETTLED);
-        until_sync
+        until_due
             .into_iter()
             .chain(until_settled)
             .min_by_key(|time| time.tv_nsec)
@@ -212,7 +241,8 @@ impl Copier {
     /// Puts the newest copy on the disk.
     fn sync(&mut self) {
         self.sync_due = None;
-        let Some(path) = self.shared.status().state.as_ref().map(|copy| copy.path.clone()) else {
+        let announced = || self.shared.status().state.as_ref().map(|copy| copy.path.clone());
+        let Some(path) = self.unannounced.clone().or_else(announced) else {
             return;
         };
         let folder = path
@@ -247,23 +277,66 @@ impl Copier {
         if self.read().is_err() || self.buffer.is_empty() {
             return false;
         }
-        if !settled && self.buffer.last() != Some(&b'\n') {
-            return self.buffer.last() == Some(&b'}');
+        if !self.buffer.ends_with(END) {
+            if !settled && self.buffer.last() != Some(&b'\n') {
+                return self.buffer.last() == Some(&b'}');
+            }
+            if mark(&self.buffer).is_none() {
+                return false;
+            }
         }
-        let Some(found) = mark(&self.buffer) else {
+        let seen = Some(told_apart(&self.buffer));
+        // One write is seen more than once.
+        if self.seen == seen {
             return false;
-        };
-        if self
-            .newest
-            .as_ref()
-            .is_none_or(|newest| newest.sha256 != found.sha256)
-        {
-            let document = std::mem::take(&mut self.buffer);
-            self.publish(found, &document);
-            self.sync_due.get_or_insert_with(|| Instant::now() + SYNC_WITHIN);
-            self.buffer = document;
         }
+        let document = std::mem::take(&mut self.buffer);
+        if let Some(path) = self.keep(&document) {
+            self.seen = seen;
+            if let Some(replaced) = self.unannounced.replace(path) {
+                let _ = fs::remove_file(replaced);
+            }
+            self.sync_due.get_or_insert_with(|| Instant::now() + SYNC_WITHIN);
+        }
+        self.buffer = document;
         false
+    }
+
+    /// How long the newest copy waits until it is announced, unless it is.
+    fn announced_in(&self, now: Instant) -> Option<Duration> {
+        self.unannounced.as_ref()?;
+        let due = self.announced_at.map(|last| last + ANNOUNCE_EACH);
+        Some(due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now)))
+    }
+
+    /// How long the newest copy may not be on the disk yet, unless it is.
+    fn synced_in(&self, now: Instant) -> Option<Duration> {
+        Some(self.sync_due?.saturating_duration_since(now))
+    }
+
+    /// Hands the newest copy to the sender.
+    fn announce_newest(&mut self) {
+        let Some(path) = self.unannounced.take() else {
+            return;
+        };
+        self.buffer.clear();
+        let read = File::open(&path).and_then(|mut file| file.read_to_end(&mut self.buffer));
+        let found = read.ok().and_then(|_| mark(&self.buffer));
+        match found {
+            Some(found)
+                if self
+                    .newest
+                    .as_ref()
+                    .is_none_or(|newest| newest.sha256 != found.sha256) =>
+            {
+                self.announced_at = Some(Instant::now());
+                self.announce(found, path);
+            }
+            // The same document again, or a part of one that nobody writes so.
+            Some(_) | None => {
+                let _ = fs::remove_file(path);
+            }
+        }
     }
 
     /// A document from elsewhere: it counts when it belongs to the same state and is newer.
@@ -276,40 +349,36 @@ impl Copier {
                 related && found.sha256 != newest.sha256 && found.serial >= newest.serial
             }
         };
-        if newer {
-            self.publish(found, document);
+        if newer && let Some(path) = self.keep(document) {
+            self.announce(found, path);
             self.sync();
         }
     }
 
     /// The state that the job started from is the newest one when nothing was written; it too has to be sent.
     fn conclude(&mut self) {
-        if self.counter == 0
+        if self.shared.status().state.is_none()
             && let (Some(newest), Some(path)) = (self.newest.clone(), self.initial.take())
         {
             self.announce(newest, path);
         }
     }
 
-    fn publish(&mut self, found: StateMark, document: &[u8]) {
+    /// Writes a copy; answers where.
+    fn keep(&mut self, document: &[u8]) -> Option<PathBuf> {
         let name = format!("{}.tfstate", self.counter + 1);
         let paths = &self.shared.paths;
         // A job volume that is full is no reason to lose a state: the state volume is another one.
         let kept = [paths.state_copies(), paths.state.clone()]
             .into_iter()
-            .find_map(|folder| {
-                keep(&folder.join(&name), document)
-                    .ok()
-                    .map(|()| folder.join(&name))
-            });
-        if let Some(path) = kept {
-            self.counter += 1;
-            self.newest = Some(found.clone());
-            self.announce(found, path);
-        }
+            .map(|folder| folder.join(&name))
+            .find(|path| write(path, document).is_ok())?;
+        self.counter += 1;
+        Some(kept)
     }
 
-    fn announce(&self, mark: StateMark, path: PathBuf) {
+    fn announce(&mut self, mark: StateMark, path: PathBuf) {
+        self.newest = Some(mark.clone());
         let previous = self
             .shared
             .change(|status| status.state.replace(StateCopy { mark, path }));
@@ -320,8 +389,15 @@ impl Copier {
     }
 }
 
+/// Tells documents from each other, at less cost than a digest. It is used for nothing else.
+fn told_apart(document: &[u8]) -> u64 {
+    let mut hash = DefaultHasher::new();
+    hash.write(document);
+    hash.finish()
+}
+
 /// Writes a copy so that it is there whole or not at all, whatever happens to the processes.
-fn keep(path: &Path, document: &[u8]) -> io::Result<()> {
+fn write(path: &Path, document: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     fs::write(&temporary, document)?;
     fs::rename(&temporary, path)
