@@ -1,4 +1,4 @@
-//! Changes that are written into the audit log in the transaction that makes them.
+//! Changes, and readings of states, that are written into the audit log in the transaction that makes them.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use serde_json::Value;
 use terrapool_model::id::OrganizationId;
 use terrapool_store::audit;
 use terrapool_store::db::Tx;
+use terrapool_store::error::StoreError;
 
 use super::error::ApiError;
 use crate::app::App;
@@ -54,4 +55,45 @@ where
             })
         })
         .await
+}
+
+/// Writes that something is read that the log tells of. A database that takes no writes now (its disk is full) does
+/// not hinder the reading: then the program's own log has the line.
+///
+/// # Errors
+/// [`ApiError::Store`] when the database fails otherwise.
+pub async fn reading(
+    app: &App,
+    caller: &Caller,
+    organization: Option<OrganizationId>,
+    action: &'static str,
+    subject: &str,
+    detail: Value,
+) -> Result<(), ApiError> {
+    let (actor, subject) = (caller.audit_name(), subject.to_owned());
+    let noted = {
+        let (actor, subject) = (actor.clone(), subject.clone());
+        app.db
+            .write::<_, StoreError, _>(move |tx| {
+                let (organization, actor) = (organization.clone(), actor.clone());
+                let (subject, detail) = (subject.clone(), detail.clone());
+                Box::pin(async move {
+                    audit::record(tx, organization.as_ref(), &actor, action, &subject, &detail).await
+                })
+            })
+            .await
+    };
+    match noted {
+        Err(error) if error.is_unavailable() => {
+            tracing::warn!(
+                actor,
+                action,
+                subject,
+                error = &error as &dyn std::error::Error,
+                "a reading could not be written into the audit log"
+            );
+            Ok(())
+        }
+        noted => Ok(noted?),
+    }
 }

@@ -7,6 +7,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use terrapool_store::audit::{self, AuditFilter};
+use terrapool_store::organizations;
 
 use crate::common::{Plane, id, md5, state};
 
@@ -84,6 +86,20 @@ async fn a_state_uploaded_to_the_hosted_url_becomes_current_and_reads_back_byte_
         .as_str()
         .unwrap();
     assert_eq!(plane.get(url).await.bytes, b"{\"values\":{}}");
+    // Whoever reads states is in the audit log, once for each time.
+    let mut connection = plane.running.app.db.read().await.unwrap();
+    let acme = organizations::by_name(&mut connection, "acme")
+        .await
+        .unwrap()
+        .unwrap();
+    let entries = audit::list(&mut connection, Some(&acme.id), &AuditFilter::default(), 100)
+        .await
+        .unwrap();
+    drop(connection);
+    let read = entries
+        .iter()
+        .filter(|entry| entry.action == "state.download" && entry.subject == id(&current));
+    assert_eq!(read.count(), 2);
     let workspace = plane.get(&format!("workspaces/{workspace}")).await.expect(200);
     assert_eq!(workspace["data"]["attributes"]["resource-count"], 1);
 }

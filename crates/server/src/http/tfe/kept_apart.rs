@@ -2,6 +2,7 @@
 
 use axum::extract::{Path, State};
 use axum::response::Response;
+use serde_json::json;
 use terrapool_model::id::{StateVersionId, UserId};
 use terrapool_objects::ObjectKey;
 use terrapool_store::kept_apart::{self, KeptApart, Rollback};
@@ -21,6 +22,7 @@ use super::state_versions::{md5_of, new_key, resource as version_resource};
 use crate::app::App;
 use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited;
 use crate::http::error::ApiError;
 
 fn page(params: &Params) -> Page {
@@ -247,6 +249,15 @@ pub(super) async fn download_orphan(
     let state = orphans::get(&mut app.db.read().await?, &id)
         .await?
         .ok_or(ApiError::NotFound)?;
+    audited::reading(
+        &app,
+        &caller,
+        None,
+        "state.download",
+        state.id.as_str(),
+        json!({}),
+    )
+    .await?;
     let key = ObjectKey::new(state.object_key)?;
     let reader = app.objects.reader(&key, state.id.as_str()).await?;
     Ok(stream(reader, JSON))

@@ -27,8 +27,9 @@ use terrapool_tfe::time::iso8601;
 use super::plans::{JSON, stream};
 use super::{AppState, is_cloud_block, state_outputs};
 use crate::app::App;
-use crate::auth::{self, Caller, WorkspacePermission};
+use crate::auth::{self, Caller, Principal, WorkspacePermission};
 use crate::http::answer::{Answer, Params, Result, collect};
+use crate::http::audited;
 use crate::http::error::ApiError;
 use crate::http::uploads;
 
@@ -504,6 +505,30 @@ pub(crate) async fn receive_json(app: &App, id: &StateVersionId, bytes: Bytes) -
         .map_err(ApiError::Store)
 }
 
+/// Writes into the audit log who reads a state as it is. Runs that read what is shared with them are not written: what
+/// they may read is, where it is decided.
+async fn note_download(app: &App, caller: &Caller, record: &StateVersionRecord) -> Result<()> {
+    if matches!(caller.principal, Principal::Run(_)) {
+        return Ok(());
+    }
+    let mut connection = app.db.read().await?;
+    let workspace = workspaces::get(&mut connection, &record.workspace_id)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    drop(connection);
+    let detail = json!({"workspace": record.workspace_id.as_str(), "serial": record.serial});
+    let organization = Some(workspace.organization_id);
+    audited::reading(
+        app,
+        caller,
+        organization,
+        "state.download",
+        record.id.as_str(),
+        detail,
+    )
+    .await
+}
+
 /// `GET state-versions/:id/download`: the bytes that were uploaded.
 pub(in crate::http) async fn download(
     State(app): AppState,
@@ -513,7 +538,8 @@ pub(in crate::http) async fn download(
     let mut connection = app.db.read().await?;
     let record = find(&mut connection, &caller, &id, WorkspacePermission::ReadState).await?;
     drop(connection);
-    let key = record.object_key.ok_or(ApiError::NotFound)?;
+    let key = record.object_key.clone().ok_or(ApiError::NotFound)?;
+    note_download(&app, &caller, &record).await?;
     let reader = app
         .objects
         .reader(&ObjectKey::new(key)?, record.id.as_str())
@@ -536,7 +562,8 @@ pub(super) async fn download_json(
     let mut connection = app.db.read().await?;
     let record = find(&mut connection, &caller, &id, WorkspacePermission::ReadState).await?;
     drop(connection);
-    let key = record.json_object_key.ok_or(ApiError::NotFound)?;
+    let key = record.json_object_key.clone().ok_or(ApiError::NotFound)?;
+    note_download(&app, &caller, &record).await?;
     let reader = app
         .objects
         .reader(&ObjectKey::new(key)?, &json_context(&record.id))

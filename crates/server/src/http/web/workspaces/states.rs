@@ -8,7 +8,6 @@ use serde_json::json;
 use terrapool_model::id::{RunId, UserId, WorkspaceId};
 use terrapool_model::lock::Lock;
 use terrapool_objects::ObjectKey;
-use terrapool_store::audit;
 use terrapool_store::db::Connection;
 use terrapool_store::kept_apart;
 use terrapool_store::overview::{self, ListedRun};
@@ -21,7 +20,6 @@ use super::frame::{self, Frame, LockEnd, Seen, Tab, plain};
 use crate::app::App;
 use crate::auth::WorkspacePermission;
 use crate::http::answer::Params;
-use crate::http::error::ApiError;
 use crate::http::tfe;
 use crate::http::web::changes::{self, Module, state};
 use crate::http::web::error::WebError;
@@ -365,7 +363,7 @@ pub(super) async fn download(
 ) -> Page {
     let mut connection = app.db.read().await?;
     let names = (organization, name);
-    let (place, record) = frame::workspace(
+    frame::workspace(
         &app,
         &mut connection,
         &visitor,
@@ -374,21 +372,7 @@ pub(super) async fn download(
     )
     .await?;
     drop(connection);
-    let answer =
-        tfe::state_versions::download(State(app.clone()), visitor.caller.clone(), Path(id.clone())).await?;
-    let (organization, actor) = (place.organization.id, visitor.caller.audit_name());
-    app.db
-        .write(move |tx| {
-            let (organization, actor, id, record) =
-                (organization.clone(), actor.clone(), id.clone(), record.id.clone());
-            Box::pin(async move {
-                let detail = json!({"workspace": record.as_str()});
-                audit::record(tx, Some(&organization), &actor, "state.download", &id, &detail).await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
-    Ok(answer)
+    Ok(tfe::state_versions::download(State(app), visitor.caller, Path(id)).await?)
 }
 
 /// `POST /app/:org/workspaces/:name/states/:id/{promote,dismiss,roll-back}`
