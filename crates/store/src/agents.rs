@@ -12,7 +12,7 @@ use crate::db::{Connection, Hint, Retryable, Row, Tx};
 use crate::error::StoreError;
 use crate::page::{Listed, Page};
 use crate::runs::opt_count;
-use crate::{jobs, values};
+use crate::{host_memory, jobs, values};
 
 /// An agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -353,6 +353,9 @@ pub async fn flush_pings(tx: &mut Tx, pings: &[Ping]) -> Result<(), StoreError> 
             ],
         )
         .await?;
+        if let Some(memory) = ping.health.as_ref().and_then(|health| health.memory) {
+            host_memory::note(tx, &ping.agent, memory, ping.at).await?;
+        }
     }
     Ok(())
 }

@@ -9,6 +9,9 @@ for (const e of document.querySelectorAll("a, button, input:not([type=hidden]), 
   if (!name.trim()) problems.push("no name: " + e.outerHTML.slice(0, 120));
 }
 for (const e of document.querySelectorAll("table")) if (!e.caption) problems.push("a table without a caption");
+for (const form of document.querySelectorAll('form[method="post"]:not([action="/sign-in"])'))
+  for (const name of ["token", "once"])
+    if (!form.querySelector(`[name=${name}]`)?.value) problems.push(`a form to ${form.action} without ${name}`);
 if (document.querySelector("[style], [onclick], [onload], [onerror]")) problems.push("a style or a script inside");
 
 // Contrast. Computed colours are rgb() or, where they are mixed, color(srgb …).

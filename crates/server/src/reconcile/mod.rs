@@ -17,7 +17,9 @@ mod sweeps;
 
 pub use contacts::flush_contacts;
 pub use leases::{Leases, end_quarantines};
-pub use sweeps::{count_resources, remove_silent_agents, schedule, seal_logs, sweep_objects};
+pub use sweeps::{
+    count_resources, forget_form_answers, remove_silent_agents, schedule, seal_logs, sweep_objects,
+};
 
 /// Something that a reconciler could not do; it tries again at its next turn.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +93,12 @@ pub fn start(app: App) -> Reconcilers {
         Duration::from_secs(30),
         is_schedule,
         |app| async move { count_resources(&app).await },
+    ));
+    tasks.spawn(timed(
+        app.clone(),
+        "forms",
+        Duration::from_secs(600),
+        |app| async move { forget_form_answers(&app).await },
     ));
     tasks.spawn(timed(app, "agents", Duration::from_secs(60), |app| async move {
         remove_silent_agents(&app).await

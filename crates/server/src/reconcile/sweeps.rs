@@ -3,7 +3,9 @@
 use terrapool_model::times::Times;
 use terrapool_objects::ObjectKey;
 use terrapool_store::error::StoreError;
-use terrapool_store::{agents, artifacts, locks, logs, state_copies, state_versions};
+use terrapool_store::{
+    agents, artifacts, form_answers, host_memory, locks, logs, state_copies, state_versions,
+};
 use terrapool_tfe::state;
 
 use super::ReconcileError;
@@ -109,7 +111,7 @@ pub async fn count_resources(app: &App) -> Result<(), ReconcileError> {
     Ok(())
 }
 
-/// Removes agents that were silent for a day.
+/// Removes agents that were silent for a day, and what is not shown any more of their hosts' memory.
 ///
 /// # Errors
 /// [`ReconcileError`] when the database fails.
@@ -118,11 +120,25 @@ pub async fn remove_silent_agents(app: &App) -> Result<(), ReconcileError> {
     let removed = app
         .db
         .write::<_, StoreError, _>(move |tx| {
-            Box::pin(async move { agents::remove_silent(tx, silence).await })
+            Box::pin(async move {
+                host_memory::forget(tx).await?;
+                agents::remove_silent(tx, silence).await
+            })
         })
         .await?;
     if removed > 0 {
         tracing::info!(removed, "agents that were silent for long were removed");
     }
+    Ok(())
+}
+
+/// Forgets what forms of the web UI were answered long ago.
+///
+/// # Errors
+/// [`ReconcileError`] when the database fails.
+pub async fn forget_form_answers(app: &App) -> Result<(), ReconcileError> {
+    app.db
+        .write::<_, StoreError, _>(|tx| Box::pin(form_answers::forget(tx)))
+        .await?;
     Ok(())
 }

@@ -112,6 +112,78 @@ async fn a_form_that_is_sent_twice_starts_one_run() {
 }
 
 #[tokio::test]
+async fn a_form_that_is_sent_again_is_answered_as_before_and_does_nothing_more() {
+    let plane = Plane::start().await;
+    let (pool, _) = pool(&plane, json!({})).await;
+    let mut browser = signed_in(&plane).await;
+    let page = format!("/app/acme/agent-pools/{pool}/tokens");
+    let named = async |browser: &mut FormBrowser, text: &str| {
+        let tokens = browser.get(&page).await.text;
+        // The row and the words of its form.
+        tokens.matches(&format!("Revoke “{text}”")).count()
+    };
+
+    // Both at once: one does the work, the other is answered the same when that is done.
+    let seen = browser.get("/app/acme/workspaces").await.text;
+    let (token, once) = (hidden(&seen, "token"), hidden(&seen, "once"));
+    let form = [
+        ("token", token.as_str()),
+        ("once", once.as_str()),
+        ("name", "own"),
+        ("engine", "terraform"),
+        ("engine-version", "latest"),
+    ];
+    let mut other = browser.clone();
+    let (one, two) = tokio::join!(
+        browser.post("/app/acme/workspaces", &form),
+        other.post("/app/acme/workspaces", &form)
+    );
+    assert_eq!(one.status, 303, "{}", one.text);
+    assert_eq!((two.status, &two.location), (303, &one.location), "{}", two.text);
+
+    // A secret is shown once.
+    let form = [
+        ("token", token.as_str()),
+        ("once", once.as_str()),
+        ("description", "shown"),
+    ];
+    let first = browser.post(&page, &form).await;
+    assert_eq!(first.status, 200, "{}", first.text);
+    assert!(first.text.contains("tpa_"));
+    let again = browser.post(&page, &form).await;
+    assert_eq!(again.status, 409, "{}", again.text);
+    assert!(again.text.contains("sent already"), "{}", again.text);
+    assert!(!again.text.contains("tpa_"), "{}", again.text);
+    assert_eq!(named(&mut browser, "shown").await, 1);
+
+    // What was filled in otherwise is another form, also of the same page.
+    let form = [
+        ("token", token.as_str()),
+        ("once", once.as_str()),
+        ("description", "another"),
+    ];
+    assert_eq!(browser.post(&page, &form).await.status, 200);
+    assert_eq!(named(&mut browser, "another").await, 1);
+
+    // What was refused may be sent again.
+    let form = [
+        ("token", token.as_str()),
+        ("once", once.as_str()),
+        ("description", "late"),
+        ("expires", "2001-02-03"),
+    ];
+    for _ in 0..2 {
+        assert_eq!(browser.post(&page, &form).await.status, 422);
+    }
+
+    // Somebody else's form is none of this: with another session's token it is refused.
+    account(&plane, "bob", true).await;
+    let mut bob = look_at(&plane);
+    bob.sign_in("bob", PASSWORD).await;
+    assert_eq!(bob.post(&page, &form).await.status, 403);
+}
+
+#[tokio::test]
 async fn a_tokens_revoker_chooses_what_becomes_of_what_runs() {
     let plane = Plane::start().await;
     let (pool, secret) = pool(&plane, json!({})).await;

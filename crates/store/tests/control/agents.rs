@@ -5,12 +5,12 @@ use terrapool_model::agent_status::AgentStatus;
 use terrapool_model::job::Phase;
 use terrapool_model::time::{Millis, Timestamp};
 use terrapool_model::times::Times;
-use terrapool_protocol::health::Health;
+use terrapool_protocol::health::{Health, Room};
 use terrapool_store::agents::{self, AgentError, Ping};
 use terrapool_store::error::StoreError;
 use terrapool_store::page::Page;
 use terrapool_store::pools::{self, NewPool, PoolChange, PoolError, PoolFilter, PoolSettings};
-use terrapool_store::{agent_tokens, values};
+use terrapool_store::{agent_tokens, host_memory, values};
 
 use crate::on_both;
 use crate::support::{World, command};
@@ -65,6 +65,57 @@ async fn what_people_see_of_an_agent_follows_its_last_ping(world: &World) {
         .unwrap();
     assert_eq!((agent.last_ping_at, agent.draining), (later, true));
     assert_eq!(agent.health.unwrap().clock_ahead_seconds, Some(3));
+}
+
+async fn the_last_hour_of_a_hosts_memory_is_kept_minute_by_minute(world: &World) {
+    let agent = world.register("one", "nonce-1").await;
+    let start = Timestamp(agent.last_ping_at.0 - agent.last_ping_at.0 % 60_000 + 60_000);
+    let ping = |second: i64, used: u64| Ping {
+        agent: agent.id.clone(),
+        session: agent.session,
+        at: Timestamp(start.0 + second * 1000),
+        capacity: agent.capacity,
+        draining: false,
+        health: Some(Health {
+            memory: Some(Room {
+                free_mb: 16_000 - used,
+                total_mb: 16_000,
+            }),
+            ..Health::default()
+        }),
+    };
+    let last = Timestamp(start.0 + 245_000);
+    let pings = vec![
+        ping(0, 10),
+        ping(30, 40),
+        ping(59, 20),
+        ping(125, 50),
+        ping(245, 60),
+    ];
+    command!(world, StoreError, [pings = pings], |tx| agents::flush_pings(
+        tx, &pings
+    )
+    .await)
+    .unwrap();
+    let seen = async |until: Timestamp| {
+        host_memory::until(&mut world.read().await, &agent.id, until)
+            .await
+            .unwrap()
+    };
+    assert_eq!(seen(last).await, [40, 40, 50, 50, 60]);
+
+    // An hour later the first minutes are not shown, and are removed.
+    let later = vec![ping(3600, 70)];
+    let last = later[0].at;
+    command!(world, StoreError, [pings = later], |tx| agents::flush_pings(
+        tx, &pings
+    )
+    .await)
+    .unwrap();
+    assert_eq!(seen(last).await.first(), Some(&50));
+    let removed = command!(world, StoreError, [], |tx| host_memory::forget(tx).await).unwrap();
+    assert_eq!(removed, 1);
+    assert_eq!(seen(last).await.last(), Some(&70));
 }
 
 async fn only_agents_that_are_not_alive_are_deleted(world: &World) {
@@ -241,6 +292,7 @@ async fn a_revoked_token_is_not_valid_and_not_listed(world: &World) {
 on_both!(
     a_process_that_registers_twice_keeps_its_session_and_a_newer_one_gets_the_next,
     what_people_see_of_an_agent_follows_its_last_ping,
+    the_last_hour_of_a_hosts_memory_is_kept_minute_by_minute,
     only_agents_that_are_not_alive_are_deleted,
     silent_agents_are_removed_unless_they_hold_a_job,
     pools_keep_their_lists_and_are_found_by_them,

@@ -3,6 +3,7 @@
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use terrapool_store::error::StoreError;
+use terrapool_store::form_answers::FormAnswer;
 
 use crate::http::error::ApiError;
 
@@ -18,6 +19,9 @@ pub enum WebError {
     /// The form carries another token than this session's.
     #[error("the form's token is not this session's")]
     Forged,
+    /// The form was sent before; the answer it had, when that is known.
+    #[error("the form was sent before")]
+    Repeated(Option<FormAnswer>),
     /// What the API's handlers answer.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -121,6 +125,22 @@ fn failure(error: &ApiError) -> Failure {
     }
 }
 
+/// What is said of a form that was sent before and whose answer can't be shown again.
+fn repeated(done: bool) -> Failure {
+    let detail = if done {
+        "It did its work the first time, and what that showed (a token, for one) is shown once. Go back and reload the \
+         page: if it was a token that you did not see, revoke it and make another one."
+    } else {
+        "The first one has not been answered: the server still works at it, or was stopped meanwhile. Go back, reload \
+         the page and look whether it was done, before you send it again."
+    };
+    Failure {
+        title: "This form was sent already",
+        detail: detail.to_owned(),
+        again: false,
+    }
+}
+
 /// With a capital letter and a full stop.
 fn sentence(text: &str) -> String {
     let mut characters = text.chars();
@@ -140,6 +160,12 @@ impl IntoResponse for WebError {
             Self::SignIn { to } => {
                 let to = super::encoded(&to);
                 return Redirect::to(&format!("/sign-in?to={to}")).into_response();
+            }
+            Self::Repeated(answer) => {
+                if let Some(response) = answer.as_ref().and_then(super::once::again) {
+                    return response;
+                }
+                (StatusCode::CONFLICT, repeated(answer.is_some()))
             }
             Self::Forged => (
                 StatusCode::FORBIDDEN,

@@ -10,6 +10,7 @@ use terrapool_model::time::Timestamp;
 use terrapool_tfe::request::{Body, Item};
 
 use super::error::WebError;
+use super::once;
 use super::visitor::{self, Visitor};
 use crate::app::App;
 use crate::auth::session;
@@ -29,6 +30,11 @@ impl Fields {
             .await
             .map_err(|error| WebError::bad_request(error.body_text()))?;
         Ok(Self(pairs))
+    }
+
+    /// All of them, in their order.
+    pub fn pairs(&self) -> &[(String, String)] {
+        &self.0
     }
 
     /// A field's text without the blanks around it; empty when it was not sent.
@@ -105,10 +111,11 @@ impl FromRequest<App> for SignedForm {
     async fn from_request(request: Request, app: &App) -> Result<Self, WebError> {
         let (parts, body) = request.into_parts();
         let visitor = visitor::find(app, &parts).await?;
-        let fields = Fields::read(Request::from_parts(parts, body)).await?;
+        let fields = Fields::read(Request::from_parts(parts.clone(), body)).await?;
         if !session::is_form_token(app, visitor.session.id.as_str(), fields.raw("token")) {
             return Err(WebError::forged());
         }
+        once::claim(app, &parts, &visitor, &fields).await?;
         Ok(Self { visitor, fields })
     }
 }

@@ -29,6 +29,7 @@ pub mod changes;
 mod events;
 mod failure;
 pub mod logs;
+mod once;
 mod organizations;
 pub mod paging;
 mod pools;
@@ -59,7 +60,11 @@ pub fn router(app: &App) -> Routes {
         .merge(account::routes())
         .merge(authorize::routes())
         .merge(administration::routes())
-        .around(|router| router.layer(middleware::from_fn_with_state(app.clone(), dress)));
+        .around(|router| {
+            router
+                .layer(middleware::from_fn_with_state(app.clone(), once::keep))
+                .layer(middleware::from_fn_with_state(app.clone(), dress))
+        });
     Routes::new()
         .merge(assets::routes())
         .merge(authorize::token_routes())

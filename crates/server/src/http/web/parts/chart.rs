@@ -58,6 +58,8 @@ impl fmt::Display for Meter {
 pub struct Spark {
     /// The values, oldest first.
     pub values: Vec<u64>,
+    /// What the whole height means; 0: the largest value.
+    pub whole: u64,
     /// Its colour.
     pub tone: Tone,
     /// The same in words.
@@ -66,7 +68,14 @@ pub struct Spark {
 
 impl fmt::Display for Spark {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let most = self.values.iter().copied().max().unwrap_or(0).max(1);
+        let most = self
+            .values
+            .iter()
+            .copied()
+            .max()
+            .unwrap_or(0)
+            .max(self.whole)
+            .max(1);
         let steps = self.values.len().saturating_sub(1).max(1);
         let points: Vec<String> = self
             .values
@@ -181,6 +190,7 @@ mod tests {
         assert_eq!((meter.percent, meter.tone), (76, Tone::Warn));
         let spark = Spark {
             values: vec![0, 5, 10],
+            whole: 0,
             tone: Tone::Live,
             sentence: "waits".to_owned(),
         };
@@ -197,12 +207,15 @@ mod tests {
         let all = format!("{meter}{spark}{bars}{pips}");
         assert!(!all.contains("style="), "{all}");
         assert!(all.contains("0.0,31.0 80.0,16.5 160.0,2.0"), "{all}");
+        let calm = Spark { whole: 20, ..spark }.to_string();
+        assert!(calm.contains("0.0,31.0 80.0,23.8 160.0,16.5"), "{calm}");
     }
 
     #[test]
     fn nothing_is_divided_by_nothing() {
         let empty = Spark {
             values: Vec::new(),
+            whole: 0,
             tone: Tone::Live,
             sentence: String::new(),
         };

@@ -7,6 +7,7 @@ use terrapool_model::time::Timestamp;
 use terrapool_store::agent_tokens;
 use terrapool_store::agents::{self, AgentRecord};
 use terrapool_store::db::Connection;
+use terrapool_store::host_memory;
 use terrapool_store::overview::{self, JobView};
 
 use super::frame::{self, Seen, Tab};
@@ -16,7 +17,7 @@ use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::form::SignedForm;
 use crate::http::web::page::{Page, Section, Shell, TokenField, html, see_with};
-use crate::http::web::parts::chart::Meter;
+use crate::http::web::parts::chart::{Meter, Spark};
 use crate::http::web::parts::status::{self, Status};
 use crate::http::web::parts::time::{Ago, Day, between};
 use crate::http::web::parts::words::{count, megabytes};
@@ -93,6 +94,7 @@ struct View {
     memory: String,
     meter: Meter,
     reserve: String,
+    host_memory: Option<Spark>,
     engines: String,
     health: Vec<Check>,
 }
@@ -259,6 +261,7 @@ async fn view(
         meter: Meter::of(in_use, capacity.memory_mb, memory.clone()),
         memory,
         reserve: megabytes(capacity.reserve_mb),
+        host_memory: of_host(connection, agent, connected).await?,
         health: agent
             .health
             .as_ref()
@@ -275,6 +278,38 @@ async fn view(
                 .join(", ")
         },
     })
+}
+
+/// The memory in use on the agent's host over the last hour that was heard of it.
+async fn of_host(
+    connection: &mut Connection,
+    agent: &AgentRecord,
+    connected: bool,
+) -> Result<Option<Spark>, WebError> {
+    let Some(memory) = agent.health.as_ref().and_then(|health| health.memory) else {
+        return Ok(None);
+    };
+    let values = host_memory::until(connection, &agent.id, agent.last_ping_at).await?;
+    // One figure is no line.
+    let ([first, .., last], Some(most)) = (values.as_slice(), values.iter().max()) else {
+        return Ok(None);
+    };
+    let sentence = format!(
+        "In use on the host: from {} to {} of {} in {} until {}; at most {}",
+        megabytes(*first),
+        megabytes(*last),
+        megabytes(memory.total_mb),
+        count(values.len() as u64, "minute", "minutes"),
+        if connected { "now" } else { "it was last heard" },
+        megabytes(*most)
+    );
+    let tone = Meter::of(*most, memory.total_mb, String::new()).tone;
+    Ok(Some(Spark {
+        whole: memory.total_mb,
+        tone,
+        sentence,
+        values,
+    }))
 }
 
 /// `GET /app/:org/agent-pools/:pool/agents/:id`

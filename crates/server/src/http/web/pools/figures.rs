@@ -83,6 +83,9 @@ pub(in crate::http::web) fn count(jobs: &[JobView], period: Millis, now: Timesta
     figures
 }
 
+/// Waits up to this are calm: all charts are at least so high, so that a calm pool looks calm beside another one.
+const CALM: Millis = Millis::from_seconds(60);
+
 impl Figures {
     /// "1.6 s and 3 min 48 s".
     pub(in crate::http::web) fn wait_words(&self) -> String {
@@ -97,7 +100,8 @@ impl Figures {
         let most = Millis(self.waits.iter().copied().max().unwrap_or(0));
         Spark {
             values: self.waits.clone(),
-            tone: if most.0 > 60_000 { Tone::Warn } else { Tone::Live },
+            whole: CALM.0,
+            tone: if most > CALM { Tone::Warn } else { Tone::Live },
             sentence: format!("Longest queue wait{of} over time, at most {}", Took(most)),
         }
     }
