@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use terrapool_model::id::JobId;
@@ -14,6 +14,7 @@ use terrapool_protocol::agent::{
 };
 use terrapool_protocol::job::{Artifact, StateMark};
 use terrapool_protocol::secret::Secret;
+use tokio::sync::OnceCell;
 
 use crate::clock::{http_date, wall_seconds};
 use crate::config::Config;
@@ -76,8 +77,11 @@ impl CallError {
 #[derive(Debug, Clone)]
 pub struct ControlPlane {
     http: reqwest::Client,
-    /// Follows no redirects: what a sandbox asks for leads to the control plane and nowhere else.
-    relay: reqwest::Client,
+    /// Follows no redirects: what a sandbox asks for leads to the control plane and nowhere else. Made when one first asks:
+    /// many never do, and every client has certificates of its own in memory.
+    relay: Arc<OnceCell<reqwest::Client>>,
+    /// Those of `ca_file`.
+    certificates: Vec<reqwest::Certificate>,
     url: String,
     base: String,
     /// What the last answer said of the clocks.
@@ -99,6 +103,26 @@ fn unavailable(error: reqwest::Error) -> CallError {
     CallError::Unavailable(describe(&error.without_url()))
 }
 
+fn client(
+    certificates: &[reqwest::Certificate],
+    redirects: redirect::Policy,
+) -> Result<reqwest::Client, CallError> {
+    reqwest::Client::builder()
+        .user_agent(concat!("terrapool-agent/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .https_only(true)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .http2_keep_alive_timeout(Duration::from_secs(20))
+        .tcp_nodelay(true)
+        .redirect(redirects)
+        .tls_certs_merge(certificates.iter().cloned())
+        .build()
+        .map_err(|error| CallError::Setup {
+            context: "the HTTPS client cannot be set up".to_owned(),
+            source: Box::new(error),
+        })
+}
+
 impl ControlPlane {
     /// Sets up the client: system certificates, those of `ca_file`, proxies from the environment.
     ///
@@ -115,25 +139,10 @@ impl ControlPlane {
             certificates =
                 reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| setup(Box::new(error)))?;
         }
-        let client = |redirects: reqwest::redirect::Policy| {
-            reqwest::Client::builder()
-                .user_agent(concat!("terrapool-agent/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(CONNECT_TIMEOUT)
-                .https_only(true)
-                .http2_keep_alive_interval(Duration::from_secs(20))
-                .http2_keep_alive_timeout(Duration::from_secs(20))
-                .tcp_nodelay(true)
-                .redirect(redirects)
-                .tls_certs_merge(certificates.clone())
-                .build()
-                .map_err(|error| CallError::Setup {
-                    context: "the HTTPS client cannot be set up".to_owned(),
-                    source: Box::new(error),
-                })
-        };
         Ok(Self {
-            http: client(reqwest::redirect::Policy::default())?,
-            relay: client(reqwest::redirect::Policy::none())?,
+            http: client(&certificates, redirect::Policy::default())?,
+            relay: Arc::default(),
+            certificates,
             url: config.url.clone(),
             base: format!("{}/agent/v1", config.url),
             clock_ahead_seconds: Arc::default(),
@@ -155,7 +164,7 @@ impl ControlPlane {
     /// What a run reads, with the scope of its job. `path` is one of the list of routes, with its query.
     ///
     /// # Errors
-    /// [`CallError::Unavailable`] when there is no answer.
+    /// [`CallError::Unavailable`] when there is no answer, [`CallError::Setup`] when the certificates cannot be read.
     pub async fn relay(
         &self,
         credential: &Secret,
@@ -192,8 +201,11 @@ impl ControlPlane {
         headers: &[(String, String)],
         body: Bytes,
     ) -> Result<Response, CallError> {
-        let mut request = self
+        let relay = self
             .relay
+            .get_or_try_init(async || client(&self.certificates, redirect::Policy::none()))
+            .await?;
+        let mut request = relay
             .request(method, url)
             .bearer_auth(credential.expose())
             .body(body);

@@ -98,6 +98,7 @@ fn main() -> ExitCode {
             }
         };
     }
+    terrapool_allocator::share_one_arena();
     // One thread is plenty for an agent, and takes the least memory: the work is in the sandboxes, and what takes long
     // here (hashing, redacting, unpacking) is done on threads that end afterwards.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -156,7 +156,15 @@ impl WarmSandboxes {
             if *warm.ending.borrow() {
                 warm.remove_ready().await;
             }
+            warm.rest();
         });
+    }
+
+    /// Gives back memory that the last jobs took, unless one runs.
+    fn rest(&self) {
+        if *self.working.borrow() == 0 {
+            terrapool_allocator::give_back_unused();
+        }
     }
 
     /// Whether a sandbox waits whose container lives.
@@ -219,6 +227,7 @@ impl WarmSandboxes {
                 let _ = runner.send(&ToRunner::Release).await;
             }
             warm.driver.remove_sandbox(&place.id, &place.volumes).await;
+            warm.rest();
         });
     }
 
