@@ -129,6 +129,11 @@ impl ContainerEngine {
         output("docker", &[&["-H", &host], arguments].concat()).await
     }
 
+    /// Runs `ip` in its network namespace.
+    pub async fn ip(&self, arguments: &[&str]) -> (bool, String) {
+        output("ip", &[&["-n", &namespace()], arguments].concat()).await
+    }
+
     async fn ready(&mut self) {
         let mut up = false;
         let deadline = std::time::Instant::now() + Duration::from_secs(240);

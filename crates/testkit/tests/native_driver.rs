@@ -225,6 +225,9 @@ async fn case_05_and_06_the_root_profile_has_no_power_outside_and_changes_nothin
     nothing_of_the_host("root").await;
 }
 
+/// Held by whoever changes the rules of the machine's firewall, or depends on their being there.
+static FIREWALL: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Services in network namespaces of their own: one is reached as a cloud's metadata is, beyond the host; the other is on
 /// a bridge of the host, as containers and virtual machines are.
 struct World {
@@ -305,6 +308,7 @@ impl Drop for World {
 
 #[tokio::test]
 async fn case_07_a_sandbox_reaches_the_world_and_neither_host_nor_neighbour_nor_metadata() {
+    let _firewall = FIREWALL.lock().await;
     let _world = World::make();
     let listener = TcpListener::bind("0.0.0.0:0").expect("a port is free");
     let port = listener.local_addr().expect("it is bound").port();
@@ -404,6 +408,49 @@ echo done"#,
     }
     std::fs::write(folder.join("work/go"), "").expect("the host writes to a volume");
     site.installation.run_reaches(&neighbours_run, "applied").await;
+}
+
+#[tokio::test]
+async fn what_somebody_takes_away_of_the_network_is_made_again_for_the_next_run() {
+    let _firewall = FIREWALL.lock().await;
+    let _world = World::make();
+    let site = Site::new("default").await;
+    let _agent = site.agent().await;
+    let script = format!(
+        r#"try() {{ timeout 10 bash -c "echo > /dev/tcp/$2/8000" 2>/dev/null && echo "REACHED $1" || echo "closed $1"; }}
+try world {}
+try bridge {}"#,
+        World::ADDRESS,
+        World::ON_BRIDGE
+    );
+    let expected = ["): REACHED world", "): closed bridge"];
+    let log = site.applied("before", &script).await;
+    assert!(expected.iter().all(|line| log.contains(line)), "{log}");
+
+    // As a firewall does that is loaded anew, and no more than what is ours: others use the machine's.
+    for rule in [
+        "-t nat -D POSTROUTING -s 198.18.0.0/15 ! -o tpn+ -j MASQUERADE",
+        "-D FORWARD -o tpn+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-D FORWARD -i tpn+ -j TERRAPOOL-NATIVE",
+        "-F TERRAPOOL-NATIVE",
+    ] {
+        let words = std::iter::once("-w").chain(rule.split(' '));
+        let status = Command::new("iptables").args(words).status();
+        assert!(status.is_ok_and(|status| status.success()), "iptables {rule}");
+    }
+    let log = site.applied("rules", &script).await;
+    assert!(expected.iter().all(|line| log.contains(line)), "{log}");
+
+    // The links of what waits.
+    for folder in site.sandboxes() {
+        let note = std::fs::read(folder.join("sandbox.json")).unwrap_or_default();
+        let note: Value = serde_json::from_slice(&note).unwrap_or_default();
+        if let Some(link) = note["link"]["host_end"].as_str() {
+            let _ = Command::new("ip").args(["link", "del", link]).status();
+        }
+    }
+    let log = site.applied("links", &script).await;
+    assert!(expected.iter().all(|line| log.contains(line)), "{log}");
 }
 
 fn own_addresses() -> Vec<String> {

@@ -111,6 +111,15 @@ impl Driver {
         }
     }
 
+    /// Whether a sandbox that waits still reaches what it was made to reach: somebody else may have taken the host's side
+    /// of its network away.
+    pub async fn is_connected(&self, sandbox: &Sandbox) -> bool {
+        match self {
+            Self::Docker(docker) => docker.is_connected(sandbox).await,
+            Self::Native(native) => native.is_connected(sandbox).await,
+        }
+    }
+
     /// Gives a warm sandbox the limits of the job that takes it, and, where people can see it, its name.
     ///
     /// # Errors

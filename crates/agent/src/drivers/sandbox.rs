@@ -47,6 +47,8 @@ pub struct Sandbox {
     pub key: SandboxKey,
     /// What had to be done for it that people may want to know.
     pub note: Option<String>,
+    /// The engine's network that it was connected with, where there is one that sandboxes share.
+    pub(super) network: Option<String>,
     /// What the names of its volumes begin with.
     pub(super) name: String,
 }

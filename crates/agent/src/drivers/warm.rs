@@ -177,7 +177,7 @@ impl WarmSandboxes {
         loop {
             let sandbox = self.ready.lock().await.pop_front()?;
             let current = sandbox.key == *self.key.borrow();
-            if current && !sandbox.link.receiver.has_ended() {
+            if current && !sandbox.link.receiver.has_ended() && self.driver.is_connected(&sandbox).await {
                 return Some(sandbox);
             }
             let driver = Arc::clone(&self.driver);

@@ -22,7 +22,14 @@ pub fn identity(data_dir: &Path) -> String {
     hex(&Sha256::digest(data_dir.to_string_lossy().as_bytes()))[..12].to_owned()
 }
 
+/// The configuration of that agent, on the container engine of the test machine.
+#[allow(dead_code, reason = "some tests have engines of their own")]
 pub fn config(data_dir: &Path) -> Config {
+    config_on(std::env::var("DOCKER_HOST").ok(), data_dir)
+}
+
+/// The configuration of that agent, on a container engine at this address.
+pub fn config_on(docker_host: Option<String>, data_dir: &Path) -> Config {
     // Installed once: tests share a process.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let image_file = std::env::var("TERRAPOOL_BIN_DIR").map_or_else(
@@ -37,7 +44,7 @@ pub fn config(data_dir: &Path) -> Config {
         },
         std::path::PathBuf::from,
     );
-    let tag = image_tag(&image_file.join("sandbox-image.tar"));
+    let tag = image_tag(docker_host.as_deref(), &image_file.join("sandbox-image.tar"));
     Config {
         url: "https://localhost:1".to_owned(),
         token: Secret::new("unused"),
@@ -52,19 +59,20 @@ pub fn config(data_dir: &Path) -> Config {
         registry_auth: None,
         engines: None,
         ca_file: None,
-        docker_host: std::env::var("DOCKER_HOST").ok(),
+        docker_host,
         listen: None,
         token_grace: terrapool_model::time::Millis::from_seconds(600),
     }
 }
 
 /// Loads the project's own image, as the agent does for its packages' file.
-fn image_tag(file: &Path) -> String {
+fn image_tag(docker_host: Option<&str>, file: &Path) -> String {
     let docker = ["/usr/bin/docker", "docker"]
         .into_iter()
         .find(|path| which(path))
         .expect("the docker client is missing");
     let output = std::process::Command::new(docker)
+        .envs(docker_host.map(|host| ("DOCKER_HOST", host)))
         .arg("load")
         .arg("-i")
         .arg(file)

@@ -12,7 +12,7 @@ use terrapool_protocol::job::{Limits, SandboxNetwork};
 
 use super::sandbox::{VOLUMES, host_config, user_of, volume_name};
 use super::{
-    DockerDriver, LABEL_AGENT, LABEL_CREATED, LABEL_ROLE, LABEL_SANDBOX, is_status, labels,
+    DockerDriver, LABEL_AGENT, LABEL_CREATED, LABEL_ROLE, LABEL_SANDBOX, is_status, labels, network,
     seconds_since_epoch,
 };
 use crate::drivers::DriverError;
@@ -149,7 +149,7 @@ impl DockerDriver {
             labels: Some(labels(&self.identity, "sandbox", &place.volumes)),
             host_config: Some(host_config(
                 &key,
-                self.network_mode(key.network),
+                network::mode(key.network),
                 self.binds(&place.volumes),
             )),
             ..Default::default()

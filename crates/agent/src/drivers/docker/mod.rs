@@ -63,7 +63,8 @@ pub struct DockerDriver {
     docker: Docker,
     /// The agent's identity, part of every label and name.
     identity: String,
-    network: String,
+    /// The id of the sandboxes' network. Held while it is made again.
+    network: Mutex<String>,
     host_addresses: Mutex<network::HostAddresses>,
     image: String,
     user: SandboxUser,
@@ -100,7 +101,7 @@ impl DockerDriver {
         Ok(Arc::new(Self {
             docker,
             identity: identity.to_owned(),
-            network,
+            network: Mutex::new(network),
             host_addresses: Mutex::default(),
             image,
             user: config.user,

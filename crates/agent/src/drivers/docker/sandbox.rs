@@ -13,7 +13,7 @@ use terrapool_protocol::job::Limits;
 use terrapool_protocol::runner::{JOB, STATE, WORK};
 use terrapool_protocol::secret::Secret;
 
-use super::{DockerDriver, is_status, labels};
+use super::{DockerDriver, is_status, labels, network};
 use crate::config::SandboxUser;
 use crate::drivers::DriverError;
 use crate::drivers::sandbox::{Place, Sandbox, SandboxKey, greet};
@@ -81,6 +81,24 @@ impl DockerDriver {
     /// # Errors
     /// [`DriverError`]; nothing is left behind.
     pub async fn create_sandbox(&self, key: &SandboxKey) -> Result<Sandbox, DriverError> {
+        let network = self.network_of(key.network).await;
+        let made = self.try_to_create(key, network.clone()).await;
+        let (Some(wanted), Err(failure)) = (network, &made) else {
+            return made;
+        };
+        if !self.mend_network(&wanted, failure).await {
+            return made;
+        }
+        let network = self.network_of(key.network).await;
+        self.try_to_create(key, network).await
+    }
+
+    /// Whether a sandbox is still connected with the network that it was made for.
+    pub async fn is_connected(&self, sandbox: &Sandbox) -> bool {
+        sandbox.network.is_none() || sandbox.network == self.network_of(sandbox.key.network).await
+    }
+
+    async fn try_to_create(&self, key: &SandboxKey, network: Option<String>) -> Result<Sandbox, DriverError> {
         let mut random = [0; 24];
         getrandom::fill(&mut random).map_err(|error| DriverError::File {
             path: "/dev/urandom".into(),
@@ -89,7 +107,7 @@ impl DockerDriver {
         let name = format!("terrapool-{}-{}", self.identity, hex(&random[..6]));
         let runner_key = Secret::new(hex(&random[6..]));
         match self.create_and_connect(&name, key, runner_key).await {
-            Ok(sandbox) => Ok(sandbox),
+            Ok(sandbox) => Ok(Sandbox { network, ..sandbox }),
             Err(error) => {
                 self.remove_container(&name).await;
                 self.remove_volumes(&name).await;
@@ -126,7 +144,7 @@ impl DockerDriver {
             // The engine makes a working folder that the image does not have, as root, and with it the volume there.
             working_dir: Some(if other_image { "/" } else { WORK }.to_owned()),
             labels: Some(labels(&self.identity, "sandbox", name)),
-            host_config: Some(host_config(key, self.network_mode(key.network), self.binds(name))),
+            host_config: Some(host_config(key, network::mode(key.network), self.binds(name))),
             ..Default::default()
         };
         let options = CreateContainerOptions {
@@ -161,6 +179,7 @@ impl DockerDriver {
             link,
             key: key.clone(),
             note,
+            network: None,
             name: name.to_owned(),
         })
     }
@@ -224,7 +243,7 @@ impl DockerDriver {
                 limits,
                 ..sandbox.key.clone()
             };
-            let config = host_config(&wanted, self.network_mode(wanted.network), Vec::new());
+            let config = host_config(&wanted, network::mode(wanted.network), Vec::new());
             let update = ContainerUpdateBody {
                 memory: config.memory,
                 memory_swap: config.memory_swap,

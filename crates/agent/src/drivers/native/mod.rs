@@ -185,6 +185,7 @@ impl NativeDriver {
                 link,
                 key: key.clone(),
                 note: None,
+                network: None,
                 name,
             }),
             Err(error) => {
@@ -207,7 +208,7 @@ impl NativeDriver {
             SandboxNetwork::Closed | SandboxNetwork::Metadata => {
                 let mut random = [0; 2];
                 let _ = getrandom::fill(&mut random);
-                self.network.open_ways_out().await?;
+                self.network.keep().await?;
                 let host = network::host_addresses(&self.bin.runner()).await?;
                 let link = self.network.take(random, &at)?;
                 note.link = Some(link.clone());
@@ -359,6 +360,23 @@ impl NativeDriver {
             }
         });
         Ok(RunnerLink::new(Box::pin(input), Box::pin(pieces)))
+    }
+
+    /// Whether a sandbox still reaches the world; the rules of the host are made again where they are gone.
+    pub async fn is_connected(&self, sandbox: &Sandbox) -> bool {
+        if sandbox.key.network == SandboxNetwork::None {
+            return true;
+        }
+        if let Err(error) = self.network.keep().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the network of sandboxes cannot be kept as it has to be"
+            );
+            return false;
+        }
+        let note = read_note(&self.folder.join(&sandbox.name));
+        let link = note.and_then(|note| note.link);
+        link.is_some_and(|link| network::exists(&link))
     }
 
     /// Gives a warm sandbox the limits of the job that takes it.

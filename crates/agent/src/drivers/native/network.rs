@@ -48,7 +48,7 @@ const INWARD: [&str; 4] = ["bridge", "geneve", "veth", "vxlan"];
 #[derive(Debug)]
 pub(super) struct Network {
     /// What [`CHAIN`] was made of last.
-    ways_out: Mutex<Option<Vec<String>>>,
+    ways_out: Mutex<Vec<String>>,
 }
 
 impl Network {
@@ -57,61 +57,35 @@ impl Network {
     /// # Errors
     /// [`DriverError::NotNative`] when the host lacks what it takes.
     pub(super) async fn prepare() -> Result<Self, DriverError> {
+        let network = Self {
+            ways_out: Mutex::default(),
+        };
+        network.keep().await?;
+        Ok(network)
+    }
+
+    /// Lets sandboxes out by the interfaces that lead to the world at this moment, and by no other. What other programs
+    /// have taken away of it since, as a firewall does that is loaded anew, is made again.
+    ///
+    /// # Errors
+    /// [`DriverError::NotNative`] when the rules cannot be made.
+    pub(super) async fn keep(&self) -> Result<(), DriverError> {
         let failed = |what: &str, error: std::io::Error| DriverError::NotNative(format!("{what}: {error}"));
         fs::create_dir_all(TAKEN).map_err(|error| failed(TAKEN, error))?;
         let forwarding = "/proc/sys/net/ipv4/ip_forward";
         if fs::read_to_string(forwarding).unwrap_or_default().trim() != "1" {
             fs::write(forwarding, "1").map_err(|error| failed(forwarding, error))?;
         }
-        let network = Self {
-            ways_out: Mutex::default(),
-        };
-        network.open_ways_out().await?;
-        for (table, chain, rule) in RULES {
-            let iptables = |action: &str| {
-                let mut words = vec!["-w", "-t", table, action, chain];
-                words.extend(rule.split(' '));
-                words.into_iter().map(str::to_owned).collect::<Vec<_>>()
-            };
-            if run("iptables", &iptables("-C")).await.is_err() {
-                run("iptables", &iptables("-I")).await?;
-            }
-        }
-        Ok(network)
-    }
-
-    /// Lets sandboxes out by the interfaces that lead to the world at this moment, and by no other.
-    ///
-    /// # Errors
-    /// [`DriverError::NotNative`] when the rules cannot be made.
-    pub(super) async fn open_ways_out(&self) -> Result<(), DriverError> {
-        let ask = async |words: &[&str]| {
-            let words: Vec<String> = words.iter().copied().map(str::to_owned).collect();
-            run("ip", &words).await
-        };
-        let unreadable = |error: serde_json::Error| {
-            DriverError::NotNative(format!("ip (iproute2) prints something unknown: {error}"))
-        };
-        let interfaces = ask(&["-json", "-details", "link", "show"]).await?;
-        let routes = ask(&["-json", "-4", "route", "show", "default"]).await?;
-        let interfaces: Vec<Interface> = serde_json::from_str(&interfaces).map_err(unreadable)?;
-        // Older ones print nothing where there is none.
-        let routes = if routes.trim().is_empty() {
-            "[]"
-        } else {
-            routes.as_str()
-        };
-        let routes: Vec<Route> = serde_json::from_str(routes).map_err(unreadable)?;
-        let ways = ways_out(&interfaces, &routes);
+        let ways = current_ways_out().await?;
         // Held over the change: of two, the later is the one that stays.
         let mut made = self.ways_out.lock().await;
-        if made.as_ref() != Some(&ways) {
-            feed("iptables-restore", &["--wait", "--noflush"], &chain_of(&ways))
-                .await
-                .map_err(|reason| {
-                    DriverError::NotNative(format!("the chain {CHAIN} of iptables cannot be made: {reason}"))
-                })?;
-            *made = Some(ways);
+        let is_known = *made == ways;
+        if !is_known || !stand(&printed("filter", CHAIN).await, &chain_rules(&ways)) {
+            restore(&chain_of(&ways)).await?;
+            *made = ways;
+        }
+        for table in ["nat", "filter"] {
+            keep_rules(table).await?;
         }
         Ok(())
     }
@@ -216,13 +190,98 @@ fn ways_out(interfaces: &[Interface], default_routes: &[Route]) -> Vec<String> {
     names
 }
 
+/// The interfaces by which sandboxes may leave at this moment.
+async fn current_ways_out() -> Result<Vec<String>, DriverError> {
+    let ask = async |words: &[&str]| {
+        let words: Vec<String> = words.iter().copied().map(str::to_owned).collect();
+        run("ip", &words).await
+    };
+    let unreadable = |error: serde_json::Error| {
+        DriverError::NotNative(format!("ip (iproute2) prints something unknown: {error}"))
+    };
+    let interfaces = ask(&["-json", "-details", "link", "show"]).await?;
+    let routes = ask(&["-json", "-4", "route", "show", "default"]).await?;
+    let interfaces: Vec<Interface> = serde_json::from_str(&interfaces).map_err(unreadable)?;
+    // Older ones print nothing where there is none.
+    let routes = if routes.trim().is_empty() {
+        "[]"
+    } else {
+        routes.as_str()
+    };
+    let routes: Vec<Route> = serde_json::from_str(routes).map_err(unreadable)?;
+    Ok(ways_out(&interfaces, &routes))
+}
+
+/// Makes the rules of a table anew, at once, unless all of them stand in their order.
+async fn keep_rules(table: &str) -> Result<(), DriverError> {
+    let mine = || RULES.iter().filter(|(of, ..)| *of == table);
+    let mut chains: Vec<&str> = mine().map(|(_, chain, _)| *chain).collect();
+    chains.dedup();
+    let mut all_stand = true;
+    for chain in chains {
+        // The last one that was inserted stands first.
+        let wanted: Vec<String> = mine()
+            .rev()
+            .filter(|(_, of, _)| *of == chain)
+            .map(|(_, _, rule)| format!("-A {chain} {rule}"))
+            .collect();
+        all_stand &= stand(&printed(table, chain).await, &wanted);
+    }
+    if all_stand {
+        return Ok(());
+    }
+    let mut text = format!("*{table}\n");
+    for (_, chain, rule) in mine() {
+        let words = ["-w", "-t", table, "-C", chain]
+            .into_iter()
+            .chain(rule.split(' '));
+        let words: Vec<String> = words.map(str::to_owned).collect();
+        if run("iptables", &words).await.is_ok() {
+            text.push_str(&format!("-D {chain} {rule}\n"));
+        }
+    }
+    for (_, chain, rule) in mine() {
+        text.push_str(&format!("-I {chain} {rule}\n"));
+    }
+    text.push_str("COMMIT\n");
+    restore(&text).await
+}
+
+/// The rules of a chain, as iptables prints them; nothing where it has no such chain.
+async fn printed(table: &str, chain: &str) -> String {
+    let words = ["-w", "-t", table, "-S", chain].map(str::to_owned);
+    run("iptables", &words).await.unwrap_or_default()
+}
+
+/// Whether rules are among those that were printed, in this order. Others may stand between them.
+fn stand(printed: &str, rules: &[String]) -> bool {
+    let mut lines = printed.lines().map(str::trim_end);
+    rules.iter().all(|rule| lines.any(|line| line == rule))
+}
+
+/// What the chain is made of.
+fn chain_rules(ways: &[String]) -> Vec<String> {
+    ways.iter()
+        .map(|name| format!("-A {CHAIN} -o {name} -j ACCEPT"))
+        .chain([format!("-A {CHAIN} -j DROP")])
+        .collect()
+}
+
 /// What iptables-restore makes the chain of, at once.
 fn chain_of(ways: &[String]) -> String {
-    let accepted: String = ways
-        .iter()
-        .map(|name| format!("-A {CHAIN} -o {name} -j ACCEPT\n"))
-        .collect();
-    format!("*filter\n:{CHAIN} - [0:0]\n{accepted}-A {CHAIN} -j DROP\nCOMMIT\n")
+    let rules: String = chain_rules(ways).iter().map(|rule| format!("{rule}\n")).collect();
+    format!("*filter\n:{CHAIN} - [0:0]\n{rules}COMMIT\n")
+}
+
+async fn restore(text: &str) -> Result<(), DriverError> {
+    feed("iptables-restore", &["--wait", "--noflush"], text)
+        .await
+        .map_err(|reason| DriverError::NotNative(format!("the rules of iptables cannot be made: {reason}")))
+}
+
+/// Whether the host's end of a link is there.
+pub(super) fn exists(link: &Link) -> bool {
+    Path::new("/sys/class/net").join(&link.host_end).exists()
 }
 
 fn note(number: u16) -> PathBuf {
@@ -341,5 +400,17 @@ mod tests {
             chain_of(&ways[..1]),
             "*filter\n:TERRAPOOL-NATIVE - [0:0]\n-A TERRAPOOL-NATIVE -o br0 -j ACCEPT\n-A TERRAPOOL-NATIVE -j DROP\nCOMMIT\n"
         );
+    }
+
+    #[test]
+    fn rules_stand_when_all_are_there_in_their_order() {
+        let rules = chain_rules(&["eth0".to_owned(), "wg0".to_owned()]);
+        let whole = "-N TERRAPOOL-NATIVE\n-A TERRAPOOL-NATIVE -o mine -j ACCEPT\n-A TERRAPOOL-NATIVE -o eth0 -j ACCEPT\n\
+                     -A TERRAPOOL-NATIVE -o wg0 -j ACCEPT\n-A TERRAPOOL-NATIVE -j DROP\n";
+        assert!(stand(whole, &rules));
+        assert!(!stand(&whole.replace("wg0", "wg1"), &rules));
+        assert!(!stand("-N TERRAPOOL-NATIVE\n", &rules));
+        let turned: String = whole.lines().rev().map(|line| format!("{line}\n")).collect();
+        assert!(!stand(&turned, &rules));
     }
 }
