@@ -122,11 +122,17 @@ async fn engine(config: &Config) -> Vec<Check> {
         Ok(version) => version.version.unwrap_or_else(|| "answers".to_owned()),
         Err(error) => return vec![check(engine, Finding::broken(describe(&error), cure))],
     };
+    let info = docker.info().await;
+    let rootless = info.as_ref().is_ok_and(docker::rootless::is_rootless);
     let mut checks = vec![check(
         engine,
-        Finding::fine(format!("{version} (API {})", docker.client_version())),
+        Finding::fine(format!(
+            "{version} (API {}){}",
+            docker.client_version(),
+            if rootless { ", rootless" } else { "" }
+        )),
     )];
-    match docker.info().await {
+    match info {
         Ok(info) => {
             checks.push(check("cgroups", system::cgroups(&info)));
             checks.push(check("swap", system::swap(&info)));

@@ -6,6 +6,7 @@ use bollard::models::SystemInfo;
 
 use super::Finding;
 use crate::config::SandboxUser;
+use crate::drivers::docker::rootless;
 
 /// Less free disk than this, in MiB, and soon something fails.
 const LITTLE_MB: u64 = 2048;
@@ -20,23 +21,17 @@ pub(super) fn cgroups(info: &SystemInfo) -> Finding {
         said(info.cgroup_version.map(|version| version.to_string())),
         said(info.cgroup_driver.map(|driver| driver.to_string()))
     );
-    let missing: Vec<&str> = [
-        ("memory", info.memory_limit),
-        ("cpu", info.cpu_cfs_quota),
-        ("pids", info.pids_limit),
-    ]
-    .into_iter()
-    .filter(|(_, has)| *has == Some(false))
-    .map(|(name, _)| name)
-    .collect();
+    if let Some(reason) = rootless::unlimited(info) {
+        return Finding::broken(format!("{text}, and the engine is rootless"), reason);
+    }
+    let missing = rootless::missing_limits(info);
     if missing.is_empty() {
         let is_managed = Path::new("/run/systemd/system").exists();
         return driver_of(&text, is_managed);
     }
     Finding::broken(
         format!("{text}: no limits of {}", missing.join(", ")),
-        "boot the kernel with these controllers (cgroup_enable=memory on some); in a container, mount /sys/fs/cgroup; \
-         rootless engines need delegated controllers",
+        "boot the kernel with these controllers (cgroup_enable=memory on some); in a container, mount /sys/fs/cgroup",
     )
 }
 
@@ -109,18 +104,8 @@ pub(super) fn user_namespaces(info: &SystemInfo, user: SandboxUser) -> Finding {
     namespaces_of(&options, most.as_deref().map(str::trim), user)
 }
 
-fn has(options: &[String], name: &str) -> bool {
-    options.iter().any(|option| {
-        option == name
-            || option
-                .strip_prefix("name=")
-                .and_then(|option| option.split(',').next())
-                == Some(name)
-    })
-}
-
 fn namespaces_of(options: &[String], most: Option<&str>, user: SandboxUser) -> Finding {
-    if has(options, "userns") || has(options, "rootless") {
+    if rootless::says(options, "userns") || rootless::says(options, "rootless") {
         return Finding::fine("root in a sandbox is nobody on the host");
     }
     let cure = match most {

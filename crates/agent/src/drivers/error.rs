@@ -15,6 +15,9 @@ pub enum DriverError {
         #[source]
         source: bollard::errors::Error,
     },
+    /// The engine is rootless and cannot keep the limits of sandboxes here.
+    #[error("the container engine is rootless and cannot limit sandboxes: {0}")]
+    Unlimited(String),
     /// A call to the engine failed.
     #[error("{action} failed")]
     Call {

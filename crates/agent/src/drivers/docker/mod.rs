@@ -9,6 +9,7 @@ mod image;
 mod network;
 mod pull;
 mod registries;
+pub(crate) mod rootless;
 mod sandbox;
 
 use std::collections::HashMap;
@@ -92,6 +93,7 @@ impl DockerDriver {
     /// [`DriverError`], which names the cure.
     pub async fn prepare(config: &Config, identity: &str) -> Result<Arc<Self>, DriverError> {
         let docker = connect(config).await?;
+        rootless::refuse_unlimited(&docker).await?;
         let image = match &config.image {
             Some(image) => image.clone(),
             None => image::load_default(&docker).await?,
