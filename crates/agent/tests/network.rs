@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{config, prepare};
+use common::{Leftovers, SERVE, address_of, config, in_time, output, prepare, reaches};
 use terrapool_agent::config::SandboxUser;
 use terrapool_agent::drivers::Sandbox;
 use terrapool_agent::drivers::docker::DockerDriver;
@@ -26,15 +26,6 @@ fn listen(address: &str) -> u16 {
     port
 }
 
-fn output(program: &str, arguments: &[&str]) -> (bool, String) {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (
-        output.status.success(),
-        String::from_utf8_lossy(&text).into_owned(),
-    )
-}
-
 fn ip(step: &str) {
     let (done, text) = output("ip", &step.split(' ').collect::<Vec<_>>());
     assert!(done, "ip {step}: {text}");
@@ -50,28 +41,6 @@ fn serve(namespace: &str) -> std::process::Child {
         .unwrap()
 }
 
-/// Whether a connection from inside a container succeeds.
-fn reaches(container: &str, address: &str, port: u16) -> bool {
-    let script = format!("exec 3<>/dev/tcp/{address}/{port}");
-    output(
-        "docker",
-        &["exec", container, "timeout", "5", "bash", "-c", &script],
-    )
-    .0
-}
-
-/// Whether a condition comes true within a minute.
-fn in_time(condition: impl Fn() -> bool) -> bool {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while std::time::Instant::now() < deadline {
-        if condition() {
-            return true;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    false
-}
-
 /// The addresses of the machine's interfaces, without loopback.
 fn own_addresses() -> Vec<String> {
     let (_, text) = output("ip", &["-4", "-o", "addr", "show", "scope", "global"]);
@@ -80,14 +49,6 @@ fn own_addresses() -> Vec<String> {
         Some(address.split('/').next()?.to_owned())
     });
     addresses.collect()
-}
-
-fn address_of(container: &str) -> String {
-    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
-    output("docker", &["inspect", "-f", format, container])
-        .1
-        .trim()
-        .to_owned()
 }
 
 /// A container as anybody would start it: the probes have to see there what they look for.
@@ -217,6 +178,7 @@ async fn probes(user: SandboxUser) {
     config.user = user;
     let image = config.image.clone().unwrap();
     let driver = prepare(&config, folder.path()).await;
+    let _leftovers = Leftovers::of(folder.path());
     let _metadata = Metadata::fake();
     let _guest = Guest::start();
     // Before the first sandbox: what is made later is not closed in it.
@@ -242,8 +204,7 @@ async fn probes(user: SandboxUser) {
     assert!(!reaches(&none.id, Metadata::ADDRESS, meta));
 
     // A sibling listens; it answers on its own address, nobody else hears it.
-    let serve = "while :; do nc -l -p 9000 -e true; done";
-    let (started, text) = output("docker", &["exec", "-d", &open.id, "busybox", "sh", "-c", serve]);
+    let (started, text) = output("docker", &["exec", "-d", &open.id, "busybox", "sh", "-c", SERVE]);
     assert!(started, "{text}");
     let sibling = address_of(&open.id);
     assert!(
@@ -255,7 +216,7 @@ async fn probes(user: SandboxUser) {
     // Somebody else's container on another bridge of the engine serves its neighbours there, and no sandbox.
     let (started, text) = output(
         "docker",
-        &["exec", "-d", &control.0, "busybox", "sh", "-c", serve],
+        &["exec", "-d", &control.0, "busybox", "sh", "-c", SERVE],
     );
     assert!(started, "{text}");
     let foreign = address_of(&control.0);

@@ -7,7 +7,7 @@ mod common;
 use std::io::Write as _;
 use std::time::Duration;
 
-use common::{config, prepare};
+use common::{Leftovers, SERVE, address_of, config, in_time, output, prepare, reaches};
 use sha2::{Digest as _, Sha256};
 use terrapool_agent::engines::{Engines, hex};
 use terrapool_model::engine::EngineKind;
@@ -81,7 +81,7 @@ async fn plan(main_tf: &str) -> (Outcome, String) {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let driver = prepare(&config, folder.path()).await;
-    let _leftovers = Leftovers(common::identity(folder.path()));
+    let _leftovers = Leftovers::of(folder.path());
     let engines = Engines::discover(&config, reqwest::Client::new()).await;
     let configuration = slug(main_tf);
     let spec = spec(&configuration);
@@ -174,22 +174,11 @@ async fn the_sandbox_has_no_capabilities_no_new_privileges_seccomp_and_its_own_l
     assert!(log.contains("+ memory  = \"536870912\""), "{log}");
 }
 
-/// Removes what a driver keeps as long as its agent exists.
-struct Leftovers(String);
-
-impl Drop for Leftovers {
-    fn drop(&mut self) {
-        let docker = |arguments: &[&str]| std::process::Command::new("docker").args(arguments).output();
-        let _ = docker(&["rm", "-f", &format!("terrapool-{}-loader", self.0)]);
-        let _ = docker(&["volume", "rm", "-f", &format!("terrapool-{}-bin", self.0)]);
-    }
-}
-
 #[tokio::test]
 async fn engines_that_no_job_used_for_long_leave_the_sandboxes_volume_and_come_back_when_they_are_wanted() {
     let folder = tempfile::tempdir().unwrap();
     let driver = prepare(&config(folder.path()), folder.path()).await;
-    let _leftovers = Leftovers(common::identity(folder.path()));
+    let _leftovers = Leftovers::of(folder.path());
     let path = folder.path().join("terraform");
     std::fs::write(&path, "an engine").unwrap();
     let found = terrapool_agent::engines::Found {
@@ -209,5 +198,29 @@ async fn engines_that_no_job_used_for_long_leave_the_sandboxes_volume_and_come_b
         assert_eq!(removed, [engine.split('/').next().unwrap()]);
         assert!(driver.remove_old_engines(now + month).await.unwrap().is_empty());
         assert_eq!(driver.bin().ensure(&found).await.unwrap(), engine);
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_does_not_reach_its_neighbour() {
+    let folder = tempfile::tempdir().unwrap();
+    let driver = prepare(&config(folder.path()), folder.path()).await;
+    let _leftovers = Leftovers::of(folder.path());
+    let key = driver.key(None, SandboxNetwork::Closed, Limits::default());
+    let (listening, other) = (
+        driver.create_sandbox(&key).await.unwrap(),
+        driver.create_sandbox(&key).await.unwrap(),
+    );
+    let serve = ["exec", "-d", &listening.id, "busybox", "sh", "-c", SERVE];
+    let (started, text) = output("docker", &serve);
+    assert!(started, "{text}");
+    let address = address_of(&listening.id);
+    assert!(
+        in_time(|| reaches(&listening.id, &address, 9000)),
+        "{address} does not listen"
+    );
+    assert!(!reaches(&other.id, &address, 9000), "{address}");
+    for sandbox in [listening, other] {
+        driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
     }
 }

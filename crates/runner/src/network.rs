@@ -36,8 +36,8 @@ const RTN_UNREACHABLE: u8 = 7;
 const RTA_DST: u16 = 1;
 const RTA_GATEWAY: u16 = 5;
 
-/// Makes the gateway, what is the host's and, unless it is to stay open, the clouds' metadata unreachable in this network
-/// namespace.
+/// Makes the gateway, neighbours, what is the host's and, unless it is to stay open, the clouds' metadata unreachable in
+/// this network namespace.
 ///
 /// # Errors
 /// [`RunnerError::Kernel`] when a route cannot be made: the network is then not closed.
@@ -47,6 +47,10 @@ pub fn close(metadata_open: bool, host: &[Block]) -> Result<(), RunnerError> {
         source,
     };
     let mut routes = Routes::open().map_err(failed)?;
+    // Neighbours on the same bridge, which not every engine keeps apart. The way out stays: the kernel looked the gateway
+    // up when its route was made.
+    let own = bridges::connected(&fs::read_to_string("/proc/net/route").unwrap_or_default());
+    let own = own.into_iter().filter(|block| block.length() > 0);
     let gateway = gateway(&fs::read_to_string("/proc/net/route").unwrap_or_default());
     let with_v6 = fs::read_to_string("/proc/net/if_inet6").is_ok_and(|text| !addresses_v6(&text).is_empty());
     let gateway_v6 = gateway_v6(&fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default());
@@ -61,17 +65,12 @@ pub fn close(metadata_open: bool, host: &[Block]) -> Result<(), RunnerError> {
             }
         }
     }
-    let own = bridges::connected(&fs::read_to_string("/proc/net/route").unwrap_or_default());
     let gateways = gateway
         .map(IpAddr::V4)
         .into_iter()
         .chain(gateway_v6.map(IpAddr::V6))
         .map(Block::from);
-    for block in gateways.chain(host.iter().copied()) {
-        // The sandboxes' own bridge is one of the host's; by its block the sandbox reaches its gateway.
-        if own.contains(&block) {
-            continue;
-        }
+    for block in gateways.chain(host.iter().copied()).chain(own) {
         if block.address().is_ipv4() || with_v6 {
             routes
                 .unreachable(block.address(), block.length())

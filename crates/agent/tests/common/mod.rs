@@ -97,3 +97,75 @@ fn which(program: &str) -> bool {
         .output()
         .is_ok_and(|output| output.status.success())
 }
+
+/// Listens on port 9000 of a container, with the image's busybox.
+#[allow(dead_code, reason = "not every test looks at networks")]
+pub const SERVE: &str = "while :; do nc -l -p 9000 -e true; done";
+
+/// Whether a program succeeds, and what it prints.
+#[allow(dead_code, reason = "not every test looks at networks")]
+pub fn output(program: &str, arguments: &[&str]) -> (bool, String) {
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+/// Whether a connection from inside a container succeeds.
+#[allow(dead_code, reason = "not every test looks at networks")]
+pub fn reaches(container: &str, address: &str, port: u16) -> bool {
+    let script = format!("exec 3<>/dev/tcp/{address}/{port}");
+    output(
+        "docker",
+        &["exec", container, "timeout", "5", "bash", "-c", &script],
+    )
+    .0
+}
+
+/// Whether a condition comes true within a minute.
+#[allow(dead_code, reason = "not every test looks at networks")]
+pub fn in_time(condition: impl Fn() -> bool) -> bool {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while std::time::Instant::now() < deadline {
+        if condition() {
+            return true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    false
+}
+
+/// The address of a container.
+#[allow(dead_code, reason = "not every test looks at networks")]
+pub fn address_of(container: &str) -> String {
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    output("docker", &["inspect", "-f", format, container])
+        .1
+        .trim()
+        .to_owned()
+}
+
+/// Removes what a driver keeps as long as its agent exists.
+#[allow(dead_code, reason = "engines of a test's own go with it")]
+pub struct Leftovers(String);
+
+#[allow(dead_code, reason = "engines of a test's own go with it")]
+impl Leftovers {
+    /// Those of the agent with this data folder.
+    pub fn of(data_dir: &Path) -> Self {
+        Self(identity(data_dir))
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let docker = |arguments: &[&str]| std::process::Command::new("docker").args(arguments).output();
+        let _ = docker(&["rm", "-f", &format!("terrapool-{}-loader", self.0)]);
+        let _ = docker(&["volume", "rm", "-f", &format!("terrapool-{}-bin", self.0)]);
+    }
+}
