@@ -18,10 +18,75 @@ use crate::{image, packages};
 
 /// What the machine has: a kernel, systemd, a container engine, and what tests use.
 const SYSTEM: &str = "linux-image-cloud-amd64,apparmor,systemd,systemd-sysv,dbus,procps,iproute2,iptables,docker.io,\
-                      ca-certificates,passwd,kmod,socat,curl,git,openssh-client,python3";
+                      ca-certificates,passwd,kmod,socat,curl,git,openssh-client,python3,libpam-systemd,slirp4netns";
 
 /// Tests of what depends on control groups and on the kernel, in the order in which they run.
 const TESTS: [&str; 4] = ["limits", "native_driver", "sandbox_cases", "sandbox_limits"];
+
+/// As whom agents run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// As root, with both drivers.
+    Root,
+    /// As an ordinary user with a delegated control group, with the native driver.
+    User,
+}
+
+impl Step {
+    const ALL: [Self; 2] = [Self::Root, Self::User];
+
+    /// Whether it runs a program.
+    fn has(self, test: &str) -> bool {
+        match self {
+            Self::Root => true,
+            // The runner's own tests start no agent.
+            Self::User => test != "limits",
+        }
+    }
+
+    /// How programs of this step are started.
+    fn begin(self) -> &'static str {
+        match self {
+            Self::Root => "",
+            Self::User => "TERRAPOOL_TEST_AGENT_USER=tester ",
+        }
+    }
+
+    /// Arguments of the programs, before those of the caller.
+    fn arguments(self, test: &str) -> &'static str {
+        match (self, test) {
+            (Self::Root, _) => "",
+            // The root profile is root's to give, and the host's firewall is root's.
+            (Self::User, "native_driver") => {
+                " --include-ignored --skip the_root_profile_has --skip what_somebody_takes_away"
+            }
+            (Self::User, _) => " --skip root_profile --skip docker:: --skip what_a_pool_sets",
+        }
+    }
+
+    /// A program's name in this step.
+    fn name(self, test: &str) -> String {
+        match self {
+            Self::Root => test.to_owned(),
+            Self::User => format!("{test}@user"),
+        }
+    }
+}
+
+/// What is asked for: `[--root | --user] [TEST…]`.
+fn steps<'a>(arguments: &'a [&'a str]) -> (Vec<Step>, &'a [&'a str]) {
+    match arguments {
+        ["--root", rest @ ..] => (vec![Step::Root], rest),
+        ["--user", rest @ ..] => (vec![Step::User], rest),
+        rest => (Step::ALL.to_vec(), rest),
+    }
+}
+
+/// A user of the machine whose own systemd delegates what limits are made with.
+const DELEGATE: &str = "\
+[Service]
+Delegate=cpu memory pids
+";
 
 /// Memory of the machine, in MiB.
 const MEMORY: &str = "6144";
@@ -62,15 +127,16 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
     let tests = test_programs()?;
     let folder = target_dir().join("tools/cgroup-v2");
     fs::create_dir_all(&folder)?;
+    let (steps, words) = steps(arguments);
     let folder = tempfile::Builder::new().prefix("machine-").tempdir_in(folder)?;
     let machine = Machine {
         root: folder.path().join("root"),
         folder: folder.path().to_owned(),
     };
     machine.install()?;
-    machine.bring(&tests, arguments)?;
+    let programs = machine.bring(&tests, &steps, words)?;
     machine.make_disk()?;
-    machine.run(tests.len())
+    machine.run(programs)
 }
 
 /// The tests' programs, by name.
@@ -131,11 +197,19 @@ impl Machine {
             wanted.join("terrapool-tests.service"),
         )?;
         symlink("/dev/null", services.join("serial-getty@ttyS0.service"))?;
+        let users = services.join("user@.service.d");
+        fs::create_dir_all(&users)?;
+        fs::write(users.join("delegate.conf"), DELEGATE)?;
         Ok(())
     }
 
-    /// Puts programs and tests onto the disk, without what only debuggers read.
-    fn bring(&self, tests: &[(String, PathBuf)], arguments: &[&str]) -> anyhow::Result<()> {
+    /// Puts programs and tests onto the disk, without what only debuggers read. Answers how often tests' programs run.
+    fn bring(
+        &self,
+        tests: &[(String, PathBuf)],
+        steps: &[Step],
+        arguments: &[&str],
+    ) -> anyhow::Result<usize> {
         let folder = self.root.join("tests");
         fs::create_dir_all(folder.join("bin"))?;
         let built = target_dir().join("debug");
@@ -156,14 +230,26 @@ impl Machine {
             .collect();
         for (name, path) in tests {
             strip(path, &folder.join(name))?;
-            script.push_str(&format!(
-                "./{name} --test-threads=1{words} 2>&1; echo \"{ENDED} {name} $?\"\n"
-            ));
+        }
+        if steps.contains(&Step::User) {
+            script.push_str("useradd --create-home --uid 1500 tester && systemctl start user@1500.service\n");
+        }
+        let mut programs = 0;
+        for step in steps {
+            for (name, _) in tests.iter().filter(|(name, _)| step.has(name)) {
+                programs += 1;
+                let shown = step.name(name);
+                script.push_str(&format!(
+                    "echo '{shown}:'; {}./{name} --test-threads=1{}{words} 2>&1; echo \"{ENDED} {shown} $?\"\n",
+                    step.begin(),
+                    step.arguments(name)
+                ));
+            }
         }
         let run = folder.join("run");
         fs::write(&run, script)?;
         fs::set_permissions(&run, fs::Permissions::from_mode(0o755))?;
-        Ok(())
+        Ok(programs)
     }
 
     fn make_disk(&self) -> anyhow::Result<()> {

@@ -99,17 +99,27 @@ async fn engine(config: &Config) -> Vec<Check> {
     if config.driver == DriverKind::Native {
         // What it takes is proved by a sandbox, as at every start.
         let identity = format!("doctor{}", std::process::id());
-        let finding = match NativeDriver::prepare(config, &identity).await {
-            Ok(_) => Finding::fine("a sandbox was made, limited, connected and removed".to_owned()),
-            Err(error) => Finding::broken(
-                describe(&error),
-                "run doctor as root, as the agent has to be for this driver; or use the docker driver",
+        let (finding, network) = match NativeDriver::prepare(config, &identity).await {
+            Ok(driver) => (
+                Finding::fine(format!(
+                    "a sandbox was made, limited, {} and removed",
+                    driver.shown()
+                )),
+                driver.network_refusal(),
             ),
+            Err(error) => (Finding::broken(describe(&error), native_cure()), None),
         };
-        return vec![
-            check("native driver", finding),
-            check("swap", system::swap_without_engine()),
-        ];
+        let mut checks = vec![check("native driver", finding)];
+        if let Some(refusal) = network {
+            let cure =
+                "apt-get install slirp4netns (or yum), or set the network of the pool's sandboxes to none";
+            checks.push(check(
+                "sandboxes' network",
+                Finding::warning(describe(&refusal), cure),
+            ));
+        }
+        checks.push(check("swap", system::swap_without_engine()));
+        return checks;
     }
     let engine = "container engine";
     let cure = "systemctl start terrapool-docker (or docker); name another one by `terrapool-agent configure \
@@ -160,6 +170,17 @@ async fn engine(config: &Config) -> Vec<Check> {
         )),
     }
     checks
+}
+
+/// What helps where no sandbox can be made. Who is not root has to be started as the agent is.
+fn native_cure() -> &'static str {
+    if rustix::process::geteuid().is_root() {
+        "docs/native.md says what it takes; where a kernel cannot give it, use the docker driver"
+    } else {
+        "where the agent runs as root, call doctor with sudo; where it does not, start doctor as the agent is started \
+         (systemd-run --user --scope -p Delegate=yes terrapool-agent doctor). docs/native.md says what it takes; else use \
+         the docker driver"
+    }
 }
 
 fn data_dir(config: &Config) -> Finding {

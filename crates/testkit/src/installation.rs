@@ -12,6 +12,7 @@ mod agent_process;
 
 pub use agent_process::AgentProcess;
 
+use crate::agent_user::AgentUser;
 use crate::cli::Cli;
 use crate::leftovers;
 use crate::wait::until;
@@ -450,14 +451,22 @@ impl Installation {
     pub fn spawn_agent(&self, name: &str, token: &str, environment: &[(&str, &str)]) -> AgentProcess {
         let log = format!("agent-{name}.log");
         let output = self.log_file(&log);
-        let mut command = Command::new(program("terrapool-agent"));
+        let agent = program("terrapool-agent");
+        let mut command = Command::new(&agent);
+        let mut certificate = self.ca();
+        let user = AgentUser::named();
+        if let Some(user) = user {
+            command = user.command(&agent);
+            certificate = user.give(self.folder.path(), &self.agent_folder(name), &certificate);
+        }
         command
             .arg("run")
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(user.map(|user| ("XDG_RUNTIME_DIR", user.runtime_folder())))
             .env("TERRAPOOL_URL", self.url())
             .env("TERRAPOOL_TOKEN", token)
-            .env("TERRAPOOL_CA_FILE", self.ca())
+            .env("TERRAPOOL_CA_FILE", certificate)
             .env("TERRAPOOL_AGENT_NAME", name)
             .env("TERRAPOOL_AGENT_DATA_DIR", self.agent_folder(name))
             .env("TERRAPOOL_LOG", "info,terrapool_agent=debug")

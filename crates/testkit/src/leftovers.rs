@@ -47,14 +47,16 @@ fn end_native_sandboxes(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let note = std::fs::read(entry.path().join("sandbox.json")).unwrap_or_default();
         let note: serde_json::Value = serde_json::from_slice(&note).unwrap_or_default();
-        let is_ours = |process: &u64| {
-            std::fs::read_to_string(format!("/proc/{process}/cmdline"))
-                .is_ok_and(|command| command.contains("terrapool-runner"))
-        };
-        if let Some(process) = note["process"]["number"].as_u64().filter(is_ours) {
-            let _ = Command::new("kill")
-                .args(["-KILL", &process.to_string()])
-                .output();
+        for (role, program) in [("process", "terrapool-runner"), ("outlet", "slirp4netns")] {
+            let is_ours = |process: &u64| {
+                std::fs::read_to_string(format!("/proc/{process}/cmdline"))
+                    .is_ok_and(|command| command.contains(program))
+            };
+            if let Some(process) = note[role]["number"].as_u64().filter(is_ours) {
+                let _ = Command::new("kill")
+                    .args(["-KILL", &process.to_string()])
+                    .output();
+            }
         }
         if let Some(link) = note["link"]["number"].as_u64() {
             let _ = std::fs::remove_file(format!("/run/terrapool-native/{link}"));

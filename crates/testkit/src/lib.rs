@@ -6,6 +6,7 @@
 )]
 
 pub mod agent;
+pub mod agent_user;
 pub mod browser;
 pub mod cli;
 pub mod container_engine;

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// How much longer things take here than on most machines: `TERRAPOOL_TEST_PATIENCE`, which is set where processors are
 /// emulated.
-fn patience() -> u32 {
+pub fn patience() -> u32 {
     let set = std::env::var("TERRAPOOL_TEST_PATIENCE").ok();
     set.and_then(|factor| factor.parse().ok()).unwrap_or(1)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use terrapool_testkit::installation::{AgentProcess, Installation};
-use terrapool_testkit::wait::until;
+use terrapool_testkit::wait::{patience, until};
 
 const SECRET: &str = "other-workspaces-secret-4711";
 
@@ -120,12 +120,10 @@ async fn appetite_hurts_only_its_own_run(site: &Site) {
         .await;
     assert!(message.contains("512 MiB"), "{message}\n{log}");
     // Whether the engine itself survives that is its own affair.
-    let run = site
-        .begin(
-            "forks",
-            "for i in $(seq 1500); do sleep 30 & done 2>&1 | tail -n 2\necho alive\n",
-        )
-        .await;
+    // The first ones have to live until the last ones are started.
+    let seconds = 30 * patience();
+    let script = format!("for i in $(seq 1500); do sleep {seconds} & done 2>&1 | tail -n 2\necho alive\n");
+    let run = site.begin("forks", &script).await;
     let status = site.installation.run_ends(&run).await;
     assert!(matches!(status.as_str(), "applied" | "errored"), "{status}");
     let log = site.installation.phase_log(&run, "apply").await;

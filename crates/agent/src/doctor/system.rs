@@ -72,9 +72,17 @@ pub(super) fn is_in_container() -> bool {
 pub(super) fn swap_without_engine() -> Finding {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let groups = Path::new("/sys/fs/cgroup");
-    let is_limited = ["memory/memory.memsw.limit_in_bytes", "terrapool/memory.swap.max"]
-        .iter()
-        .any(|file| groups.join(file).exists());
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let of_own = format!("{}/memory.swap.max", own.unwrap_or_default());
+    let is_limited = [
+        "memory/memory.memsw.limit_in_bytes",
+        "terrapool/memory.swap.max",
+        // Where it is delegated.
+        of_own.as_str(),
+    ]
+    .iter()
+    .any(|file| groups.join(file.trim_start_matches('/')).exists());
     swap_of(crate::host::swap_mb(&text), Some(is_limited))
 }
 

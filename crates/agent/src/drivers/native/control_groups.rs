@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use terrapool_protocol::job::Limits;
 
+use super::delegation;
+use super::privilege::Privilege;
 use crate::drivers::DriverError;
 
 /// Our group, and what it is called in messages.
@@ -34,13 +36,19 @@ pub(super) enum ControlGroups {
 }
 
 impl ControlGroups {
-    /// Finds what this host has.
+    /// Finds what this host has, and what of it this agent may use.
     ///
     /// # Errors
     /// [`DriverError::NotNative`] where limits could not be kept.
-    pub(super) fn find() -> Result<Self, DriverError> {
+    pub(super) fn find(privilege: Privilege) -> Result<Self, DriverError> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let (hierarchies, unified) = parse_mounts(&mounts);
+        if privilege == Privilege::User {
+            let delegated = delegation::take(&hierarchies, unified.as_deref())?;
+            let ours = delegated.join(OURS);
+            prepare(&delegated, &ours).map_err(|error| delegation::explain(&delegated, &error))?;
+            return Ok(Self::V2(ours));
+        }
         let of = |controller: &str| {
             hierarchies
                 .iter()
@@ -64,10 +72,7 @@ impl ControlGroups {
             ));
         };
         let ours = root.join(OURS);
-        let prepared = enable(&root)
-            .and_then(|()| make(&ours))
-            .and_then(|()| enable(&ours));
-        prepared.map_err(|error| {
+        prepare(&root, &ours).map_err(|error| {
             DriverError::NotNative(format!(
                 "limits for memory, processors and processes cannot be set below {}: {error}",
                 root.display()
@@ -206,7 +211,7 @@ fn file_error(path: &Path) -> impl FnOnce(io::Error) -> DriverError {
 }
 
 /// A sandbox's own user reads its group, whatever the agent's mask is.
-fn make(group: &Path) -> io::Result<()> {
+pub(super) fn make(group: &Path) -> io::Result<()> {
     fs::create_dir_all(group)?;
     fs::set_permissions(group, fs::Permissions::from_mode(0o755))
 }
@@ -216,8 +221,15 @@ fn enable(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.subtree_control"), "+memory +cpu +pids")
 }
 
+/// Makes the group below which sandboxes get theirs.
+fn prepare(above: &Path, ours: &Path) -> io::Result<()> {
+    enable(above)?;
+    make(ours)?;
+    enable(ours)
+}
+
 /// A mount point, and the controllers that its hierarchy has.
-type Hierarchy = (PathBuf, Vec<String>);
+pub(super) type Hierarchy = (PathBuf, Vec<String>);
 
 /// The hierarchies of version 1, and where version 2 is mounted (proc_pid_mountinfo(5)).
 fn parse_mounts(mounts: &str) -> (Vec<Hierarchy>, Option<PathBuf>) {

@@ -2,16 +2,24 @@
 //!
 //! A sandbox is a folder and a tree of processes. The folder holds the three volumes, the root profile's changes of the
 //! host's files, and a note by which a later agent finds the processes. What makes the sandbox around itself is in
-//! [`setup`]; limits are control groups, the network is a link of its own to the host.
+//! [`setup`]; limits are control groups, the network is a link of its own to the host, or, where the agent is not root, a
+//! program of its user.
 
 mod adopt;
 mod bin_folder;
 mod control_groups;
+mod delegation;
+mod mounts;
 mod network;
+mod outlet;
+mod privilege;
 mod process;
+mod remove;
 mod root;
 mod seccomp;
 pub mod setup;
+mod user_mode;
+mod users;
 
 use std::fs;
 use std::io;
@@ -38,18 +46,13 @@ use crate::engines::{self, hex};
 use crate::runner_link::RunnerLink;
 use bin_folder::BinFolder;
 use control_groups::ControlGroups;
-use network::Network;
+use outlet::Outlet;
+use privilege::Privilege;
 use process::ProcessId;
-use setup::{Link, Outside, Specification, Wish};
+use setup::{Link, Outside, Specification, Way, Wish};
 
 /// Volumes of a sandbox: the folder's name, and where it is inside.
 const VOLUMES: [(&str, &str); 3] = [("work", WORK), ("state", STATE), ("job", JOB)];
-
-/// User and group of the default profile, inside.
-const UNPRIVILEGED: u32 = 1000;
-/// The same on the host: nobody there has numbers as high as these.
-const FIRST_USER: u32 = 0x7000_0000;
-const USERS: u32 = 0x1_0000;
 
 /// What a sandbox's image is called: there is none.
 const HOST: &str = "host";
@@ -67,9 +70,10 @@ pub struct NativeDriver {
     /// Where sandboxes have their folders.
     folder: PathBuf,
     user: SandboxUser,
+    privilege: Privilege,
     bin: BinFolder,
     groups: ControlGroups,
-    network: Network,
+    outlet: Outlet,
     answers: watch::Sender<bool>,
 }
 
@@ -81,6 +85,9 @@ struct Note {
     /// The first process inside.
     process: Option<ProcessId>,
     link: Option<Link>,
+    /// What joins it to the world, where that is a process.
+    #[serde(default)]
+    outlet: Option<ProcessId>,
 }
 
 impl NativeDriver {
@@ -89,12 +96,9 @@ impl NativeDriver {
     /// # Errors
     /// [`DriverError::NotNative`] says which promise this host cannot keep.
     pub async fn prepare(config: &Config, identity: &str) -> Result<Self, DriverError> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(DriverError::NotNative(
-                "only root can limit and connect sandboxes (run the agent as root, or use the docker driver)"
-                    .to_owned(),
-            ));
-        }
+        let privilege = Privilege::of_this_process();
+        privilege.check(config.user)?;
+        let groups = ControlGroups::find(privilege)?;
         let home = config.data_dir.join("native");
         let folder = home.join("sandboxes");
         make_private(&folder)?;
@@ -102,15 +106,37 @@ impl NativeDriver {
             identity: identity.to_owned(),
             folder,
             user: config.user,
+            privilege,
             bin: BinFolder::prepare(home.join("bin"))?,
-            groups: ControlGroups::find()?,
-            network: Network::prepare().await?,
+            groups,
+            outlet: Outlet::prepare(privilege).await?,
             answers: watch::Sender::new(true),
         };
-        let key = driver.key(None, SandboxNetwork::default(), Limits::default());
+        let network = match driver.outlet.refusal() {
+            None => SandboxNetwork::default(),
+            Some(refusal) => {
+                tracing::warn!("{refusal}");
+                SandboxNetwork::None
+            }
+        };
+        let key = driver.key(None, network, Limits::default());
         let probe = driver.create_sandbox(&key).await?;
         driver.remove_sandbox(probe.volumes()).await;
         Ok(driver)
+    }
+
+    /// Why sandboxes cannot have a network, where that is known: the pool may want none.
+    pub fn network_refusal(&self) -> Option<DriverError> {
+        self.outlet.refusal()
+    }
+
+    /// What the driver proved of the network when it was prepared.
+    pub fn shown(&self) -> &'static str {
+        match (&self.outlet, self.outlet.refusal()) {
+            (_, Some(_)) => "left without a network",
+            (Outlet::Links(_), None) => "connected",
+            (Outlet::UserMode(_), None) => "connected by slirp4netns",
+        }
     }
 
     /// Always: the kernel does not go away.
@@ -169,7 +195,7 @@ impl NativeDriver {
             for (volume, _) in VOLUMES {
                 let path = at.join(volume);
                 fs::create_dir(&path).map_err(failed(&path))?;
-                let owner = Some(owner(key.user));
+                let owner = users::owner(self.privilege, key.user);
                 chown(&path, owner, owner).map_err(failed(&path))?;
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(failed(&path))?;
             }
@@ -202,20 +228,19 @@ impl NativeDriver {
             created: read_note(&at).map_or_else(now, |note| note.created),
             process: None,
             link: None,
+            outlet: None,
         };
         let network = match key.network {
             SandboxNetwork::None => None,
             SandboxNetwork::Closed | SandboxNetwork::Metadata => {
-                let mut random = [0; 2];
-                let _ = getrandom::fill(&mut random);
-                self.network.keep().await?;
-                let host = network::host_addresses(&self.bin.runner()).await?;
-                let link = self.network.take(random, &at)?;
-                note.link = Some(link.clone());
+                let (way, closed) = self.outlet.take(&at, &self.bin.runner()).await?;
+                if let Way::Link(link) = &way {
+                    note.link = Some(link.clone());
+                }
                 Some(Outside {
-                    link,
+                    way,
                     metadata_open: key.network == SandboxNetwork::Metadata,
-                    host,
+                    closed,
                 })
             }
         };
@@ -227,9 +252,10 @@ impl NativeDriver {
             runner: runner_file::NAME.to_owned(),
             action: action.to_owned(),
             user: key.user,
+            privilege: self.privilege,
             network,
             groups: self.groups.views(name),
-            resolvers: network::resolvers(),
+            resolvers: self.outlet.resolvers(),
         };
         let errors = at.join(SAID);
         let log = fs::File::create(&errors).map_err(failed(&errors))?;
@@ -292,7 +318,7 @@ impl NativeDriver {
         };
         // Everything that is started from here on counts.
         self.groups.enter(name, outer)?;
-        let link = specification.network.as_ref().map(|outside| outside.link.clone());
+        let way = specification.network.as_ref().map(|outside| outside.way.clone());
         let mut text = serde_json::to_vec(&specification).map_err(|error| failed(at)(error.into()))?;
         text.push(b'\n');
         input.write_all(&text).await.map_err(failed(at))?;
@@ -317,11 +343,16 @@ impl NativeDriver {
             match wish {
                 Wish::Inner(_) => continue,
                 Wish::Link => {
-                    let link = link.as_ref().ok_or_else(gone)?;
-                    self.network.connect(link, process).await?;
+                    let way = way.as_ref().ok_or_else(gone)?;
+                    note.outlet = self.outlet.connect(way, process, at).await?;
+                    if let Some(outlet) = &note.outlet {
+                        // What it takes is the sandbox's appetite.
+                        self.groups.enter(name, outlet.number())?;
+                        write_note(at, note)?;
+                    }
                 }
                 Wish::Users => {
-                    map_users(process, specification.user)?;
+                    users::map(self.privilege, process, specification.user).map_err(failed("/proc"))?;
                     mapped = true;
                 }
             }
@@ -367,16 +398,19 @@ impl NativeDriver {
         if sandbox.key.network == SandboxNetwork::None {
             return true;
         }
-        if let Err(error) = self.network.keep().await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the network of sandboxes cannot be kept as it has to be"
-            );
+        let Some(note) = read_note(&self.folder.join(&sandbox.name)) else {
             return false;
+        };
+        match self.outlet.keeps(note.link.as_ref(), note.outlet.as_ref()).await {
+            Ok(keeps) => keeps,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the network of sandboxes cannot be kept as it has to be"
+                );
+                false
+            }
         }
-        let note = read_note(&self.folder.join(&sandbox.name));
-        let link = note.and_then(|note| note.link);
-        link.is_some_and(|link| network::exists(&link))
     }
 
     /// Gives a warm sandbox the limits of the job that takes it.
@@ -400,7 +434,7 @@ impl NativeDriver {
         let at = self.folder.join(name);
         let removed = tokio::task::spawn_blocking({
             let at = at.clone();
-            move || fs::remove_dir_all(at)
+            move || remove::folder(&at)
         });
         if let Ok(Err(error)) = removed.await
             && error.kind() != io::ErrorKind::NotFound
@@ -428,9 +462,12 @@ impl NativeDriver {
         if let Some(process) = note.as_ref().and_then(|note| note.process.as_ref()) {
             process.kill();
         }
+        if let Some(outlet) = note.as_ref().and_then(|note| note.outlet.as_ref()) {
+            outlet.kill();
+        }
         self.groups.remove(name).await;
-        if let Some(link) = note.and_then(|note| note.link) {
-            self.network.give_back(&link).await;
+        if let (Some(link), Outlet::Links(network)) = (note.and_then(|note| note.link), &self.outlet) {
+            network.give_back(&link).await;
         }
     }
 }
@@ -457,32 +494,6 @@ fn now() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |time| time.as_secs())
-}
-
-/// Who owns the volumes of a sandbox, on the host.
-fn owner(user: SandboxUser) -> u32 {
-    match user {
-        SandboxUser::Unprivileged => FIRST_USER + UNPRIVILEGED,
-        SandboxUser::Root => 0,
-    }
-}
-
-/// The map of users of a sandbox (user_namespaces(7)). Root is the host's in both profiles, so that the host's files
-/// look as they do there; the default profile has no way to become it. The root profile is all users of the host, as
-/// package managers expect, without any capability outside.
-fn user_map(user: SandboxUser) -> String {
-    match user {
-        SandboxUser::Unprivileged => format!("0 0 1\n1 {} {}\n", FIRST_USER + 1, USERS - 1),
-        SandboxUser::Root => format!("0 0 {USERS}\n"),
-    }
-}
-
-fn map_users(process: u32, user: SandboxUser) -> Result<(), DriverError> {
-    for map in ["uid_map", "gid_map"] {
-        let path = PathBuf::from(format!("/proc/{process}/{map}"));
-        fs::write(&path, user_map(user)).map_err(failed(&path))?;
-    }
-    Ok(())
 }
 
 fn make_private(path: &Path) -> Result<(), DriverError> {
@@ -520,16 +531,4 @@ fn write_note(at: &Path, note: &Note) -> Result<(), DriverError> {
     let text = serde_json::to_vec(note).map_err(|error| failed(&path)(error.into()))?;
     fs::write(&temporary, text).map_err(failed(&temporary))?;
     fs::rename(&temporary, &path).map_err(failed(&path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_profile_is_nobody_of_the_host() {
-        assert_eq!(user_map(SandboxUser::Unprivileged), "0 0 1\n1 1879048193 65535\n");
-        assert_eq!(owner(SandboxUser::Unprivileged), FIRST_USER + 1000);
-        assert_eq!(user_map(SandboxUser::Root), "0 0 65536\n");
-    }
 }

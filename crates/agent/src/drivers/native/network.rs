@@ -299,10 +299,11 @@ fn link(number: u16) -> Link {
 }
 
 /// The addresses of this host that sandboxes must not reach.
-pub(super) async fn host_addresses(runner: &Path) -> Result<Vec<IpAddr>, DriverError> {
+pub(super) async fn host_addresses(runner: &Path) -> Result<Vec<String>, DriverError> {
     let printed = run(&runner.to_string_lossy(), &["addresses".to_owned()]).await?;
     let addresses = printed.lines().filter_map(|line| line.trim().parse().ok());
-    Ok(addresses.filter(|address| !is_ours(*address)).collect())
+    let foreign = addresses.filter(|address: &IpAddr| !is_ours(*address));
+    Ok(foreign.map(|address| address.to_string()).collect())
 }
 
 fn is_ours(address: IpAddr) -> bool {
@@ -351,7 +352,8 @@ async fn feed(program: &str, arguments: &[&str], input: &str) -> Result<(), Stri
     Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
-async fn run(program: &str, arguments: &[String]) -> Result<String, DriverError> {
+/// Runs a program, and returns what it prints.
+pub(super) async fn run(program: &str, arguments: &[String]) -> Result<String, DriverError> {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())

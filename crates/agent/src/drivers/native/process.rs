@@ -25,6 +25,11 @@ impl ProcessId {
         })
     }
 
+    /// Its number.
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Whether it runs.
     pub(super) fn is_alive(&self) -> bool {
         Self::of(self.number).as_ref() == Some(self)

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use terrapool_protocol::runner::BIN;
 
+use super::mounts;
+use super::privilege::Privilege;
 use super::setup::Specification;
 use crate::config::SandboxUser;
 
@@ -149,6 +151,11 @@ impl Root<'_> {
         self.specification.user == SandboxUser::Root
     }
 
+    /// Whether an agent that is not root makes it.
+    fn is_users(&self) -> bool {
+        self.specification.privilege == Privilege::User
+    }
+
     fn build(&self) -> io::Result<()> {
         fs::create_dir_all(&self.at)?;
         self.memory("/", PLAIN, "mode=755,size=16m")?;
@@ -184,11 +191,20 @@ impl Root<'_> {
             let volume = self.specification.folder.join(name);
             self.bind(&volume, Path::new(target), MountFlags::empty())?;
         }
+        if self.is_users() {
+            // Its user is the owner of all that was made here.
+            self.close("/dev", MountFlags::NOSUID | MountFlags::NOEXEC)?;
+        }
         if self.is_root() {
             return Ok(());
         }
-        let flags = MountFlags::BIND | MountFlags::RDONLY | PLAIN;
-        rustix::mount::mount_remount(&self.at, flags, "").map_err(about("/"))
+        self.close("/", PLAIN)
+    }
+
+    /// Lets nobody change a file system any more that was made here.
+    fn close(&self, path: &str, flags: MountFlags) -> io::Result<()> {
+        let flags = MountFlags::BIND | MountFlags::RDONLY | flags;
+        rustix::mount::mount_remount(self.place(path), flags, "").map_err(about(path))
     }
 
     fn memory(&self, path: &str, flags: MountFlags, options: &str) -> io::Result<()> {
@@ -252,9 +268,31 @@ impl Root<'_> {
             }
             fs::File::create(&place)?;
         }
+        if self.is_users() {
+            return self.bind_foreign(from, path, further);
+        }
         rustix::mount::mount_bind(from, &place).map_err(about(path))?;
         let flags = MountFlags::BIND | PLAIN | further;
         rustix::mount::mount_remount(&place, flags, "").map_err(about(path))
+    }
+
+    /// The same, where the host's mounts are not this process's to take apart: what is mounted below comes along, and is
+    /// covered.
+    fn bind_foreign(&self, from: &Path, path: &Path, further: MountFlags) -> io::Result<()> {
+        let place = self.place(path);
+        rustix::mount::mount_bind_recursive(from, &place).map_err(about(path))?;
+        let flags = MountFlags::BIND | PLAIN | further | mounts::locked_flags(&place)?;
+        rustix::mount::mount_remount(&place, flags, "").map_err(about(path))?;
+        for point in mounts::below(&place)? {
+            let inside = Path::new("/").join(point.strip_prefix(&self.at).unwrap_or(&point));
+            if point.is_dir() {
+                let flags = PLAIN | MountFlags::NOEXEC | MountFlags::RDONLY;
+                self.memory(&inside.to_string_lossy(), flags, "mode=555,size=4k")?;
+            } else {
+                rustix::mount::mount_bind("/dev/null", &point).map_err(about(&inside))?;
+            }
+        }
+        Ok(())
     }
 
     fn hide(&self, path: &str) -> io::Result<()> {
@@ -352,7 +390,6 @@ impl Root<'_> {
         for (name, group) in &self.specification.groups {
             self.bind(group, &groups.join(name), MountFlags::RDONLY | MountFlags::NOEXEC)?;
         }
-        let flags = MountFlags::BIND | MountFlags::RDONLY | PLAIN | MountFlags::NOEXEC;
-        rustix::mount::mount_remount(self.place("/sys"), flags, "").map_err(about("/sys"))
+        self.close("/sys", PLAIN | MountFlags::NOEXEC)
     }
 }

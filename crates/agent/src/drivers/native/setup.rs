@@ -4,10 +4,13 @@
 //! builds a root file system of its own, leaves the user namespace last, so that nobody inside has any power over the
 //! others, and becomes the runner. The agent does from outside what takes the host: control group, link, user map. Both
 //! talk with it by lines: what they need on standard output, and an empty line on standard input once it is done.
+//!
+//! Where the agent is not root, the outer process makes a user namespace first, in which it is root and to which all others
+//! belong. The inner one leaves that as well, so that inside nobody has any power over them either.
 
 use std::fs;
 use std::io::{self, BufRead as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -16,7 +19,9 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 use serde::{Deserialize, Serialize};
 use terrapool_protocol::runner::WORK;
 
-use super::{root, seccomp};
+use super::privilege::Privilege;
+use super::users::UNPRIVILEGED;
+use super::{root, seccomp, user_mode};
 use crate::config::SandboxUser;
 
 /// A link of a sandbox to the host.
@@ -31,13 +36,23 @@ pub(super) struct Link {
 /// The sandbox's end of its link.
 pub(super) const INTERFACE: &str = "eth0";
 
+/// How a sandbox is joined to the world.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Way {
+    /// By a link to the host, which translates its address.
+    Link(Link),
+    /// By a program of the agent's user.
+    UserMode,
+}
+
 /// The network that a sandbox gets besides loopback.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Outside {
-    pub(super) link: Link,
+    pub(super) way: Way,
     pub(super) metadata_open: bool,
-    /// The host's own addresses, which are not to be reached.
-    pub(super) host: Vec<IpAddr>,
+    /// Addresses and blocks that are not to be reached: the host's own, and what is its alone.
+    pub(super) closed: Vec<String>,
 }
 
 /// What a sandbox is to be.
@@ -52,6 +67,8 @@ pub(super) struct Specification {
     /// What the runner is to do.
     pub(super) action: String,
     pub(super) user: SandboxUser,
+    /// What the agent is.
+    pub(super) privilege: Privilege,
     pub(super) network: Option<Outside>,
     /// Its control groups, by their names below `/sys/fs/cgroup`.
     pub(super) groups: Vec<(String, PathBuf)>,
@@ -96,6 +113,18 @@ fn leave(namespaces: UnshareFlags) -> io::Result<()> {
     Ok(())
 }
 
+const NO_USERS: &str = "a user namespace cannot be made (see /proc/sys/user/max_user_namespaces)";
+
+/// Leaves the user namespace for one whose only user, with this number, is this process's. Ordinary users may map no
+/// other without help, and nobody in it can become another one (user_namespaces(7)).
+fn become_alone(number: u32) -> io::Result<()> {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    leave(UnshareFlags::NEWUSER)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("{number} {} 1\n", user.as_raw()))?;
+    fs::write("/proc/self/gid_map", format!("{number} {} 1\n", group.as_raw()))
+}
+
 fn wish(wish: &Wish) -> io::Result<()> {
     let mut line = serde_json::to_string(wish)?;
     line.push('\n');
@@ -117,16 +146,20 @@ fn read_line() -> io::Result<String> {
 fn outer() -> io::Result<std::convert::Infallible> {
     // The agent's own files are private; what a sandbox is made of is not.
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-    let specification = read_line()?;
+    let text = read_line()?;
+    let specification: Specification = serde_json::from_str(&text)?;
+    if specification.privilege == Privilege::User {
+        become_alone(0).map_err(failed(NO_USERS))?;
+    }
     let namespaces = UnshareFlags::NEWNS
         | UnshareFlags::NEWPID
         | UnshareFlags::NEWNET
         | UnshareFlags::NEWIPC
         | UnshareFlags::NEWUTS;
-    leave(namespaces).map_err(failed("new namespaces cannot be made (root is needed)"))?;
+    leave(namespaces).map_err(failed("new namespaces cannot be made"))?;
     let mut child = Command::new("/proc/self/exe")
         .args(["native-sandbox", "inner"])
-        .env("TERRAPOOL_SANDBOX", specification.trim())
+        .env("TERRAPOOL_SANDBOX", text.trim())
         .spawn()
         .map_err(failed(
             "the first process of the new namespaces cannot be started",
@@ -147,9 +180,10 @@ fn inner() -> io::Result<std::convert::Infallible> {
     root::keep_apart().map_err(failed("mounts cannot be kept apart"))?;
     connect(&specification)?;
     root::enter(&specification)?;
-    leave(UnshareFlags::NEWUSER).map_err(failed(
-        "a user namespace cannot be made (see /proc/sys/user/max_user_namespaces)",
-    ))?;
+    match specification.privilege {
+        Privilege::Root => leave(UnshareFlags::NEWUSER).map_err(failed(NO_USERS))?,
+        Privilege::User => become_alone(UNPRIVILEGED).map_err(failed(NO_USERS))?,
+    }
     wish(&Wish::Users)?;
     read_line()?;
     give_up_power(specification.user).map_err(failed("capabilities cannot be given up"))?;
@@ -169,7 +203,7 @@ fn inner() -> io::Result<std::convert::Infallible> {
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     if specification.user == SandboxUser::Unprivileged {
-        runner.uid(super::UNPRIVILEGED).gid(super::UNPRIVILEGED);
+        runner.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
     }
     rustix::thread::set_no_new_privs(true)?;
     seccomp::apply().map_err(failed("system calls cannot be filtered"))?;
@@ -189,10 +223,12 @@ fn connect(specification: &Specification) -> io::Result<()> {
         }
         wish(&Wish::Link)?;
         read_line()?;
-        let (address, gateway) = (outside.link.address, outside.link.gateway);
-        commands.push_str(&format!(
-            "addr add {address}/31 dev {INTERFACE}\nlink set {INTERFACE} up\nroute add default via {gateway}\n"
-        ));
+        commands.push_str(&match &outside.way {
+            Way::Link(Link { address, gateway, .. }) => format!(
+                "addr add {address}/31 dev {INTERFACE}\nlink set {INTERFACE} up\nroute add default via {gateway}\n"
+            ),
+            Way::UserMode => user_mode::commands(),
+        });
     }
     let mut ip = Command::new("ip")
         .args(["-batch", "-"])
@@ -214,7 +250,7 @@ fn connect(specification: &Specification) -> io::Result<()> {
     if outside.metadata_open {
         close.arg("--metadata-open");
     }
-    close.args(outside.host.iter().map(ToString::to_string));
+    close.args(&outside.closed);
     if close.stdout(Stdio::null()).status()?.success() {
         Ok(())
     } else {
