@@ -16,12 +16,20 @@ use crate::command::{cargo, check, find_program, output, program, target_dir};
 use crate::systems::bootstrap;
 use crate::{image, packages};
 
+mod rootless_podman;
+
 /// What the machine has: a kernel, systemd, a container engine, and what tests use.
 const SYSTEM: &str = "linux-image-cloud-amd64,apparmor,systemd,systemd-sysv,dbus,procps,iproute2,iptables,docker.io,\
                       ca-certificates,passwd,kmod,socat,curl,git,openssh-client,python3,libpam-systemd,slirp4netns";
 
 /// Tests of what depends on control groups and on the kernel, in the order in which they run.
-const TESTS: [&str; 4] = ["limits", "native_driver", "sandbox_cases", "sandbox_limits"];
+const TESTS: [&str; 5] = [
+    "limits",
+    "native_driver",
+    "sandbox_cases",
+    "sandbox_limits",
+    rootless_podman::PROGRAM,
+];
 
 /// As whom agents run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,17 +38,20 @@ enum Step {
     Root,
     /// As an ordinary user with a delegated control group, with the native driver.
     User,
+    /// As an ordinary user, with the Docker driver on Podman of the same user.
+    RootlessPodman,
 }
 
 impl Step {
-    const ALL: [Self; 2] = [Self::Root, Self::User];
+    const ALL: [Self; 3] = [Self::Root, Self::User, Self::RootlessPodman];
 
     /// Whether it runs a program.
     fn has(self, test: &str) -> bool {
         match self {
-            Self::Root => true,
+            Self::Root => test != rootless_podman::PROGRAM,
             // The runner's own tests start no agent.
-            Self::User => test != "limits",
+            Self::User => !["limits", rootless_podman::PROGRAM].contains(&test),
+            Self::RootlessPodman => test == rootless_podman::PROGRAM,
         }
     }
 
@@ -49,13 +60,14 @@ impl Step {
         match self {
             Self::Root => "",
             Self::User => "TERRAPOOL_TEST_AGENT_USER=tester ",
+            Self::RootlessPodman => rootless_podman::BEGIN,
         }
     }
 
     /// Arguments of the programs, before those of the caller.
     fn arguments(self, test: &str) -> &'static str {
         match (self, test) {
-            (Self::Root, _) => "",
+            (Self::Root | Self::RootlessPodman, _) => "",
             // The root profile is root's to give, and the host's firewall is root's.
             (Self::User, "native_driver") => {
                 " --include-ignored --skip the_root_profile_has --skip what_somebody_takes_away"
@@ -69,15 +81,17 @@ impl Step {
         match self {
             Self::Root => test.to_owned(),
             Self::User => format!("{test}@user"),
+            Self::RootlessPodman => format!("{test}@rootless-podman"),
         }
     }
 }
 
-/// What is asked for: `[--root | --user] [TEST…]`.
+/// What is asked for: `[--root | --user | --rootless-podman] [TEST…]`.
 fn steps<'a>(arguments: &'a [&'a str]) -> (Vec<Step>, &'a [&'a str]) {
     match arguments {
         ["--root", rest @ ..] => (vec![Step::Root], rest),
         ["--user", rest @ ..] => (vec![Step::User], rest),
+        ["--rootless-podman", rest @ ..] => (vec![Step::RootlessPodman], rest),
         rest => (Step::ALL.to_vec(), rest),
     }
 }
@@ -176,7 +190,8 @@ struct Machine {
 
 impl Machine {
     fn install(&self) -> anyhow::Result<()> {
-        let archive = bootstrap("machine", "bookworm", "essential", SYSTEM)?;
+        let include = format!("{SYSTEM},{}", rootless_podman::SYSTEM);
+        let archive = bootstrap("machine", "bookworm", "essential", &include)?;
         fs::create_dir_all(&self.root)?;
         let mut unpack = program("tar");
         check(
@@ -236,6 +251,9 @@ impl Machine {
         }
         let mut programs = 0;
         for step in steps {
+            if *step == Step::RootlessPodman {
+                script.push_str(rootless_podman::SETUP);
+            }
             for (name, _) in tests.iter().filter(|(name, _)| step.has(name)) {
                 programs += 1;
                 let shown = step.name(name);
