@@ -21,6 +21,8 @@ use terrapool_model::id::AttemptId;
 use terrapool_protocol::agent::LogPosition;
 use tokio::sync::Notify;
 
+mod reading;
+
 /// First byte of every log.
 pub const STX: u8 = 0x02;
 /// Last byte of a log whose phase is over.
@@ -234,39 +236,6 @@ impl LogStore {
         Ok(size)
     }
 
-    /// Bytes of a log's file from an offset on, both marks included. A log that has not begun is empty.
-    ///
-    /// # Errors
-    /// [`LogError`] when the id is none or the disk refuses.
-    pub async fn read(&self, id: &str, offset: u64, limit: usize) -> Result<Vec<u8>, LogError> {
-        let path = self.path(id)?;
-        let read = move || {
-            let file = match File::open(&path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-                Err(error) => return Err(io("opening", &path)(error)),
-            };
-            let length = file.metadata().map_err(io("reading", &path))?.len();
-            let available = usize::try_from(length.saturating_sub(offset)).unwrap_or(usize::MAX);
-            let mut bytes = vec![0; available.min(limit)];
-            let mut filled = 0;
-            while filled < bytes.len() {
-                let count = file
-                    .read_at(&mut bytes[filled..], offset + filled as u64)
-                    .map_err(io("reading", &path))?;
-                if count == 0 {
-                    break;
-                }
-                filled += count;
-            }
-            bytes.truncate(filled);
-            Ok(bytes)
-        };
-        tokio::task::spawn_blocking(read)
-            .await
-            .unwrap_or_else(|_| Ok(Vec::new()))
-    }
-
     /// Makes appends durable, a batch at a time. Never ends.
     pub async fn sync_forever(&self) {
         loop {
@@ -363,6 +332,11 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+/// Where an attempt's bytes lie that came when it did not hold the job any more.
+fn apart_path(log: &Path, generation: u64, attempt: &AttemptId) -> PathBuf {
+    with_suffix(log, &format!(".{generation}.{attempt}"))
 }
 
 impl Log {
@@ -478,8 +452,7 @@ impl Log {
     fn apart(&mut self, writer: &Writer) -> Result<&mut Apart, LogError> {
         let key = (writer.generation, writer.attempt.to_string());
         if !self.apart.contains_key(&key) {
-            let suffix = format!(".{}.{}", writer.generation, writer.attempt);
-            let path = with_suffix(&self.path, &suffix);
+            let path = apart_path(&self.path, writer.generation, &writer.attempt);
             let mut file = OpenOptions::new()
                 .read(true)
                 .write(true)

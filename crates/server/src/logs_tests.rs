@@ -102,6 +102,12 @@ async fn what_comes_after_the_seal_is_delivered_but_does_not_change_the_log() {
     let done = logs.complete("apply-1", &me).await.unwrap();
     assert_eq!(done.sha256, sha256(b"first rest"));
     assert_eq!(whole(&logs, "apply-1").await, sealed);
+    let later = |offset, limit| logs.read_later("apply-1", (1, &me.attempt), offset, limit);
+    assert_eq!(later(0, 100).await.unwrap(), b" rest");
+    assert_eq!(later(1, 2).await.unwrap(), b"re");
+    let other = writer(1, 2);
+    let nothing = logs.read_later("apply-1", (1, &other.attempt), 0, 100);
+    assert!(nothing.await.unwrap().is_empty());
 }
 
 #[tokio::test]

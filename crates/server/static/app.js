@@ -86,6 +86,35 @@ async function fill(chunk) {
   if (!answer.ok) return;
   const part = new DOMParser().parseFromString(await answer.text(), "text/html").body;
   chunk.replaceChildren(...part.childNodes);
+  tint();
+}
+
+// --- links to lines: #plan-L12, #plan-L12-20; the chunk that has them is filled first -----------------------------
+let aim;
+addEventListener("hashchange", jump);
+jump();
+function tint() {
+  for (let n = aim?.from; n <= aim?.to; n++) document.getElementById(`${aim.phase}-L${n}`)?.classList.add("hit");
+}
+async function jump() {
+  if (aim) for (const line of $$(".ln.hit")) line.classList.remove("hit");
+  const [hash, phase, from, to] = location.hash.match(/^#(plan|apply)-L(\d+)(?:-(\d+))?$/) ?? [];
+  aim = hash && { phase, from: +from, to: Math.min(to ?? from, +from + 2000) };
+  const log = aim && $(`#${phase}-log .log`);
+  if (!log) return;
+  $(`#${phase}-fold`).open = true;
+  $(`#${phase}-log [data-follow]`)?.setAttribute("aria-pressed", false);
+  const line = () => document.getElementById(`${phase}-L${from}`);
+  if (!line()) {
+    const chunk = $$(".chunk[data-from]", log).find((c) => +c.dataset.from <= aim.from && aim.from <= +c.dataset.to);
+    if (chunk) await fill(chunk);
+    else if (aim.from <= +log.dataset.total) {
+      const page = `?phase=${phase}&from=${Math.max(aim.from - 500, 1)}`;
+      if (location.search !== page) return location.assign(page + hash);
+    }
+  }
+  tint();
+  line()?.scrollIntoView({ block: "center" });
 }
 for (const current of $$(".phases [aria-current], .tabs [aria-current]")) current.scrollIntoView({ block: "nearest", inline: "center" });
 bindOpen(document);

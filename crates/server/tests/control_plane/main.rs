@@ -16,5 +16,6 @@ mod tokens;
 mod traps;
 mod web_forms;
 mod web_pages;
+mod web_runs;
 mod web_sign_in;
 mod workspaces;

@@ -34,6 +34,8 @@ pub struct JobView {
     pub phase: Phase,
     /// Where it stands.
     pub state: JobState,
+    /// The newest assignment.
+    pub generation: u64,
     /// The attempt that holds it, or held it last.
     pub attempt: Option<AttemptId>,
     /// The attempt's agent.
@@ -59,7 +61,7 @@ pub struct JobView {
 }
 
 const COLUMNS: &str = "j.id, j.run_id, r.message, w.name AS workspace_name, o.name AS organization_name, j.pool_id, \
-     j.phase, j.state, j.attempt, j.agent_id, a.name AS agent_name, j.tries, j.last_contact, j.queued_at, \
+     j.phase, j.state, j.generation, j.attempt, j.agent_id, a.name AS agent_name, j.tries, j.last_contact, j.queued_at, \
      j.started_at, j.finished_at, j.limits, j.outcome, j.usage";
 const FROM: &str = "FROM jobs j JOIN runs r ON r.id = j.run_id JOIN workspaces w ON w.id = j.workspace_id \
      JOIN organizations o ON o.id = w.organization_id LEFT JOIN agents a ON a.id = j.agent_id";
@@ -75,6 +77,7 @@ fn read(row: &Row) -> Result<JobView, StoreError> {
         pool_id: row.parse("pool_id")?,
         phase: row.parse("phase")?,
         state: row.parse("state")?,
+        generation: row.count("generation")?,
         attempt: row.opt_parse("attempt")?,
         agent_id: row.opt_parse("agent_id")?,
         agent: row.opt_text("agent_name")?,

@@ -68,6 +68,11 @@ impl Document {
         types
     }
 
+    /// Whether it has a resource instance with this address.
+    pub fn has(&self, address: &str) -> bool {
+        self.instances.contains_key(address)
+    }
+
     /// The outputs as the state has them: an object with `value`, `type` and perhaps `sensitive` each.
     pub fn outputs(&self) -> &BTreeMap<String, Value> {
         &self.outputs

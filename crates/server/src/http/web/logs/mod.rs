@@ -1,15 +1,18 @@
 //! Logs as people read them: lines of text made of what an engine wrote, and HTML made of lines.
 
 pub mod ansi;
+pub mod diagnostics;
 mod index;
 pub mod progress;
 pub mod text;
+mod view;
 
 use std::fmt;
 
 use super::parts::html;
 
-pub use index::{LogLines, LogView};
+pub use index::LogLines;
+pub use view::{Delivery, LogView};
 
 /// Lines of a chunk, which has a fixed height.
 pub const CHUNK: usize = 500;

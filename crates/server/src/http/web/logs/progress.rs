@@ -66,6 +66,25 @@ fn elapsed(message: &str) -> &str {
         .unwrap_or_default()
 }
 
+/// The seconds of an engine's "3s", "1m10s", "00m10s" or "1h2m3s".
+pub fn seconds(took: &str) -> Option<u64> {
+    let (mut sum, mut number) = (0, None);
+    for letter in took.chars() {
+        if let Some(digit) = letter.to_digit(10) {
+            number = Some(number.unwrap_or(0_u64).saturating_mul(10) + u64::from(digit));
+            continue;
+        }
+        let unit = match letter {
+            'h' => 3600,
+            'm' => 60,
+            's' => 1,
+            _ => return None,
+        };
+        sum += number.take()?.saturating_mul(unit);
+    }
+    (number.is_none() && !took.is_empty()).then_some(sum)
+}
+
 /// The resources that an apply has begun with, in that order, as its log has told so far.
 #[derive(Debug, Clone, Default)]
 pub struct Steps {
@@ -75,6 +94,17 @@ pub struct Steps {
 }
 
 impl Steps {
+    /// Those that were read before, to go on with.
+    pub fn after(steps: &[Step]) -> Self {
+        let places = steps.iter().enumerate();
+        Self {
+            places: places
+                .map(|(place, step)| (step.address.clone(), place))
+                .collect(),
+            steps: steps.to_vec(),
+        }
+    }
+
     /// The resources.
     pub fn list(&self) -> &[Step] {
         &self.steps
@@ -157,6 +187,21 @@ mod tests {
                 ("aws_x.c", Stage::Working, "20s"),
             ]
         );
+    }
+
+    #[test]
+    fn the_times_of_engines_are_read() {
+        for (took, expected) in [
+            ("3s", Some(3)),
+            ("00m10s", Some(10)),
+            ("1m10s", Some(70)),
+            ("1h2m3s", Some(3723)),
+            ("", None),
+            ("10", None),
+            ("long", None),
+        ] {
+            assert_eq!(seconds(took), expected, "{took}");
+        }
     }
 
     #[test]

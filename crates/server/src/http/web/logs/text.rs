@@ -45,6 +45,9 @@ fn diagnostic(diagnostic: &Value) -> Vec<String> {
     let range = &diagnostic["range"];
     if let (Some(file), Some(line)) = (range["filename"].as_str(), range["start"]["line"].as_u64()) {
         lines.push(bar.clone());
+        if let Some(address) = diagnostic["address"].as_str() {
+            lines.push(format!("{bar}  with {address},"));
+        }
         let context = diagnostic["snippet"]["context"].as_str();
         let context = context.map_or_else(String::new, |context| format!(", in {context}"));
         lines.push(format!("{bar}  on {file} line {line}{context}:"));

@@ -53,6 +53,29 @@ impl fmt::Display for Meter {
     }
 }
 
+/// How long something took of the longest, in a table beside the figure: readers need it once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    /// How long it took.
+    pub part: u64,
+    /// How long the longest took.
+    pub whole: u64,
+    /// Its colour.
+    pub tone: Tone,
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.part.saturating_mul(120) / self.whole.max(1);
+        write!(
+            out,
+            r#"<svg class="ch" viewBox="0 0 120 12" preserveAspectRatio="none" aria-hidden="true"><path class="gr" d="M0 6H120"/><rect class="fi {}" y="2" width="{}" height="8" rx="1"/></svg>"#,
+            self.tone,
+            width.clamp(1, 120)
+        )
+    }
+}
+
 /// A line over time, with the ground under it tinted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spark {
@@ -178,7 +201,7 @@ impl fmt::Display for Pips {
     }
 }
 
-html!(Meter, Spark, Bars, Pips);
+html!(Meter, Lane, Spark, Bars, Pips);
 
 #[cfg(test)]
 mod tests {

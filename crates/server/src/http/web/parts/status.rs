@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use terrapool_model::agent_status::AgentStatus;
-use terrapool_model::run::{ErrorReason, RunStatus};
+use terrapool_model::run::{Aftermath, ErrorReason, RunStatus};
 use terrapool_model::time::Timestamp;
 use terrapool_protocol::job::{FailureReason, Outcome};
 use terrapool_store::agents::AgentRecord;
@@ -110,12 +110,14 @@ pub fn of_wait(reason: &terrapool_model::wait::WaitReason) -> Status {
 
 html!(Status, Pill<'_>, Picture<'_>);
 
+const OUT_OF_MEMORY: &str = "Out of memory";
+
 /// Words in the runner's messages that tell why a sandbox ended: a run keeps the message only.
 fn cause_of_failure(message: &str) -> Option<(&'static str, &'static str)> {
     let message = message.to_lowercase();
     let has = |text: &str| message.contains(text);
     if has("mib of memory") {
-        Some(("mem", "Out of memory"))
+        Some(("mem", OUT_OF_MEMORY))
     } else if has("no contact with the control plane") {
         Some(("lost", "Lost contact"))
     } else if has("mib of disk") || has("no space left") {
@@ -141,6 +143,25 @@ fn errored(run: &RunRecord) -> (Tone, &'static str, &'static str) {
     }
 }
 
+/// Whether a run is errored because its memory was not enough.
+pub fn is_out_of_memory(run: &RunRecord) -> bool {
+    run.status == RunStatus::Errored && cause(run) == OUT_OF_MEMORY
+}
+
+/// What was learnt of a run after its end.
+fn after(aftermath: Aftermath) -> Option<(Tone, &'static str, &'static str)> {
+    match aftermath {
+        Aftermath::None => None,
+        Aftermath::Delivered => Some((Tone::Warn, "down", "Delivered later")),
+        Aftermath::Overridden => Some((Tone::Warn, "warn", "Overridden")),
+    }
+}
+
+/// Why a run is errored, in a word; what was learnt afterwards does not change it.
+pub fn cause(run: &RunRecord) -> &'static str {
+    errored(run).2
+}
+
 /// A run's status as people read it.
 pub fn of_run(run: &RunRecord) -> Status {
     let canceling = run.cancel_asked_at.is_some() && !run.status.is_terminal();
@@ -158,9 +179,9 @@ pub fn of_run(run: &RunRecord) -> Status {
         RunStatus::PlannedAndFinished => (Tone::Good, "ok", "No changes"),
         RunStatus::Applied => (Tone::Good, "ok", "Applied"),
         RunStatus::Discarded => (Tone::Mute, "discard", "Discarded"),
-        RunStatus::Errored => errored(run),
+        RunStatus::Errored => after(run.aftermath).unwrap_or_else(|| errored(run)),
         RunStatus::Canceled => (Tone::Mute, "stop", "Canceled"),
-        RunStatus::ForceCanceled => (Tone::Warn, "stop", "Given up"),
+        RunStatus::ForceCanceled => after(run.aftermath).unwrap_or((Tone::Warn, "stop", "Given up")),
         RunStatus::PolicySoftFailed => (Tone::Bad, "bad", "Refused by policy"),
     };
     Status {
@@ -177,7 +198,7 @@ pub fn of_outcome(outcome: Option<&Outcome>, is_apply: bool) -> Status {
         Some(Outcome::Succeeded { changes: false }) => Status::new(Tone::Good, "ok", "No changes"),
         Some(Outcome::Failed { reason, message }) => {
             let (icon, word) = match reason {
-                FailureReason::OutOfMemory => ("mem", "Out of memory"),
+                FailureReason::OutOfMemory => ("mem", OUT_OF_MEMORY),
                 FailureReason::LostContact => ("lost", "Lost contact"),
                 FailureReason::Limit
                 | FailureReason::Configuration

@@ -70,6 +70,13 @@ fn day(at: Timestamp, now: Timestamp) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clock(pub Timestamp);
 
+impl Clock {
+    /// The words alone, within a sentence: "14:20:11 UTC".
+    pub fn words(&self) -> String {
+        utc(self.0).format("%H:%M:%S UTC").to_string()
+    }
+}
+
 impl fmt::Display for Clock {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_time(out, self.0, "", &utc(self.0).format("%H:%M:%S").to_string())
@@ -89,6 +96,11 @@ impl Day {
     /// A moment with its day.
     pub fn new(at: Timestamp, now: Timestamp) -> Self {
         Self { at, now }
+    }
+
+    /// The words alone, within a sentence: "23 Nov, 16:20 UTC".
+    pub fn words(&self) -> String {
+        format!("{} UTC", day(self.at, self.now))
     }
 }
 

@@ -134,6 +134,7 @@ mod tests {
             pool_id: AgentPoolId::from_random([1; 16]),
             phase: Phase::Plan,
             state: JobState::Done,
+            generation: 1,
             attempt: None,
             agent_id: None,
             agent: None,

@@ -3,6 +3,7 @@
 use axum::extract::{Path, State};
 use serde_json::json;
 use terrapool_model::id::RunId;
+use terrapool_protocol::job::Limit;
 use terrapool_store::overview::ListedRun;
 
 use super::load::{Names, find};
@@ -12,7 +13,8 @@ use crate::http::answer::ApiBody;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::form::{Fields, SignedForm, made_id, own_headers, request, request_with};
-use crate::http::web::page::{Page, see};
+use crate::http::web::page::{Page, see, see_with};
+use crate::http::web::parts::words::megabytes;
 use crate::http::web::visitor::{Place, Visitor};
 use crate::http::web::workspaces::require_name;
 
@@ -84,6 +86,28 @@ pub(super) async fn force_cancel(State(app): State<App>, Path(names): Path<Names
     let id = Path(listed.run.id.to_string());
     tfe::run_actions::force_cancel(State(app), visitor.caller, id, comment(&fields)).await?;
     see(&address(&place, &listed.workspace, &listed.run.id))
+}
+
+/// `POST …/memory`: the memory of the workspace's runs, and the run again with it.
+pub(super) async fn raise_memory(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
+    let (place, listed) = found(&app, &form.visitor, &names).await?;
+    let memory: u64 = form
+        .fields
+        .number("memory")
+        .ok_or_else(|| WebError::bad_request("the memory is no number of mebibytes".to_owned()))?;
+    let mut attributes = serde_json::Map::new();
+    attributes.insert(Limit::Memory.setting().to_owned(), json!(memory));
+    let (caller, id) = (
+        form.visitor.caller.clone(),
+        Path(listed.run.workspace_id.to_string()),
+    );
+    tfe::workspaces::update(State(app.clone()), caller, id, request(attributes.into())).await?;
+    if form.fields.ticked("again") {
+        return retry(State(app), Path(names), form).await;
+    }
+    let said = format!("Runs of {} have {} now.", listed.workspace, megabytes(memory));
+    let address = address(&place, &listed.workspace, &listed.run.id);
+    see_with(&form.visitor, &address, &said)
 }
 
 /// `POST …/retry`: another run like this one, of the same configuration.

@@ -24,6 +24,16 @@ fn usage(loaded: &Loaded) -> Option<(Usage, u64)> {
         .find_map(|job| Some((job.usage?, job.limits.memory_mb)))
 }
 
+/// The run's pool, where the visitor sees it.
+pub(super) fn pool_address(loaded: &Loaded) -> Option<String> {
+    let shared = loaded.workspace.effective.agent_pool_id.is_none();
+    let seen = loaded.listed.pool.is_some() && !shared && loaded.rights.reads_queues;
+    seen.then(|| {
+        let pool = &loaded.listed.run.pool_id;
+        format!("/app/{}/agent-pools/{pool}", loaded.organization)
+    })
+}
+
 pub(super) fn of(loaded: &Loaded) -> Vec<Fact> {
     let run = &loaded.listed.run;
     let plain = |name, text: String| Fact {
@@ -32,13 +42,11 @@ pub(super) fn of(loaded: &Loaded) -> Vec<Fact> {
         address: None,
     };
     let job = loaded.apply_job.as_ref().or(loaded.plan_job.as_ref());
-    let pools = format!("/app/{}/agent-pools/{}", loaded.organization, run.pool_id);
-    let shared = loaded.workspace.effective.agent_pool_id.is_none();
+    let pool = pool_address(loaded);
     let mut facts = vec![Fact {
         name: "Pool",
         text: loaded.listed.pool.clone().unwrap_or_else(|| "deleted".to_owned()),
-        address: (loaded.listed.pool.is_some() && !shared && loaded.rights.reads_queues)
-            .then(|| pools.clone()),
+        address: pool.clone(),
     }];
     if let Some(job) = job
         && let Some(agent) = &job.agent
@@ -46,11 +54,9 @@ pub(super) fn of(loaded: &Loaded) -> Vec<Fact> {
         facts.push(Fact {
             name: "Agent",
             text: agent.clone(),
-            address: job
-                .agent_id
-                .as_ref()
-                .filter(|_| !shared && loaded.rights.reads_queues)
-                .map(|id| format!("{pools}/agents/{id}")),
+            address: pool
+                .zip(job.agent_id.as_ref())
+                .map(|(pool, id)| format!("{pool}/agents/{id}")),
         });
     }
     facts.push(plain("Engine", engine_name(run.engine, &run.engine_version)));
@@ -69,8 +75,8 @@ pub(super) fn of(loaded: &Loaded) -> Vec<Fact> {
                 format!("{} for a slot", between(job.queued_at, started)),
             ));
         }
-        if job.tries > 1 {
-            facts.push(plain("Attempt", job.tries.to_string()));
+        if job.generation > 1 {
+            facts.push(plain("Attempt", job.generation.to_string()));
         }
     }
     if let Some((usage, _)) = usage(loaded)

@@ -2,25 +2,37 @@
 
 use terrapool_model::job::Phase;
 use terrapool_model::lock::Lock;
-use terrapool_model::run::RunStatus;
-use terrapool_model::time::Timestamp;
+use terrapool_model::run::{Aftermath, ErrorReason, RunStatus};
+use terrapool_model::time::{Millis, Timestamp};
+use terrapool_model::times::Times;
 use terrapool_model::wait::WaitReason;
 use terrapool_objects::ObjectKey;
-use terrapool_protocol::job::ArtifactName;
+use terrapool_protocol::job::{ArtifactName, Limit};
+use terrapool_store::audit::{self, AuditFilter};
 use terrapool_store::db::Connection;
 use terrapool_store::overview::{self, JobView, ListedRun, RunFilter};
 use terrapool_store::page::Page as StorePage;
+use terrapool_store::runs::RunRecord;
 use terrapool_store::state_versions::{self, StateVersionRecord};
 use terrapool_store::workspaces::{self, WorkspaceRecord};
-use terrapool_store::{artifacts, users};
+use terrapool_store::{artifacts, pools, users, variables};
 
+use super::lost;
 use crate::app::App;
 use crate::auth::{OrganizationPermission, WorkspacePermission};
 use crate::http::web::changes::plan::{self, Plan};
+use crate::http::web::changes::state::Document;
 use crate::http::web::error::WebError;
-use crate::http::web::logs::LogView;
+use crate::http::web::logs::diagnostics::Diagnostic;
+use crate::http::web::logs::{Delivery, LogView};
+use crate::http::web::parts::status;
 use crate::http::web::visitor::{Place, Visitor};
+use crate::http::web::workspaces::read_document;
+use crate::logs::LogError;
 use crate::waiting;
+
+/// Largest state of a lost run that is looked into, bytes: its page is made anew each second while somebody looks.
+const LARGEST_LOST_STATE: u64 = 1 << 20;
 
 /// Largest plan that is shown as a tree, bytes.
 const LARGEST_PLAN: u64 = 64 << 20;
@@ -44,6 +56,21 @@ pub(super) struct Loaded {
     pub(super) behind: Vec<ListedRun>,
     pub(super) states: Vec<StateVersionRecord>,
     pub(super) current: Option<StateVersionRecord>,
+    /// The newest state that the run's apply wrote, with its serial, when the run is over: for what is said of it.
+    pub(super) document: Option<(Option<u64>, Document)>,
+    /// The first errors that the engine told of a run that is errored, with the phase and the line of each.
+    pub(super) diagnostics: Vec<(Phase, usize, Diagnostic)>,
+    /// The times of the run's pool.
+    pub(super) times: Times,
+    /// The memory that a run of the workspace gets now, and the most that its pool allows, MiB.
+    pub(super) memory_mb: u64,
+    pub(super) most_memory_mb: Option<u64>,
+    /// Whether the engine is told to log everything, as far as the visitor may know.
+    pub(super) is_verbose: bool,
+    /// Who asked it to stop, while it does.
+    pub(super) canceled_by: Option<String>,
+    /// How long the phase that is worked on took the last time in this workspace.
+    pub(super) last_took: Option<Millis>,
     pub(super) rights: Rights,
     pub(super) now: Timestamp,
 }
@@ -54,6 +81,9 @@ pub(super) struct Rights {
     pub(super) queue: bool,
     pub(super) apply: bool,
     pub(super) force_cancel: bool,
+    pub(super) manage: bool,
+    pub(super) read_outputs: bool,
+    pub(super) read_variables: bool,
     pub(super) reads_queues: bool,
 }
 
@@ -77,6 +107,12 @@ impl Loaded {
             Phase::Plan => self.plan_job.as_ref(),
             Phase::Apply => self.apply_job.as_ref(),
         }
+    }
+
+    /// How long the engine has to stop in good order.
+    pub(super) fn grace(&self) -> Millis {
+        self.times
+            .grace(self.listed.run.status.phase().unwrap_or(Phase::Plan))
     }
 
     /// Whether the workspace is locked because this run was lost.
@@ -139,7 +175,7 @@ pub(super) async fn load(
     };
     let behind = behind(connection, &place, &workspace, &listed).await?;
     let (states, _) = state_versions::list(connection, &workspace.id, 30, 0).await?;
-    let states = states
+    let states: Vec<StateVersionRecord> = states
         .into_iter()
         .filter(|version| version.run_id.as_ref() == Some(&run.id))
         .collect();
@@ -148,19 +184,52 @@ pub(super) async fn load(
         queue: may(WorkspacePermission::QueueRuns),
         apply: may(WorkspacePermission::ApplyRuns),
         force_cancel: may(WorkspacePermission::ForceCancelRuns),
+        manage: may(WorkspacePermission::Manage),
+        read_outputs: may(WorkspacePermission::ReadOutputs),
+        read_variables: may(WorkspacePermission::ReadVariables),
         reads_queues: place.may(OrganizationPermission::ReadQueues),
     };
+    let plan_job = jobs.pop();
+    let pool = pools::get(connection, &run.pool_id).await?;
+    let settings = pool.map(|pool| pool.settings).unwrap_or_default();
+    let document = match states.first() {
+        Some(version) if run.status == RunStatus::Applied => read_state(app, version, u64::MAX).await?,
+        Some(version) if lost::is_lost(run, apply_job.as_ref()) => {
+            read_state(app, version, LARGEST_LOST_STATE).await?
+        }
+        Some(_) | None => None,
+    };
+    let plan_log = shown_log(app, run, Phase::Plan, plan_job.as_ref()).await;
+    let apply_log = shown_log(app, run, Phase::Apply, apply_job.as_ref()).await;
+    let last = if apply_job.is_some() {
+        (Phase::Apply, apply_log.as_ref())
+    } else {
+        (Phase::Plan, plan_log.as_ref())
+    };
     let loaded = Loaded {
+        diagnostics: diagnostics(run, last).await,
         rights,
         base: place.address(&format!("/workspaces/{}/runs/{}", workspace.name, run.id)),
         organization: place.organization.name.clone(),
-        plan_job: jobs.pop(),
-        apply_job,
+        document,
+        memory_mb: workspace
+            .settings
+            .get(Limit::Memory.setting())
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(settings.default_limits.memory_mb)
+            .min(settings.maximum_limits.memory_mb.unwrap_or(u64::MAX)),
+        most_memory_mb: settings.maximum_limits.memory_mb,
+        times: settings.times,
+        is_verbose: rights.read_variables && is_verbose(connection, &workspace, run).await?,
+        canceled_by: canceled_by(connection, &place, run).await?,
+        last_took: last_took(connection, &place, &workspace, run).await?,
         reason,
         confirmed_by,
         plan: plan_of(app, connection, &listed).await?,
-        plan_log: log(app, run.plan_id.as_str()).await,
-        apply_log: log(app, run.apply_id.as_str()).await,
+        plan_log,
+        apply_log,
+        plan_job,
+        apply_job,
         behind,
         states,
         current: state_versions::current(connection, &workspace.id).await?,
@@ -171,19 +240,171 @@ pub(super) async fn load(
     Ok((place, loaded))
 }
 
+/// The log of a phase with what its job's attempt delivered after it had been closed.
+pub(super) async fn log(
+    app: &App,
+    run: &RunRecord,
+    phase: Phase,
+    job: Option<&JobView>,
+) -> Result<LogView, LogError> {
+    let log = LogView::open(&app.logs, &app.log_lines, log_id(run, phase)).await?;
+    match delivery(run, job) {
+        Some(delivery) => log.with_delivery(&app.log_lines, &delivery).await,
+        None => Ok(log),
+    }
+}
+
+/// What an attempt may have delivered after its log had been closed.
+pub(super) fn delivery(run: &RunRecord, job: Option<&JobView>) -> Option<Delivery> {
+    let job = job?;
+    Some(Delivery {
+        generation: job.generation,
+        attempt: job.attempt.clone()?,
+        complete: run.aftermath == Aftermath::Delivered,
+        mark: if run.error_reason == Some(ErrorReason::AgentLost) {
+            "\u{1b}[1;33mContact was lost here. What follows was delivered later, when the agent came back.\u{1b}[0m"
+        } else {
+            "\u{1b}[1;33mThe run was over here. What follows was delivered later.\u{1b}[0m"
+        },
+    })
+}
+
+/// The log of a phase by its id.
+pub(super) fn log_id(run: &RunRecord, phase: Phase) -> &str {
+    match phase {
+        Phase::Plan => run.plan_id.as_str(),
+        Phase::Apply => run.apply_id.as_str(),
+    }
+}
+
 /// A log; none when the disk refuses: the page is worth showing without.
-async fn log(app: &App, id: &str) -> Option<LogView> {
-    match LogView::open(&app.logs, &app.log_lines, id).await {
+async fn shown_log(app: &App, run: &RunRecord, phase: Phase, job: Option<&JobView>) -> Option<LogView> {
+    match log(app, run, phase, job).await {
         Ok(log) => Some(log),
         Err(error) => {
             tracing::error!(
-                log = id,
+                log = log_id(run, phase),
                 error = &error as &dyn std::error::Error,
                 "a log cannot be read"
             );
             None
         }
     }
+}
+
+/// The first errors that the engine told of a run that is errored.
+async fn diagnostics(
+    run: &RunRecord,
+    (phase, log): (Phase, Option<&LogView>),
+) -> Vec<(Phase, usize, Diagnostic)> {
+    let Some(log) = log.filter(|_| run.status == RunStatus::Errored) else {
+        return Vec::new();
+    };
+    let found = log.diagnostics().await.unwrap_or_else(|error| {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "the errors in a log cannot be read"
+        );
+        Vec::new()
+    });
+    let found = found.into_iter();
+    found
+        .map(|(line, diagnostic)| (phase, line, diagnostic))
+        .collect()
+}
+
+/// A state that can be read, with its serial; larger ones are left.
+async fn read_state(
+    app: &App,
+    version: &StateVersionRecord,
+    most: u64,
+) -> Result<Option<(Option<u64>, Document)>, WebError> {
+    if version.size.is_none_or(|size| size > most) {
+        return Ok(None);
+    }
+    let document = read_document(app, version).await?;
+    Ok(document.map(|document| (version.serial, document)))
+}
+
+/// Whether the workspace of a run that its memory ended tells the engine to log everything.
+async fn is_verbose(
+    connection: &mut Connection,
+    workspace: &WorkspaceRecord,
+    run: &RunRecord,
+) -> Result<bool, WebError> {
+    if !status::is_out_of_memory(run) {
+        return Ok(false);
+    }
+    let variables = variables::of_workspace(connection, &workspace.id).await?;
+    Ok(variables.iter().any(|variable| variable.key == "TF_LOG"))
+}
+
+/// Who asked a run to stop that has not stopped yet.
+async fn canceled_by(
+    connection: &mut Connection,
+    place: &Place,
+    run: &RunRecord,
+) -> Result<Option<String>, WebError> {
+    if run.cancel_asked_at.is_none() || run.status.is_terminal() {
+        return Ok(None);
+    }
+    let filter = AuditFilter {
+        kinds: vec!["run.cancel"],
+        ..AuditFilter::default()
+    };
+    let entries = audit::list(connection, Some(&place.organization.id), &filter, 50).await?;
+    let Some(entry) = entries
+        .into_iter()
+        .rfind(|entry| entry.subject == run.id.as_str())
+    else {
+        return Ok(None);
+    };
+    let name = match entry.actor.parse() {
+        Ok(id) => users::get(connection, &id).await?.map(|user| user.username),
+        Err(_) => None,
+    };
+    Ok(Some(name.unwrap_or(entry.actor)))
+}
+
+/// How long the phase that is worked on took the last time in the workspace.
+async fn last_took(
+    connection: &mut Connection,
+    place: &Place,
+    workspace: &WorkspaceRecord,
+    run: &RunRecord,
+) -> Result<Option<Millis>, WebError> {
+    let (begin, ends): (&str, &[&str]) = match run.status {
+        RunStatus::Planning => (
+            "planning-at",
+            &["planned-at", "planned-and-finished-at", "planned-and-saved-at"],
+        ),
+        RunStatus::Applying => ("applying-at", &["applied-at"]),
+        RunStatus::Pending
+        | RunStatus::PlanQueued
+        | RunStatus::Planned
+        | RunStatus::PlannedAndSaved
+        | RunStatus::PlannedAndFinished
+        | RunStatus::ApplyQueued
+        | RunStatus::Applied
+        | RunStatus::Discarded
+        | RunStatus::Errored
+        | RunStatus::Canceled
+        | RunStatus::ForceCanceled
+        | RunStatus::PolicySoftFailed => return Ok(None),
+    };
+    let filter = RunFilter {
+        workspace: Some(workspace.id.clone()),
+        ..RunFilter::default()
+    };
+    let organization = &place.organization.id;
+    let runs = overview::list_runs(connection, organization, &filter, &StorePage::first(20)).await?;
+    let took = |listed: &ListedRun| {
+        let times = &listed.run.status_timestamps;
+        let end = ends.iter().find_map(|name| times.get(*name))?;
+        Some(*end - *times.get(begin)?)
+    };
+    let others = runs.items.iter().filter(|listed| listed.run.id != run.id);
+    Ok(others.filter_map(took).next())
 }
 
 async fn behind(

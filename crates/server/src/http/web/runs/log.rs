@@ -7,10 +7,11 @@ use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
 use axum::response::IntoResponse as _;
 use terrapool_model::job::Phase;
-use terrapool_model::run::RunStatus;
+use terrapool_model::run::{ErrorReason, RunStatus};
+use terrapool_store::overview::{self, JobView};
 use terrapool_store::runs::RunRecord;
 
-use super::load::{Loaded, Names, find};
+use super::load::{self, Loaded, Names, find};
 use crate::app::App;
 use crate::auth::WorkspacePermission;
 use crate::http::answer::Params;
@@ -18,6 +19,7 @@ use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::logs::{CHUNK, Line, LogView};
 use crate::http::web::page::Page;
+use crate::http::web::paging::with_query;
 use crate::http::web::parts::Icon;
 use crate::http::web::parts::words::{self, Number};
 use crate::http::web::visitor::Visitor;
@@ -48,6 +50,8 @@ pub(super) struct Panel {
     hits: Option<String>,
     empty: &'static str,
     ended: Option<&'static str>,
+    /// The agent may come back and deliver the rest.
+    awaits: bool,
 }
 
 /// Up to 500 lines; empty ones are filled by the script.
@@ -134,6 +138,7 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
     let name = phase.as_str();
     let asked = wanted.phase == name;
     let live = !run.status.has_ended(phase);
+    let awaits = phase == Phase::Apply && loaded.quarantine().is_some();
     let query = if asked { wanted.query.as_str() } else { "" };
     let found = match log {
         Some(log) => log.find(query).await.unwrap_or_default(),
@@ -173,7 +178,7 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
         }
     };
     let page = |from: usize| {
-        crate::http::web::paging::with_query(
+        with_query(
             &loaded.base,
             &[("phase", name), ("from", &from.to_string()), ("find", query)],
         ) + &format!("#{name}-log")
@@ -212,9 +217,12 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
         } else {
             "Nothing was written."
         },
+        awaits,
+        // What was delivered later stands behind a line that says so.
         ended: (phase == Phase::Apply
-            && run.error_reason == Some(terrapool_model::run::ErrorReason::AgentLost))
-        .then_some("Contact was lost here. The log ends in mid-apply; nothing was cut by us."),
+            && run.error_reason == Some(ErrorReason::AgentLost)
+            && !log.is_some_and(LogView::has_delivery))
+        .then_some("Contact was lost here, in mid-apply; nothing was cut by us."),
     }
 }
 
@@ -253,12 +261,42 @@ fn windowed(total: usize, error: Option<usize>) -> Vec<(usize, usize, bool)> {
         .collect()
 }
 
-fn log_id(run: &RunRecord, phase: &str) -> Option<String> {
-    match phase {
-        "plan" => Some(run.plan_id.to_string()),
-        "apply" => Some(run.apply_id.to_string()),
-        _ => None,
+/// The address of a line of a log: of the page itself when the line is on it at first, else of the page of lines that
+/// has it, so that it leads there without scripts too.
+pub(super) fn link(loaded: &Loaded, phase: Phase, line: usize) -> String {
+    let (total, name) = (loaded.lines(phase), phase.as_str());
+    let error = loaded.log(phase).and_then(LogView::last_error);
+    let shown = windowed(total, error)
+        .iter()
+        .any(|(from, to, filled)| *filled && (*from..=*to).contains(&line));
+    if shown && total <= MOST_IN_CHUNKS {
+        return format!("#{name}-L{line}");
     }
+    let from = line.saturating_sub(PAGE / 2).max(1).to_string();
+    let address = with_query(&loaded.base, &[("phase", name), ("from", &from)]);
+    format!("{address}#{name}-L{line}")
+}
+
+/// The phase of an address.
+fn phase_of(name: &str) -> Result<Phase, WebError> {
+    [Phase::Plan, Phase::Apply]
+        .into_iter()
+        .find(|phase| phase.as_str() == name)
+        .ok_or_else(WebError::not_found)
+}
+
+/// The run whose log is asked for, and the job of the phase.
+async fn found(
+    app: &App,
+    visitor: &Visitor,
+    names: &Names,
+    phase: Phase,
+) -> Result<(RunRecord, Option<JobView>), WebError> {
+    let mut connection = app.db.read().await?;
+    let (_, _, listed) = find(app, &mut connection, visitor, names, WorkspacePermission::Read).await?;
+    let jobs = overview::of_run(&mut connection, &listed.run.id).await?;
+    let job = jobs.into_iter().find(|job| job.phase == phase);
+    Ok((listed.run, job))
 }
 
 /// `GET …/lines?phase=&from=&to=`: ready lines for a chunk.
@@ -268,13 +306,10 @@ pub(super) async fn lines(
     Path(names): Path<Names>,
     params: Params,
 ) -> Page {
-    let mut connection = app.db.read().await?;
-    let (_, _, listed) = find(&app, &mut connection, &visitor, &names, WorkspacePermission::Read).await?;
-    drop(connection);
-    let phase = params.get("phase").unwrap_or_default();
-    let id = log_id(&listed.run, phase).ok_or_else(WebError::not_found)?;
+    let phase = phase_of(params.get("phase").unwrap_or_default())?;
+    let (run, job) = found(&app, &visitor, &names, phase).await?;
     let refused = |error: LogError| WebError::internal(error.to_string());
-    let log = LogView::open(&app.logs, &app.log_lines, &id)
+    let log = load::log(&app, &run, phase, job.as_ref())
         .await
         .map_err(refused)?;
     let number = |name: &str| params.get(name).and_then(|number| number.parse::<usize>().ok());
@@ -282,31 +317,34 @@ pub(super) async fn lines(
     let to = number("to").unwrap_or(from).min(from + PAGE - 1).min(log.len());
     let html = if from <= to {
         let lines = log.range(from, to).await.map_err(refused)?;
-        chunk(phase, (from, to), &lines, &[]).html
+        chunk(phase.as_str(), (from, to), &lines, &[]).html
     } else {
         String::new()
     };
     Ok(([(CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response())
 }
 
-async fn raw(app: App, visitor: Visitor, names: Names, phase: &str) -> Page {
-    let mut connection = app.db.read().await?;
-    let (_, _, listed) = find(&app, &mut connection, &visitor, &names, WorkspacePermission::Read).await?;
-    drop(connection);
-    let id = log_id(&listed.run, phase).ok_or_else(WebError::not_found)?;
-    let mut bytes = app
-        .logs
-        .read(&id, 0, usize::MAX)
-        .await
-        .map_err(|error| WebError::internal(error.to_string()))?;
+async fn raw(app: App, visitor: Visitor, names: Names, phase: Phase) -> Page {
+    let (run, job) = found(&app, &visitor, &names, phase).await?;
+    let refused = |error: LogError| WebError::internal(error.to_string());
+    let id = load::log_id(&run, phase);
+    let mut bytes = app.logs.read(id, 0, usize::MAX).await.map_err(refused)?;
     // The marks are ours.
     if bytes.first() == Some(&STX) {
         bytes.remove(0);
     }
-    if bytes.last() == Some(&ETX) {
-        bytes.pop();
+    if bytes.pop_if(|last| *last == ETX).is_some()
+        && let Some(delivery) = load::delivery(&run, job.as_ref())
+    {
+        let by = (delivery.generation, &delivery.attempt);
+        bytes.extend(
+            app.logs
+                .read_later(id, by, 0, usize::MAX)
+                .await
+                .map_err(refused)?,
+        );
     }
-    let name = format!("attachment; filename=\"{}-{phase}.log\"", listed.run.id);
+    let name = format!("attachment; filename=\"{}-{}.log\"", run.id, phase.as_str());
     let headers = [
         (
             CONTENT_TYPE,
@@ -322,12 +360,12 @@ async fn raw(app: App, visitor: Visitor, names: Names, phase: &str) -> Page {
 
 /// `GET …/plan.log`
 pub(super) async fn raw_plan(State(app): State<App>, visitor: Visitor, Path(names): Path<Names>) -> Page {
-    raw(app, visitor, names, "plan").await
+    raw(app, visitor, names, Phase::Plan).await
 }
 
 /// `GET …/apply.log`
 pub(super) async fn raw_apply(State(app): State<App>, visitor: Visitor, Path(names): Path<Names>) -> Page {
-    raw(app, visitor, names, "apply").await
+    raw(app, visitor, names, Phase::Apply).await
 }
 
 /// `GET …/plan.json`: with sensitive values in clear, so it needs the right to read states.

@@ -18,8 +18,12 @@ mod facts;
 mod list;
 mod load;
 mod log;
+mod lost;
+mod memory;
 mod page;
+mod progress;
 mod story;
+mod verdict;
 mod view;
 
 pub(super) use events::{stream, swap};
@@ -36,6 +40,7 @@ pub(super) fn routes() -> Routes {
         .route(&format!("{RUN}/cancel"), post(actions::cancel))
         .route(&format!("{RUN}/force-cancel"), post(actions::force_cancel))
         .route(&format!("{RUN}/retry"), post(actions::retry))
+        .route(&format!("{RUN}/memory"), post(actions::raise_memory))
         .route(&format!("{RUN}/lines"), get(log::lines))
         .route(&format!("{RUN}/plan.log"), get(log::raw_plan))
         .route(&format!("{RUN}/apply.log"), get(log::raw_apply))

@@ -7,7 +7,8 @@ use terrapool_model::run::RunStatus;
 
 use super::load::{self, Loaded, Names};
 use super::log::{self, Wanted};
-use super::view::{self, Filter, RunView};
+use super::memory::Raise;
+use super::view::{self, Filter, Offer, RunView};
 use crate::app::App;
 use crate::http::answer::Params;
 use crate::http::web::page::{Page, Section, Shell, TokenField, html, see};
@@ -37,6 +38,7 @@ macro_rules! parts {
 
 parts! {
     StepsPart = "runs/steps.html";
+    FaultsPart = "runs/faults.html";
     SidePart = "runs/side.html";
 }
 
@@ -70,6 +72,7 @@ pub(super) fn parts(view: &RunView, visitor: &Visitor) -> Result<Vec<String>, as
         VerdictPart { view, token: token() }.render()?,
         PopsPart { view, token: token() }.render()?,
         StepsPart { view, token: token() }.render()?,
+        FaultsPart { view, token: token() }.render()?,
         ChangesPart {
             view,
             filter: &filter,

@@ -210,7 +210,7 @@ pub(super) fn timeline(loaded: &Loaded) -> Vec<Entry> {
                     .map(|comment| format!("“{}”", words::theirs(comment)));
             }
             "errored-at" => {
-                let cause = status::of_run(run).word;
+                let cause = status::cause(run);
                 if cause != "Errored" {
                     text = format!("Errored: {cause}");
                 }
@@ -222,17 +222,30 @@ pub(super) fn timeline(loaded: &Loaded) -> Vec<Entry> {
     for job in [&loaded.plan_job, &loaded.apply_job].into_iter().flatten() {
         if let (Some(agent), Some(started)) = (&job.agent, job.started_at) {
             let waited = between(job.queued_at, started);
+            let taken = if job.generation > 1 {
+                format!("Started again on {agent} (attempt {})", job.generation)
+            } else {
+                format!("Taken by {agent}")
+            };
             entries.push(entry(
                 started,
                 Tone::Good,
                 "agent",
-                format!("Taken by {agent}"),
+                taken,
                 Some(format!("{}, waited {waited}", job.phase.as_str())),
             ));
         }
     }
     if let Some(asked) = run.cancel_asked_at {
-        entries.push(entry(asked, Tone::Warn, "stop", "Asked to stop".to_owned(), None));
+        let by = loaded.canceled_by.as_ref();
+        let by = by.map_or_else(String::new, |name| format!(" by {name}"));
+        entries.push(entry(
+            asked,
+            Tone::Warn,
+            "stop",
+            format!("Asked to stop{by}"),
+            None,
+        ));
     }
     match run.aftermath {
         Aftermath::None => {}

@@ -2,22 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use terrapool_model::id::AttemptId;
-use terrapool_model::job::Phase;
-use terrapool_model::run::{Aftermath, ErrorReason, RunStatus};
+use terrapool_model::run::RunStatus;
+use terrapool_model::time::Millis;
 
 use super::facts::{self, Fact};
 use super::load::Loaded;
+use super::log;
+use super::lost::{self, Lost};
+use super::memory::{self, Shortage};
+use super::progress::{self, Progress, Tally};
 use super::story::{self, Entry, Step, source_icon, source_words};
-use super::{change_words, log};
+use super::verdict::{self, Verdict};
 use crate::http::web::changes::{self, Action, Module};
-use crate::http::web::logs::LogView;
-use crate::http::web::logs::progress::Stage;
-use crate::http::web::parts::Tone;
+use crate::http::web::logs::diagnostics::Diagnostic;
 use crate::http::web::parts::chart::Meter;
 use crate::http::web::parts::status::{self, Status};
-use crate::http::web::parts::time::{Ago, Day, Took, between};
-use crate::http::web::parts::words::{self, Number};
+use crate::http::web::parts::time::{Ago, Took};
+use crate::http::web::parts::words;
+use crate::http::web::workspaces::{Output, outputs};
 
 /// Addresses that the confirmation names; more are counted.
 const MOST_NAMED: usize = 12;
@@ -39,6 +41,12 @@ pub(super) struct RunView {
     pub(super) steps: Vec<Step>,
     pub(super) changes: Changes,
     pub(super) lost: Option<Lost>,
+    pub(super) faults: Vec<Fault>,
+    /// The outputs as the run's state has them, and its serial.
+    pub(super) outputs: Option<(Vec<Output>, String)>,
+    pub(super) shortage: Option<Shortage>,
+    /// The pool's settings, where the visitor sees them.
+    pub(super) pool_settings: Option<String>,
     pub(super) logs: Vec<log::Panel>,
     pub(super) facts: Vec<Fact>,
     pub(super) memory: Option<(String, Meter)>,
@@ -49,19 +57,21 @@ pub(super) struct RunView {
     pub(super) logs_first: bool,
 }
 
-/// The one sentence above everything.
-pub(super) struct Verdict {
-    pub(super) heading: String,
-    pub(super) counts: Vec<(Tone, &'static str, String)>,
-    pub(super) meter: Option<Meter>,
-    pub(super) text: String,
+/// An error that the engine told.
+pub(super) struct Fault {
+    pub(super) diagnostic: Diagnostic,
+    /// The line of the log that begins it, and its address.
+    pub(super) line: usize,
+    pub(super) link: String,
 }
 
 /// What may be done now.
 pub(super) struct Buttons {
-    pub(super) confirm: bool,
-    pub(super) discard: bool,
-    pub(super) cancel: bool,
+    pub(super) confirm: Offer,
+    pub(super) discard: Offer,
+    pub(super) cancel: Offer,
+    /// Why something is not for the visitor.
+    pub(super) may_not: Option<String>,
     pub(super) force: bool,
     pub(super) retry: bool,
     /// What an apply destroys; the confirmation names it.
@@ -71,6 +81,41 @@ pub(super) struct Buttons {
     /// The name has to be typed.
     pub(super) is_destroy: bool,
     pub(super) in_apply: bool,
+    /// How long the engine has to stop in good order.
+    pub(super) grace: String,
+    /// From how long after that on it can be given up.
+    pub(super) cool_off: String,
+    /// What stopping the apply leaves.
+    pub(super) stopping: String,
+}
+
+/// Whether something can be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// It cannot.
+    Absent,
+    /// It can, and the visitor may.
+    Open,
+    /// It can, by somebody else.
+    Closed,
+}
+
+impl Offer {
+    fn of(can: bool, may: bool) -> Self {
+        match (can, may) {
+            (false, _) => Self::Absent,
+            (true, true) => Self::Open,
+            (true, false) => Self::Closed,
+        }
+    }
+
+    pub(super) fn is_open(self) -> bool {
+        self == Self::Open
+    }
+
+    pub(super) fn is_closed(self) -> bool {
+        self == Self::Closed
+    }
 }
 
 /// What changes: as it is planned, or as it happens.
@@ -79,28 +124,14 @@ pub(super) struct Changes {
     pub(super) modules: Vec<Module>,
     pub(super) outputs: Vec<Module>,
     pub(super) progress: Vec<Progress>,
+    pub(super) progress_heading: String,
+    pub(super) progress_words: String,
+    /// What the whole width of the bars means.
+    pub(super) lane: Option<String>,
     pub(super) summary: String,
     pub(super) empty: Option<&'static str>,
     pub(super) chips: Vec<(String, &'static str, &'static str, u64, bool)>,
     pub(super) open: bool,
-}
-
-/// A resource of an apply.
-pub(super) struct Progress {
-    pub(super) action: Option<Action>,
-    pub(super) address: String,
-    pub(super) took: String,
-    pub(super) status: Status,
-}
-
-/// A run whose agent was lost during its apply.
-pub(super) struct Lost {
-    pub(super) agent: String,
-    pub(super) attempt: Option<AttemptId>,
-    pub(super) locked_until: Option<String>,
-    pub(super) locked: bool,
-    pub(super) delivered: bool,
-    pub(super) kept: Vec<(Status, String, String)>,
 }
 
 /// Which of the plan's changes are shown.
@@ -118,7 +149,8 @@ pub(super) fn view(loaded: &Loaded, filter: &Filter, logs: Vec<log::Panel>) -> R
         .reason
         .as_ref()
         .map_or_else(|| status::of_run(run), |(reason, _)| status::of_wait(reason));
-    let progress = progress(loaded);
+    let progress = progress::rows(loaded);
+    let tally = Tally::of(&progress);
     RunView {
         id: run.id.to_string(),
         base: loaded.base.clone(),
@@ -133,12 +165,24 @@ pub(super) fn view(loaded: &Loaded, filter: &Filter, logs: Vec<log::Panel>) -> R
         who: listed.who().to_owned(),
         from: source_words(&run.source),
         created: Ago::new(run.created_at, now),
-        verdict: verdict(loaded, &status, &progress),
+        verdict: verdict::verdict(loaded, &status, &progress),
         status,
-        buttons: buttons(loaded),
+        buttons: buttons(loaded, tally),
         steps: story::steps(loaded),
         changes: changes_of(loaded, filter, progress),
-        lost: lost(loaded),
+        lost: lost::lost(loaded),
+        outputs: outputs_of(loaded),
+        shortage: memory::of(loaded),
+        pool_settings: facts::pool_address(loaded).map(|address| format!("{address}/settings")),
+        faults: loaded
+            .diagnostics
+            .iter()
+            .map(|(phase, line, diagnostic)| Fault {
+                diagnostic: diagnostic.clone(),
+                line: *line,
+                link: log::link(loaded, *phase, *line),
+            })
+            .collect(),
         logs,
         facts: facts::of(loaded),
         memory: facts::memory(loaded),
@@ -161,12 +205,25 @@ pub(super) fn view(loaded: &Loaded, filter: &Filter, logs: Vec<log::Panel>) -> R
         logs_first: matches!(
             run.status,
             RunStatus::PlanQueued | RunStatus::Planning | RunStatus::Canceled
-        ) || (run.status == RunStatus::Errored && loaded.apply_job.is_none()),
+        ) || (run.status == RunStatus::Errored
+            && (loaded.apply_job.is_none() || !loaded.diagnostics.is_empty())
+            && !lost::is_lost(run, loaded.apply_job.as_ref())),
         active: !run.status.is_terminal() || loaded.quarantine().is_some(),
     }
 }
 
-fn buttons(loaded: &Loaded) -> Buttons {
+/// The outputs after an apply, from its state: the plan did not know all of them.
+fn outputs_of(loaded: &Loaded) -> Option<(Vec<Output>, String)> {
+    let (serial, document) = loaded.document.as_ref()?;
+    if loaded.listed.run.status != RunStatus::Applied || !loaded.rights.read_outputs {
+        return None;
+    }
+    let outputs = outputs(document);
+    let serial = serial.map_or_else(String::new, |serial| format!("state serial {serial}"));
+    (!outputs.is_empty()).then_some((outputs, serial))
+}
+
+fn buttons(loaded: &Loaded, tally: Tally) -> Buttons {
     let run = &loaded.listed.run;
     let (actions, rights) = (run.actions(loaded.now), loaded.rights);
     let destroyed: Vec<String> = loaded
@@ -177,10 +234,15 @@ fn buttons(loaded: &Loaded) -> Buttons {
         .map(changes::Change::address)
         .collect();
     let count = run.plan_counts.map_or(0, |counts| counts.destroy);
+    let may_cancel = if run.plan_only { rights.queue } else { rights.apply };
+    let confirm = Offer::of(actions.is_confirmable, rights.apply);
+    let discard = Offer::of(actions.is_discardable, rights.apply);
+    let cancel = Offer::of(actions.is_cancelable, may_cancel);
     Buttons {
-        confirm: actions.is_confirmable && rights.apply,
-        discard: actions.is_discardable && rights.apply,
-        cancel: actions.is_cancelable && if run.plan_only { rights.queue } else { rights.apply },
+        may_not: may_not(run.plan_only, confirm, discard, cancel),
+        confirm,
+        discard,
+        cancel,
         force: actions.is_force_cancelable && rights.force_cancel,
         retry: run.status.is_terminal() && rights.queue,
         destroyed_more: destroyed.len().saturating_sub(MOST_NAMED),
@@ -188,250 +250,61 @@ fn buttons(loaded: &Loaded) -> Buttons {
         destroyed_count: count,
         is_destroy: run.is_destroy && count > 0,
         in_apply: run.status == RunStatus::Applying,
+        grace: whole_minutes(loaded.grace()),
+        cool_off: whole_minutes(loaded.times.cool_off),
+        stopping: stopping(tally),
     }
 }
 
-/// How far the apply has come with each change.
-fn progress(loaded: &Loaded) -> Vec<Progress> {
-    let run = &loaded.listed.run;
-    let Some(apply) = &loaded.apply_job else {
-        return Vec::new();
-    };
-    if apply.started_at.is_none() {
-        return Vec::new();
-    }
-    let planned: BTreeMap<String, Action> = loaded
-        .plan
-        .iter()
-        .flat_map(|plan| &plan.resources)
-        .filter(|change| !matches!(change.action, Action::Move | Action::Import | Action::Forget))
-        .map(|change| (change.address(), change.action))
-        .collect();
-    let steps = loaded.log(Phase::Apply).map_or(&[][..], LogView::steps);
-    let over = run.status.is_terminal();
-    let word = |stage: Stage| match stage {
-        Stage::Done => Status::new(Tone::Good, "ok", "Done"),
-        Stage::Failed => Status::new(Tone::Bad, "bad", "Failed"),
-        Stage::Working if over && run.status != RunStatus::Applied => {
-            Status::new(Tone::Bad, "warn", "Unknown")
-        }
-        Stage::Working if over => Status::new(Tone::Good, "ok", "Done"),
-        Stage::Working => Status::new(Tone::Live, "run", "Working"),
-    };
-    let mut rows: Vec<Progress> = steps
-        .iter()
-        .map(|step| Progress {
-            action: planned.get(&step.address).copied(),
-            address: step.address.clone(),
-            took: if step.took.is_empty() {
-                "—".to_owned()
-            } else {
-                step.took.clone()
-            },
-            status: word(step.stage),
-        })
-        .collect();
-    for (address, action) in &planned {
-        let begun = steps.iter().any(|step| step.address == *address);
-        if !begun && !matches!(action, Action::Read) {
-            rows.push(Progress {
-                action: Some(*action),
-                address: address.clone(),
-                took: "—".to_owned(),
-                status: Status::new(Tone::Mute, "pend", "Not started"),
-            });
-        }
-    }
-    rows
-}
-
-/// How many rows of an apply have a word.
-fn with_word(progress: &[Progress], word: &str) -> u64 {
-    progress.iter().filter(|row| row.status.word == word).count() as u64
-}
-
-fn verdict(loaded: &Loaded, status: &Status, progress: &[Progress]) -> Verdict {
-    let (run, now) = (&loaded.listed.run, loaded.now);
-    let mut verdict = Verdict {
-        heading: status.word.to_string(),
-        counts: Vec::new(),
-        meter: None,
-        text: String::new(),
-    };
-    let agent = |phase: Phase| {
-        let job = loaded.job(phase);
-        let name = job.and_then(|job| job.agent.clone());
-        (
-            name.unwrap_or_else(|| "an agent".to_owned()),
-            job.and_then(|job| job.started_at)
-                .map_or(Took(terrapool_model::time::Millis::ZERO), |at| between(at, now)),
-        )
-    };
-    if let Some((_, sentence)) = &loaded.reason {
-        sentence.clone_into(&mut verdict.text);
-        return verdict;
-    }
-    if run.cancel_asked_at.is_some() && !run.status.is_terminal() {
-        verdict.text =
-            "It was asked to stop, and is given time to do so in good order. If it does not, it can be \
-                        given up a minute after it was asked."
-                .to_owned();
-        return verdict;
-    }
-    match run.status {
-        RunStatus::Planning => {
-            let (name, took) = agent(Phase::Plan);
-            let read = loaded.log(Phase::Plan).map_or(0, LogView::refreshed);
-            verdict.text = format!("for {took} on {name}");
-            if read > 0 {
-                let read = words::count(read as u64, "resource", "resources");
-                verdict.text.push_str(&format!(": {read} refreshed so far"));
-            }
-            verdict.text.push('.');
-        }
-        RunStatus::Planned | RunStatus::PlannedAndSaved => {
-            verdict.counts = counts(loaded);
-            if run.auto_apply && loaded.workspace.auto_apply {
-                verdict.text = "Auto-apply is off for this run: a lost apply came before it.".to_owned();
-            }
-        }
-        RunStatus::Applying | RunStatus::ApplyQueued => {
-            let (name, took) = agent(Phase::Apply);
-            let (all, done) = (progress.len() as u64, with_word(progress, "Done"));
-            let working = with_word(progress, "Working");
-            verdict.heading = format!("Applying: {done} of {all} done, {working} in progress");
-            verdict.meter =
-                Some(Meter::of(done, all, format!("{done} of {all} changes done")).in_tone(Tone::Live));
-            verdict.text =
-                format!("{took} so far on {name}. The state is stored each time the engine writes it");
-            if let Some(serial) = loaded.states.first().and_then(|version| version.serial) {
-                verdict.text.push_str(&format!(": serial {serial}"));
-            }
-            verdict.text.push('.');
-        }
-        RunStatus::Applied => {
-            verdict.counts = counts(loaded);
-            if let Some(apply) = &loaded.apply_job
-                && let (Some(from), Some(to)) = (apply.started_at, apply.finished_at)
-            {
-                verdict.text = format!("In {}.", between(from, to));
-            }
-        }
-        RunStatus::PlannedAndFinished if run.has_changes == Some(true) => {
-            verdict.counts = counts(loaded);
-            verdict.text = "A plan only: it is never applied.".to_owned();
-        }
-        RunStatus::PlannedAndFinished => {
-            verdict.text = "The infrastructure is as the configuration says.".to_owned();
-        }
-        RunStatus::Errored => errored(loaded, progress, &mut verdict),
-        RunStatus::Canceled => {
-            "It was stopped. What it had done by then is in the state.".clone_into(&mut verdict.text)
-        }
-        RunStatus::ForceCanceled => {
-            "It was given up while its engine may have been alive.".clone_into(&mut verdict.text);
-        }
-        RunStatus::Discarded => "Nothing was changed, and nothing will be.".clone_into(&mut verdict.text),
-        RunStatus::PolicySoftFailed => "A policy did not let it go on.".clone_into(&mut verdict.text),
-        RunStatus::Pending | RunStatus::PlanQueued => {}
-    }
-    verdict
-}
-
-fn errored(loaded: &Loaded, progress: &[Progress], verdict: &mut Verdict) {
-    let (run, now) = (&loaded.listed.run, loaded.now);
-    let in_apply = loaded.apply_job.is_some();
-    if run.error_reason == Some(ErrorReason::AgentLost) && in_apply {
-        "Errored: the agent was lost during the apply".clone_into(&mut verdict.heading);
-        let job = loaded.apply_job.as_ref();
-        let name = job.and_then(|job| job.agent.clone());
-        let heard = job
-            .and_then(|job| job.last_contact)
-            .map_or_else(String::new, |at| {
-                format!(", last heard from {} ago", between(at, now))
-            });
-        verdict.text = format!(
-            "{}{heard}. {} of {} changes are confirmed, {} unknown, {} not started. An apply is never started again \
-             by itself.",
-            name.unwrap_or_else(|| "The agent".to_owned()),
-            with_word(progress, "Done"),
-            progress.len(),
-            with_word(progress, "Unknown"),
-            with_word(progress, "Not started"),
-        );
-        match run.aftermath {
-            Aftermath::None => {}
-            Aftermath::Delivered => verdict
-                .text
-                .push_str(" The agent came back and delivered the rest."),
-            Aftermath::Overridden => verdict.text.push_str(" A person overrode the lock."),
-        }
-        return;
-    }
-    verdict.text = run.error_message.clone().unwrap_or_default();
-    if in_apply {
-        verdict
-            .text
-            .push_str(" What was done until then is in the state; a new run goes on from there.");
-    }
-}
-
-fn counts(loaded: &Loaded) -> Vec<(Tone, &'static str, String)> {
-    let run = &loaded.listed.run;
-    let replaced = loaded
-        .plan
-        .iter()
-        .flat_map(|plan| &plan.resources)
-        .filter(|change| matches!(change.action, Action::Replace { .. }))
-        .count() as u64;
-    let applied = run.status == RunStatus::Applied;
-    let counts = run
-        .apply_counts
-        .filter(|_| applied)
-        .or(run.plan_counts)
-        .unwrap_or_default();
-    let rows = [
-        (
-            Tone::Good,
-            "add",
-            counts.add,
-            if applied { "added" } else { "to add" },
-        ),
-        (
-            Tone::Warn,
-            "chg",
-            counts.change,
-            if applied { "changed" } else { "to change" },
-        ),
-        (
-            Tone::Bad,
-            "rep",
-            replaced,
-            if applied { "replaced" } else { "of them replaced" },
-        ),
-        (
-            Tone::Bad,
-            "del",
-            counts.destroy,
-            if applied { "destroyed" } else { "to destroy" },
-        ),
-        (
-            Tone::Mute,
-            "imp",
-            counts.import,
-            if applied { "imported" } else { "to import" },
-        ),
-    ];
-    let found: Vec<_> = rows
+/// Who may do what the visitor may not.
+fn may_not(plan_only: bool, confirm: Offer, discard: Offer, cancel: Offer) -> Option<String> {
+    let closed: Vec<&str> = [(confirm, "confirm"), (discard, "discard"), (cancel, "stop")]
         .into_iter()
-        .filter(|(_, _, number, _)| *number > 0)
-        .map(|(tone, icon, number, word)| (tone, icon, format!("{} {word}", Number(number))))
+        .filter(|(offer, _)| offer.is_closed())
+        .map(|(_, word)| word)
         .collect();
-    if found.is_empty() && run.has_changes == Some(true) {
-        vec![(Tone::Warn, "chg", change_words(run))]
+    let (last, others) = closed.split_last()?;
+    let what = if others.is_empty() {
+        (*last).to_owned()
     } else {
-        found
+        format!("{} or {last}", others.join(", "))
+    };
+    let role = if plan_only { "plan" } else { "write" };
+    Some(format!(
+        "To {what} it takes the role {role}, or more, in this workspace or its project."
+    ))
+}
+
+/// A time that somebody has set: "10 minutes", or as exact as it is.
+fn whole_minutes(time: Millis) -> String {
+    match time.0 {
+        millis if millis >= 60_000 && millis.is_multiple_of(60_000) => {
+            words::count(millis / 60_000, "minute", "minutes")
+        }
+        _ => Took(time).to_string(),
     }
+}
+
+/// What stopping an apply leaves: "3 changes in progress finish, 6 stay made, 2 are not made."
+fn stopping(tally: Tally) -> String {
+    let mut parts = Vec::new();
+    if tally.working > 0 {
+        let working = words::count(tally.working, "change", "changes");
+        let finish = if tally.working == 1 { "finishes" } else { "finish" };
+        parts.push(format!("{working} in progress {finish}"));
+    }
+    for (number, one, many) in [
+        (tally.done, "stays made", "stay made"),
+        (tally.not_started, "is not made", "are not made"),
+    ] {
+        if number > 0 {
+            parts.push(words::count(number, one, many));
+        }
+    }
+    if parts.is_empty() {
+        return String::new();
+    }
+    format!("{}.", parts.join(", "))
 }
 
 fn changes_of(loaded: &Loaded, filter: &Filter, progress: Vec<Progress>) -> Changes {
@@ -440,6 +313,16 @@ fn changes_of(loaded: &Loaded, filter: &Filter, progress: Vec<Progress>) -> Chan
         heading: "Changes",
         modules: Vec::new(),
         outputs: Vec::new(),
+        progress_heading: if lost::is_lost(run, loaded.apply_job.as_ref()) {
+            let changes = words::count(progress.len() as u64, "change", "changes");
+            format!("What is known of the {changes}")
+        } else if run.status.is_terminal() {
+            "What was done".to_owned()
+        } else {
+            "Changes as they happen".to_owned()
+        },
+        progress_words: Tally::of(&progress).words(!run.status.is_terminal()),
+        lane: progress::longest_time(loaded).filter(|_| progress.iter().any(|row| row.lane.is_some())),
         progress,
         summary: String::new(),
         empty: None,
@@ -528,71 +411,37 @@ fn changes_of(loaded: &Loaded, filter: &Filter, progress: Vec<Progress>) -> Chan
     shown
 }
 
-fn lost(loaded: &Loaded) -> Option<Lost> {
-    let run = &loaded.listed.run;
-    let apply = loaded.apply_job.as_ref()?;
-    let is_lost = match run.status {
-        RunStatus::Errored => run.error_reason == Some(ErrorReason::AgentLost),
-        RunStatus::ForceCanceled => apply.started_at.is_some(),
-        _ => false,
-    };
-    if !is_lost {
-        return None;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stopping_an_apply_leaves_is_counted() {
+        let tally = Tally {
+            all: 11,
+            done: 6,
+            working: 3,
+            not_started: 2,
+            ..Tally::default()
+        };
+        assert_eq!(
+            stopping(tally),
+            "3 changes in progress finish, 6 stay made, 2 are not made."
+        );
+        assert_eq!(stopping(Tally::default()), "");
     }
-    let quarantine = loaded.quarantine();
-    let mut kept = Vec::new();
-    let good = || Status::new(Tone::Good, "ok", "");
-    match loaded.states.first() {
-        Some(version) => kept.push((
-            good(),
-            format!(
-                "State, serial {}",
-                version
-                    .serial
-                    .map_or_else(|| "unknown".to_owned(), |serial| serial.to_string())
-            ),
-            if loaded.current.as_ref().map(|current| &current.id) == Some(&version.id) {
-                "stored here, checked by digest. It is the current state now".to_owned()
-            } else {
-                "stored here, checked by digest".to_owned()
-            },
-        )),
-        None => kept.push((
-            Status::new(Tone::Mute, "pend", ""),
-            "No state of this apply".to_owned(),
-            "nothing was written before contact was lost; the state before it is current".to_owned(),
-        )),
+
+    #[test]
+    fn who_may_not_is_told_what_it_takes() {
+        use Offer::{Absent, Closed, Open};
+        assert_eq!(may_not(false, Open, Open, Absent), None);
+        assert_eq!(
+            may_not(false, Closed, Closed, Absent).as_deref(),
+            Some("To confirm or discard it takes the role write, or more, in this workspace or its project.")
+        );
+        assert_eq!(
+            may_not(true, Absent, Absent, Closed).as_deref(),
+            Some("To stop it takes the role plan, or more, in this workspace or its project.")
+        );
     }
-    kept.push((
-        good(),
-        format!(
-            "Apply log, {}",
-            words::count(loaded.lines(Phase::Apply) as u64, "line", "lines")
-        ),
-        "every byte that the agent sent".to_owned(),
-    ));
-    kept.push((
-        good(),
-        "The plan and the configuration".to_owned(),
-        "unchanged, so that you can compare".to_owned(),
-    ));
-    if run.aftermath == Aftermath::None {
-        kept.push((
-            Status::new(Tone::Bad, "bad", ""),
-            "Anything after the last contact".to_owned(),
-            "may still be on the agent’s disk. If the agent comes back it delivers it, and this page changes"
-                .to_owned(),
-        ));
-    }
-    Some(Lost {
-        agent: apply.agent.clone().unwrap_or_else(|| "the agent".to_owned()),
-        attempt: apply.attempt.clone(),
-        locked: quarantine.is_some(),
-        locked_until: quarantine.flatten().map(|at| {
-            let tagged = Day::new(at, loaded.now).to_string();
-            tagged.split(['>', '<']).nth(2).unwrap_or_default().to_owned() + " UTC"
-        }),
-        delivered: run.aftermath == Aftermath::Delivered,
-        kept,
-    })
 }

@@ -15,6 +15,7 @@ mod states;
 mod variables;
 
 pub(super) use actions::require_name;
+pub(super) use states::{Output, outputs, read as read_document};
 
 /// The routes.
 pub(super) fn routes() -> Routes {

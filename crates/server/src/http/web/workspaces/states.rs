@@ -35,15 +35,15 @@ use crate::http::web::visitor::Visitor;
 const LARGEST: u64 = 64 << 20;
 
 /// An output of a state.
-pub(super) struct Output {
-    pub(super) name: String,
+pub(in crate::http::web) struct Output {
+    pub(in crate::http::web) name: String,
     /// `None` for one that is sensitive.
-    pub(super) value: Option<String>,
-    pub(super) kind: String,
+    pub(in crate::http::web) value: Option<String>,
+    pub(in crate::http::web) kind: String,
 }
 
 /// A state as it can be read; `None` when it can't.
-pub(super) async fn read(
+pub(in crate::http::web) async fn read(
     app: &App,
     version: &StateVersionRecord,
 ) -> Result<Option<state::Document>, WebError> {
@@ -61,7 +61,7 @@ pub(super) async fn read(
 }
 
 /// The outputs of a state as people read them.
-pub(super) fn outputs(document: &state::Document) -> Vec<Output> {
+pub(in crate::http::web) fn outputs(document: &state::Document) -> Vec<Output> {
     let output = |(name, output): (&String, &serde_json::Value)| {
         let kind = match &output["type"] {
             serde_json::Value::Array(parts) => parts.first().cloned().unwrap_or_default(),
