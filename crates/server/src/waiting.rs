@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use terrapool_model::agent_status::AgentStatus;
-use terrapool_model::id::{AgentPoolId, OrganizationId, RunId};
+use terrapool_model::id::{AgentPoolId, OrganizationId, RunId, WorkspaceId};
 use terrapool_model::lock::Lock;
 use terrapool_model::run::RunStatus;
 use terrapool_model::time::Timestamp;
@@ -17,7 +17,7 @@ use terrapool_store::page::Page;
 use terrapool_store::pools::{self, PoolRecord};
 use terrapool_store::runs::{self, RunRecord};
 use terrapool_store::users;
-use terrapool_store::workspaces::WorkspaceRecord;
+use terrapool_store::workspaces::{self, WorkspaceRecord};
 
 /// Agents of a pool that are looked at.
 const MOST_AGENTS: u32 = 500;
@@ -136,11 +136,65 @@ pub async fn of_organization(
     Ok(states)
 }
 
-/// Why each of an organization's queued runs waits.
+/// Why a run of a list waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// The reason.
+    pub reason: WaitReason,
+    /// The same as a sentence.
+    pub sentence: String,
+}
+
+/// Why each of these runs of an organization waits that does.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn of_queued_runs(
+pub async fn of_runs(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    runs: impl Iterator<Item = &RunRecord>,
+    now: Timestamp,
+) -> Result<BTreeMap<RunId, Wait>, StoreError> {
+    let mut queued = None;
+    let mut locks: BTreeMap<WorkspaceId, Lock> = BTreeMap::new();
+    let mut waits = BTreeMap::new();
+    for run in runs {
+        let reason = match run.status {
+            RunStatus::PlanQueued | RunStatus::ApplyQueued => {
+                if queued.is_none() {
+                    queued = Some(of_queued_runs(connection, organization, now).await?);
+                }
+                queued.as_mut().and_then(|queued| queued.remove(&run.id))
+            }
+            RunStatus::Pending => {
+                if !locks.contains_key(&run.workspace_id)
+                    && let Some(workspace) = workspaces::get(connection, &run.workspace_id).await?
+                {
+                    locks.insert(workspace.id, workspace.lock);
+                }
+                match locks.get(&run.workspace_id) {
+                    Some(lock) => under_lock(connection, run, lock, now).await?,
+                    None => None,
+                }
+            }
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            let sentence = match &reason {
+                // A list has many of them.
+                WaitReason::BehindRun { ahead, .. } => {
+                    format!("Behind {} of its workspace.", runs_in_words((*ahead).max(1)))
+                }
+                reason => sentence(connection, reason, &run.workspace_id).await?,
+            };
+            waits.insert(run.id.clone(), Wait { reason, sentence });
+        }
+    }
+    Ok(waits)
+}
+
+/// Why each of an organization's queued runs waits.
+async fn of_queued_runs(
     connection: &mut Connection,
     organization: &OrganizationId,
     now: Timestamp,
@@ -214,16 +268,24 @@ pub async fn under_lock(
     }
 }
 
-/// A reason as a sentence, with its figures.
+/// A reason as a sentence, with its figures and the words of whoever locked the workspace.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn sentence(connection: &mut Connection, reason: &WaitReason) -> Result<String, StoreError> {
+pub async fn sentence(
+    connection: &mut Connection,
+    reason: &WaitReason,
+    workspace: &WorkspaceId,
+) -> Result<String, StoreError> {
     Ok(match reason {
         WaitReason::LockedByUser { user } => {
             let name = users::get(connection, user).await?.map(|user| user.username);
+            let why = workspaces::get(connection, workspace)
+                .await?
+                .and_then(|workspace| workspace.lock_reason)
+                .map_or_else(String::new, |why| format!(": “{why}”"));
             format!(
-                "The workspace is locked by {}. It starts when the lock is gone.",
+                "The workspace is locked by {}{why}. It starts when the lock is gone.",
                 name.unwrap_or_else(|| user.to_string())
             )
         }
@@ -236,11 +298,15 @@ pub async fn sentence(connection: &mut Connection, reason: &WaitReason) -> Resul
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn document(connection: &mut Connection, reason: &WaitReason) -> Result<Value, StoreError> {
+pub async fn document(
+    connection: &mut Connection,
+    reason: &WaitReason,
+    workspace: &WorkspaceId,
+) -> Result<Value, StoreError> {
     let mut figures = figures(reason);
     figures["reason"] = json!(reason.as_str());
     figures["stalled"] = json!(reason.is_stalled());
-    figures["message"] = json!(sentence(connection, reason).await?);
+    figures["message"] = json!(sentence(connection, reason, workspace).await?);
     Ok(figures)
 }
 

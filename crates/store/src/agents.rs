@@ -8,7 +8,7 @@ use terrapool_model::times::Times;
 use terrapool_protocol::agent::Capacity;
 use terrapool_protocol::health::Health;
 
-use crate::db::{Connection, Hint, Retryable, Row, Tx};
+use crate::db::{CommandError, Connection, Hint, Row, Tx};
 use crate::error::StoreError;
 use crate::page::{Listed, Page};
 use crate::runs::opt_count;
@@ -441,11 +441,11 @@ pub enum AgentError {
     Store(#[from] StoreError),
 }
 
-impl Retryable for AgentError {
-    fn is_retryable(&self) -> bool {
+impl CommandError for AgentError {
+    fn store_error(&self) -> Option<&StoreError> {
         match self {
-            Self::NotFound | Self::Alive(_) => false,
-            Self::Store(error) => error.is_retryable(),
+            Self::NotFound | Self::Alive(_) => None,
+            Self::Store(error) => Some(error),
         }
     }
 }

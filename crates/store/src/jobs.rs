@@ -9,7 +9,7 @@ use terrapool_model::transition::{Claim, Event};
 use terrapool_protocol::agent::Finish;
 use terrapool_protocol::job::{ArtifactName, Limits, Outcome};
 
-use crate::db::{Connection, Retryable, Row, Tx};
+use crate::db::{CommandError, Connection, Row, Tx};
 use crate::error::StoreError;
 use crate::lifecycle::{self, Details, JOB_COLUMNS, TransitionError};
 use crate::runs::opt_count;
@@ -243,11 +243,11 @@ impl From<StoreError> for FinishError {
     }
 }
 
-impl Retryable for FinishError {
-    fn is_retryable(&self) -> bool {
+impl CommandError for FinishError {
+    fn store_error(&self) -> Option<&StoreError> {
         match self {
-            Self::Incomplete { .. } => false,
-            Self::Transition(error) => error.is_retryable(),
+            Self::Incomplete { .. } => None,
+            Self::Transition(error) => error.store_error(),
         }
     }
 }

@@ -11,7 +11,7 @@ use terrapool_model::times::Times;
 use terrapool_model::transition::{self, Effect, Event, Outcome, Rows};
 use terrapool_protocol::job::ChangeCounts;
 
-use crate::db::{Connection, Retryable, Row, Tx};
+use crate::db::{CommandError, Connection, Row, Tx};
 use crate::error::StoreError;
 use crate::pools::PoolSettings;
 use crate::runs::{self, RunRecord, opt_count};
@@ -33,11 +33,11 @@ pub enum TransitionError {
     Store(#[from] StoreError),
 }
 
-impl Retryable for TransitionError {
-    fn is_retryable(&self) -> bool {
+impl CommandError for TransitionError {
+    fn store_error(&self) -> Option<&StoreError> {
         match self {
-            Self::NotFound | Self::Refused(_) => false,
-            Self::Store(error) => error.is_retryable(),
+            Self::NotFound | Self::Refused(_) => None,
+            Self::Store(error) => Some(error),
         }
     }
 }

@@ -16,7 +16,9 @@ pub use jobs::{
     JobView, QueuedView, finished_since, of_agent, of_run, queue, queued_of_organization, running_on,
     taken_by,
 };
-pub use names::{organization_of_subject, pool_names, project_names, user_names, workspace_names};
+pub use names::{
+    organization_of_subject, pool_names, pool_or_agent_named, project_names, user_names, workspace_names,
+};
 pub use runs::{ListedRun, RunFilter, asking, by_ids, current_statuses, list_runs};
 
 /// Silence after which an agent does not count as connected: the default of `Times::agent_errored`.

@@ -10,7 +10,7 @@ use terrapool_model::time::Timestamp;
 use terrapool_model::times::Times;
 use terrapool_protocol::job::{Limit, Limits, SandboxNetwork, SandboxProxy};
 
-use crate::db::{Connection, Retryable, Row, Tx};
+use crate::db::{CommandError, Connection, Row, Tx};
 use crate::error::StoreError;
 use crate::page::{Listed, Page};
 use crate::runs::ACTIVE;
@@ -218,11 +218,11 @@ pub enum PoolError {
     Store(#[from] StoreError),
 }
 
-impl Retryable for PoolError {
-    fn is_retryable(&self) -> bool {
+impl CommandError for PoolError {
+    fn store_error(&self) -> Option<&StoreError> {
         match self {
-            Self::NotFound | Self::InUse(_) => false,
-            Self::Store(error) => error.is_retryable(),
+            Self::NotFound | Self::InUse(_) => None,
+            Self::Store(error) => Some(error),
         }
     }
 }

@@ -344,6 +344,35 @@ pub async fn list(
     Ok((records, total))
 }
 
+/// The complete version of a workspace that came before another one.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn before(
+    connection: &mut Connection,
+    version: &StateVersionRecord,
+) -> Result<Option<StateVersionRecord>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM state_versions WHERE workspace_id = $1 AND id <> $2 AND status = 'finalized' \
+         AND (created_at < $3 OR (created_at = $3 AND serial < $4)) \
+         ORDER BY created_at DESC, serial DESC, id LIMIT 1"
+    );
+    connection
+        .fetch_optional(
+            &sql,
+            values![
+                &version.workspace_id,
+                &version.id,
+                version.created_at,
+                version.serial
+            ],
+        )
+        .await?
+        .as_ref()
+        .map(read)
+        .transpose()
+}
+
 /// Complete state versions that runs delivered and whose resources were not counted yet: id and object.
 ///
 /// # Errors

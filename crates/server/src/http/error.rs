@@ -5,7 +5,7 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use terrapool_model::refusal::Refusal;
 use terrapool_objects::ObjectError;
-use terrapool_store::db::Retryable;
+use terrapool_store::db::CommandError;
 use terrapool_store::error::StoreError;
 use terrapool_store::runs::TransitionError;
 use terrapool_tfe::errors::{self, Problem};
@@ -176,11 +176,11 @@ impl From<TransitionError> for ApiError {
     }
 }
 
-impl Retryable for ApiError {
-    fn is_retryable(&self) -> bool {
+impl CommandError for ApiError {
+    fn store_error(&self) -> Option<&StoreError> {
         match self {
-            Self::Store(error) => Retryable::is_retryable(error),
-            _ => false,
+            Self::Store(error) => Some(error),
+            _ => None,
         }
     }
 }

@@ -19,6 +19,7 @@ pub use contacts::flush_contacts;
 pub use leases::{Leases, end_quarantines};
 pub use sweeps::{
     count_resources, forget_form_answers, remove_silent_agents, schedule, seal_logs, sweep_objects,
+    try_to_write,
 };
 
 /// Something that a reconciler could not do; it tries again at its next turn.
@@ -99,6 +100,15 @@ pub fn start(app: App) -> Reconcilers {
         "forms",
         Duration::from_secs(600),
         |app| async move { forget_form_answers(&app).await },
+    ));
+    tasks.spawn(timed(
+        app.clone(),
+        "writability",
+        Duration::from_secs(5),
+        |app| async move {
+            try_to_write(&app).await;
+            Ok(())
+        },
     ));
     tasks.spawn(timed(app, "agents", Duration::from_secs(60), |app| async move {
         remove_silent_agents(&app).await

@@ -7,6 +7,9 @@ use std::process::Command;
 
 use serde_json::json;
 
+use terrapool_testkit::forms::hidden;
+
+use crate::common::browser::{PASSWORD, account, look_at};
 use crate::common::{Plane, archive_of, id};
 
 /// A small file system of its own, unmounted when this is dropped.
@@ -69,6 +72,9 @@ async fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
     })
     .await;
     let workspace = plane.workspace("network").await;
+    account(&plane, "ada", true).await;
+    let mut browser = look_at(&plane);
+    browser.sign_in("ada", PASSWORD).await;
     let filler = fill(&disk.path);
     let make = async |number: u32| {
         let name = format!("workspace-{number}");
@@ -89,10 +95,25 @@ async fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
     };
     assert_eq!(refused.status, 507, "{}", refused.error());
     assert!(refused.error().contains("disk"), "{}", refused.error());
+    // Pages are shown, and say that nothing can be changed; what is a cookie can be.
+    let page = "/app/acme/workspaces/network";
+    let seen = browser.get(page).await;
+    assert_eq!(seen.status, 200);
+    let said = seen.text.contains("data-read-only") && seen.text.contains("takes no changes since");
+    assert!(said, "{}", seen.text);
+    let (token, once) = (hidden(&seen.text, "token"), hidden(&seen.text, "once"));
+    let form = [
+        ("token", token.as_str()),
+        ("once", &once),
+        ("theme", "dark"),
+        ("to", page),
+    ];
+    assert_eq!(browser.post("/app/settings/theme", &form).await.status, 303);
     std::fs::remove_file(&filler).unwrap();
     // Nothing was kept of what was refused, and nothing of what was acknowledged is missing.
     let again = make(number).await;
     assert_eq!(again.status, 201, "{}", again.error());
+    assert!(!browser.get(page).await.text.contains("data-read-only"));
     for workspace in &made {
         plane.get(&format!("workspaces/{workspace}")).await.expect(200);
     }

@@ -22,6 +22,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 mod connection;
 mod value;
+mod writability;
 mod writer;
 
 pub use connection::{Connection, Hint, Tx};
@@ -29,6 +30,7 @@ pub use value::{Row, Value};
 
 use crate::error::StoreError;
 use connection::Inner;
+use writability::Writability;
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
@@ -100,6 +102,7 @@ pub struct Db {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     hints: broadcast::Sender<Hint>,
+    writability: Writability,
 }
 
 #[derive(Clone)]
@@ -133,6 +136,7 @@ impl Db {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, StoreError> {
         let (hints, _) = broadcast::channel(1024);
+        let writability = Writability::default();
         if let Some(path) = sqlite_path(address) {
             let (readers, writer_pool) = open_sqlite(&path).await?;
             let writer = writer::start(
@@ -140,12 +144,14 @@ impl Db {
                 Arc::clone(&clock),
                 Arc::clone(&entropy),
                 hints.clone(),
+                writability.clone(),
             );
             return Ok(Self {
                 engine: Engine::Sqlite { readers, writer },
                 clock,
                 entropy,
                 hints,
+                writability,
             });
         }
         if address.starts_with("postgres://") || address.starts_with("postgresql://") {
@@ -155,6 +161,7 @@ impl Db {
                 clock,
                 entropy,
                 hints,
+                writability,
             });
         }
         // The address may hold a password; only its scheme is shown.
@@ -203,7 +210,7 @@ impl Db {
     pub async fn write<T, E, F>(&self, command: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: Send + From<StoreError> + Retryable + 'static,
+        E: Send + From<StoreError> + CommandError + 'static,
         F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + Sync + 'static,
     {
         match &self.engine {
@@ -226,8 +233,12 @@ impl Db {
                     let mut tries = 0;
                     loop {
                         let result = db.write_postgres(&pool, &command).await;
-                        let again = tries < RETRIES && result.as_ref().is_err_and(Retryable::is_retryable);
-                        if !again {
+                        let failure = result.as_ref().err().and_then(CommandError::store_error);
+                        if tries >= RETRIES || !failure.is_some_and(StoreError::is_retryable) {
+                            // A refusal tells nothing: what was written is taken back.
+                            if result.is_ok() || failure.is_some() {
+                                db.writability.note(failure, || db.clock.now());
+                            }
                             return result;
                         }
                         // Before the wait, so that nothing of the result is held across it.
@@ -249,6 +260,12 @@ impl Db {
                 }
             }
         }
+    }
+
+    /// Since when the database has taken no writes, although it answers: its disk is full, or it is read-only. `None`
+    /// when the last write was taken.
+    pub fn read_only_since(&self) -> Option<Timestamp> {
+        self.writability.refused_since()
     }
 
     /// The time by the clock that transactions use.
@@ -321,15 +338,15 @@ const NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
 const DURABLE: &str = "CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') \
      THEN set_config('synchronous_commit', 'on', true) END AS durable";
 
-/// Whether a PostgreSQL transaction that ended with this error should be run again.
-pub trait Retryable {
-    /// True for serialization failures and deadlocks only.
-    fn is_retryable(&self) -> bool;
+/// What a command may end with: refusals of its own, and failures of the database.
+pub trait CommandError {
+    /// The failure of the database, if it is one.
+    fn store_error(&self) -> Option<&StoreError>;
 }
 
-impl Retryable for StoreError {
-    fn is_retryable(&self) -> bool {
-        Self::is_retryable(self)
+impl CommandError for StoreError {
+    fn store_error(&self) -> Option<&StoreError> {
+        Some(self)
     }
 }
 

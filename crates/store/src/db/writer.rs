@@ -10,6 +10,7 @@ use sqlx::SqlitePool;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::connection::{Connection, Hint, Inner, Tx};
+use super::writability::Writability;
 use super::{Clock, Entropy};
 use crate::error::StoreError;
 
@@ -85,12 +86,14 @@ pub(super) fn start(
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     hints: broadcast::Sender<Hint>,
+    writability: Writability,
 ) -> mpsc::Sender<Box<dyn Command>> {
     let (sender, mut receiver) = mpsc::channel::<Box<dyn Command>>(1024);
     tokio::spawn(async move {
         while let Some(first) = receiver.recv().await {
             let mut group = vec![first];
             let outcome = write_group(&pool, clock.as_ref(), &entropy, &mut group, &mut receiver).await;
+            writability.note(outcome.as_ref().err(), || clock.now());
             let (committed, to_send) = match outcome {
                 Ok(to_send) => (Ok(()), to_send),
                 Err(error) => {

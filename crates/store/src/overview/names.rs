@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use terrapool_model::id::{AgentPoolId, OrganizationId, ProjectId, UserId, WorkspaceId};
+use terrapool_model::id::{AgentId, AgentPoolId, OrganizationId, ProjectId, UserId, WorkspaceId};
 
 use crate::db::{Connection, Value};
 use crate::error::StoreError;
@@ -129,4 +129,36 @@ pub async fn organization_of_subject(
         .await?
         .map(|row| Ok((row.parse("organization")?, row.text("place")?)))
         .transpose()
+}
+
+/// The pool, and the agent in it, that has a name in an organization; a pool goes before agents. `None` when no one or
+/// more than one agent is called so.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn pool_or_agent_named(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    name: &str,
+) -> Result<Option<(AgentPoolId, Option<AgentId>)>, StoreError> {
+    let pool = connection
+        .fetch_optional(
+            "SELECT id FROM agent_pools WHERE organization_id = $1 AND name = $2",
+            values![organization, name],
+        )
+        .await?;
+    if let Some(row) = pool {
+        return Ok(Some((row.parse("id")?, None)));
+    }
+    let agents = connection
+        .fetch_all(
+            "SELECT a.id AS agent, p.id AS pool FROM agents a JOIN agent_pools p ON p.id = a.pool_id \
+             WHERE p.organization_id = $1 AND a.name = $2 LIMIT 2",
+            values![organization, name],
+        )
+        .await?;
+    match agents.as_slice() {
+        [row] => Ok(Some((row.parse("pool")?, Some(row.parse("agent")?)))),
+        _ => Ok(None),
+    }
 }

@@ -133,7 +133,7 @@ pub async fn list_runs(
     })
 }
 
-/// The runs of an organization that wait for a person, and those that were lost and still lock their workspace,
+/// The runs of an organization that were lost and still lock their workspace, then those that wait for a person;
 /// oldest first.
 ///
 /// # Errors
@@ -148,7 +148,8 @@ pub async fn asking(
     let seen = sight.of_workspaces("w", &mut values);
     let sql = format!(
         "SELECT {} {FROM} WHERE w.organization_id = $1 AND (r.status = 'planned' \
-         OR (w.lock_state = 'lost' AND w.lock_run_id = r.id)) AND {seen} ORDER BY r.updated_at, r.id LIMIT $2",
+         OR (w.lock_state = 'lost' AND w.lock_run_id = r.id)) AND {seen} ORDER BY CASE r.status WHEN 'planned' THEN 1 ELSE 0 END, \
+         r.updated_at, r.id LIMIT $2",
         columns()
     );
     let rows = connection.fetch_all(&sql, values).await?;

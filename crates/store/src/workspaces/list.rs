@@ -34,6 +34,8 @@ pub struct WorkspaceFilter {
     pub pool: Option<AgentPoolId>,
     /// Workspaces whose current run has one of these statuses.
     pub run_statuses: Vec<String>,
+    /// Only workspaces that a person or a lost run has locked.
+    pub locked: bool,
     /// Workspaces that somebody sees.
     pub sight: Sight,
 }
@@ -143,6 +145,9 @@ pub async fn list(
             " AND (SELECT runs.status FROM runs WHERE runs.id = current_run_id) IN ({})",
             numbers.join(", ")
         ));
+    }
+    if filter.locked {
+        condition.push_str(" AND lock_state IN ('user', 'lost')");
     }
     let seen = filter.sight.of_workspaces("workspaces", &mut values);
     condition.push_str(&format!(" AND {seen}"));

@@ -89,7 +89,7 @@ pub(super) async fn resource(
     let actions = run.actions(app.now());
     let position = runs::queue_position(connection, run).await?;
     let wait_reason = match waiting::under_lock(connection, run, &rights.lock, app.now()).await? {
-        Some(reason) => Some(waiting::document(connection, &reason).await?),
+        Some(reason) => Some(waiting::document(connection, &reason, &run.workspace_id).await?),
         None => None,
     };
     let variables = match &run.variables {

@@ -66,7 +66,12 @@ pub(super) async fn claim(
     let digest = digest(visitor.session.id.as_str(), &visitor.path, fields);
     let until = tokio::time::Instant::now() + PATIENCE;
     loop {
-        let Some(sent) = take(app, &digest).await? else {
+        let taken = match take(app, &digest).await {
+            // What a form changes in the database is not changed now either; the choice of a theme is a cookie.
+            Err(error) if error.is_unavailable() => return Ok(()),
+            taken => taken?,
+        };
+        let Some(sent) = taken else {
             // Each request has one form.
             let _ = claimed.0.set(digest);
             return Ok(());

@@ -11,6 +11,7 @@ use terrapool_store::organizations::OrganizationRecord;
 use terrapool_store::overview::Counts;
 
 use super::error::WebError;
+use super::parts::time::Ago;
 use super::parts::{Escaped, Tone, words};
 use super::visitor::Visitor;
 
@@ -111,6 +112,8 @@ pub struct Shell {
     pub refreshes: bool,
     /// What was just done.
     pub flash: Option<Flash>,
+    /// Since when the database has taken no writes.
+    pub read_only: Option<Ago>,
     token: String,
     once: String,
     root: RootAttributes,
@@ -125,6 +128,8 @@ pub struct RootAttributes {
     pub keys_off: bool,
     /// Where events come from.
     pub events: Option<String>,
+    /// The database takes no writes.
+    pub read_only: bool,
 }
 
 /// A chosen theme.
@@ -162,6 +167,9 @@ impl fmt::Display for RootAttributes {
         }
         if self.keys_off {
             out.write_str(r#" data-keys="off""#)?;
+        }
+        if self.read_only {
+            out.write_str(" data-read-only")?;
         }
         if let Some(events) = &self.events {
             write!(out, r#" data-events="{}""#, Escaped(events))?;
@@ -243,6 +251,7 @@ impl Shell {
             events: None,
             refreshes: false,
             flash: visitor.flash.clone(),
+            read_only: visitor.read_only,
             token: visitor.form_token.clone(),
             once: visitor.once.clone(),
             root: visitor.root.clone(),

@@ -17,6 +17,7 @@ use terrapool_store::workspaces::WorkspaceRecord;
 use super::error::WebError;
 use super::page::{Flash, Rights, RootAttributes, Section, Shell, Theme};
 use super::parts::Tone;
+use super::parts::time::Ago;
 use crate::app::App;
 use crate::auth::{self, Caller, OrganizationPermission, ProjectPermission, WorkspacePermission, session};
 
@@ -37,6 +38,8 @@ pub struct Visitor {
     pub root: RootAttributes,
     /// What was just done.
     pub flash: Option<Flash>,
+    /// Since when the database has taken no writes.
+    pub read_only: Option<Ago>,
     /// Names what the page's forms make, so that a form that is sent twice makes it once.
     pub once: String,
     flash_cookie: String,
@@ -49,6 +52,7 @@ pub fn root_attributes(app: &App, headers: &HeaderMap) -> RootAttributes {
         theme: session::cookie_value(app, headers, "theme").and_then(Theme::of),
         keys_off: session::cookie_value(app, headers, "keys") == Some("off"),
         events: None,
+        read_only: app.db.read_only_since().is_some(),
     }
 }
 
@@ -198,6 +202,7 @@ pub async fn find(app: &App, parts: &Parts) -> Result<Visitor, WebError> {
         path,
         root: root_attributes(app, &parts.headers),
         flash: flash(app, &parts.headers),
+        read_only: app.db.read_only_since().map(|since| Ago::new(since, app.now())),
         once: URL_SAFE_NO_PAD.encode(app.db.entropy().draw()),
         flash_cookie: session::cookie_name(app, FLASH),
         flash_secure: session::is_secure(app),

@@ -20,6 +20,8 @@ use crate::http::web::visitor::Visitor;
 
 /// Workspaces that are listed; a filter narrows.
 const MOST: u32 = 300;
+/// Workspaces that are looked at for conflicts.
+const LOOKED_AT: u32 = 2000;
 
 #[derive(Template)]
 #[template(path = "organization/access.html")]
@@ -196,7 +198,23 @@ pub(super) async fn show(
             });
         }
     }
-    let conflicts = workspaces
+    // A conflict is told whatever the filter shows.
+    let all = if total > u64::from(MOST) || !query.is_empty() {
+        let everything = WorkspaceFilter::default();
+        workspaces::list(
+            &mut connection,
+            id,
+            &everything,
+            WorkspaceOrder::Name,
+            LOOKED_AT,
+            0,
+        )
+        .await?
+        .0
+    } else {
+        workspaces.clone()
+    };
+    let conflicts = all
         .iter()
         .flat_map(|record| pools.iter().map(move |pool| (record, pool)))
         .filter(|(record, pool)| {

@@ -99,7 +99,7 @@ pub(super) async fn create(State(app): State<App>, form: SignedForm) -> Page {
     }
 }
 
-/// `GET /app/:org/search?q=`: an exact id leads straight there.
+/// `GET /app/:org/search?q=`: an exact id or name leads straight there.
 pub(super) async fn search(
     State(app): State<App>,
     visitor: Visitor,
@@ -130,6 +130,13 @@ pub(super) async fn search(
     };
     if named.as_ref().is_some_and(visible) {
         return see(&format!("{base}/workspaces/{query}"));
+    }
+    if standing.may(OrganizationPermission::ReadQueues)
+        && let Some((pool, agent)) =
+            overview::pool_or_agent_named(&mut connection, &organization.id, &query).await?
+    {
+        let agent = agent.map_or_else(String::new, |agent| format!("/agents/{agent}"));
+        return see(&format!("{base}/agent-pools/{pool}{agent}"));
     }
     see(&format!("{base}/workspaces?q={}", encoded(&query)))
 }

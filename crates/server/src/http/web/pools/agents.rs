@@ -12,8 +12,9 @@ use terrapool_store::overview::{self, JobView, QueuedView};
 use super::frame::{self, Frame, Names, Seen, Tab};
 use super::{figures, list, status};
 use crate::app::App;
+use crate::auth::WorkspacePermission;
 use crate::http::web::error::WebError;
-use crate::http::web::page::{Page, Section, Shell, html};
+use crate::http::web::page::{Page, Section, Shell, TokenField, html};
 use crate::http::web::parts::chart::{Bars, Meter, Pips, Spark};
 use crate::http::web::parts::status::{self as statuses, Status};
 use crate::http::web::parts::time::{Ago, Took, between};
@@ -24,16 +25,18 @@ use crate::waiting;
 
 #[derive(Template)]
 #[template(path = "pool/agents.html")]
-struct AgentsPage {
+struct AgentsPage<'a> {
     shell: Shell,
     frame: Frame,
     live: Live,
+    token: TokenField<'a>,
 }
 
 #[derive(Template)]
 #[template(path = "pool/live.html")]
-struct LivePart {
+struct LivePart<'a> {
     live: Live,
+    token: TokenField<'a>,
 }
 
 /// What changes while somebody looks.
@@ -42,6 +45,8 @@ struct Live {
     manages: bool,
     banner: Option<Banner>,
     queue: Vec<QueueRow>,
+    /// Whether there is a row that may be canceled.
+    cancels: bool,
     stalled: usize,
     running: u32,
     slots: u64,
@@ -73,6 +78,7 @@ struct QueueRow {
     status: Status,
     why: String,
     stalled: bool,
+    may_cancel: bool,
 }
 
 struct AgentRow {
@@ -137,6 +143,12 @@ async fn live(connection: &mut Connection, seen: &Seen) -> Result<Live, WebError
             status: statuses::of_wait(reason),
             why: waiting::words(reason),
             stalled: reason.is_stalled(),
+            may_cancel: waiting.job.organization == *organization
+                && seen.place.standing.may_in_workspace(
+                    &waiting.workspace_id,
+                    &waiting.project_id,
+                    WorkspacePermission::ApplyRuns,
+                ),
         })
         .collect();
     // What cannot start stands last, not in line.
@@ -145,8 +157,9 @@ async fn live(connection: &mut Connection, seen: &Seen) -> Result<Live, WebError
     Ok(Live {
         base: seen.frame.base.clone(),
         manages: seen.frame.manages,
-        banner: banner(seen, connected),
+        banner: banner(seen, connected).or_else(|| lost(seen, connected, &running)),
         stalled: state.stalled(),
+        cancels: queue.iter().any(|row| row.may_cancel),
         queue,
         running: used,
         slots: u64::from(slots),
@@ -172,6 +185,43 @@ fn phase_word(phase: Phase) -> &'static str {
         Phase::Plan => "Plan",
         Phase::Apply => "Apply",
     }
+}
+
+/// An agent that is not heard from is told also when nothing waits: what it runs is in the balance.
+fn lost(seen: &Seen, connected: usize, running: &[JobView]) -> Option<Banner> {
+    let (state, now) = (&seen.state, seen.now);
+    let gone: Vec<&AgentRecord> = state
+        .agents
+        .iter()
+        .filter(|agent| !agent.exited && !waiting::is_connected(agent, now, seen.pool()))
+        .collect();
+    let held = running
+        .iter()
+        .filter(|job| gone.iter().any(|agent| job.agent_id.as_ref() == Some(&agent.id)))
+        .count();
+    let first = gone.iter().min_by_key(|agent| agent.last_ping_at)?;
+    if held == 0 {
+        return None;
+    }
+    Some(Banner {
+        tone: Tone::Bad,
+        icon: "lost",
+        heading: if gone.len() == 1 {
+            format!(
+                "{} is not heard from for {}",
+                first.name,
+                between(first.last_ping_at, now)
+            )
+        } else {
+            format!("{} agents are not heard from", gone.len())
+        },
+        text: format!(
+            "{} there. A plan starts again on another agent; an apply is never started twice: its run’s page says \
+             what is known. The page of the agent says what to type on its host.",
+            words::count(held as u64, "job runs", "jobs run")
+        ),
+        connect: connected == 0,
+    })
 }
 
 fn banner(seen: &Seen, connected: usize) -> Option<Banner> {
@@ -322,6 +372,7 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): 
     let page = AgentsPage {
         shell: seen.shell("Agents").live(events),
         live,
+        token: TokenField::of(&visitor),
         frame: seen.frame,
     };
     html(&page)
@@ -332,7 +383,8 @@ pub(super) async fn live_parts(app: &App, visitor: &Visitor, names: &Names) -> R
     let mut connection = app.db.read().await?;
     let seen = frame::see(app, &mut connection, visitor, names, Tab::Agents).await?;
     let live = live(&mut connection, &seen).await?;
-    let part = LivePart { live };
+    let token = TokenField::of(visitor);
+    let part = LivePart { live, token };
     Ok(vec![
         part.render()
             .map_err(|error| WebError::internal(error.to_string()))?,

@@ -36,6 +36,7 @@ pub(super) struct Commands {
     pub(super) container: Code,
     pub(super) proxy: Code,
     pub(super) root: Code,
+    pub(super) authority: Code,
     pub(super) more: Code,
     pub(super) doctor: Code,
     /// Whether this server has the programs, so that nobody has to bring them.
@@ -187,6 +188,17 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
             "sudo terrapool-agent configure {what}\nsudo systemctl daemon-reload\nsudo systemctl restart terrapool-agent"
         )
     };
+    // One file names all that are trusted besides the system's.
+    let (both, authority) = ca.map_or_else(
+        || (String::new(), "proxy-ca.pem"),
+        |pem| {
+            let own = here("ca.pem", "CA", pem);
+            (
+                format!("{own}cat ca.pem proxy-ca.pem > authorities.pem\n"),
+                "authorities.pem",
+            )
+        },
+    );
     Commands {
         deb: made.offered.deb.as_deref().map(|file| {
             code(
@@ -219,6 +231,18 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
             } else {
                 format!(
                     "{drop_in}/root.conf >/dev/null <<'EOF'\n[Service]\nEnvironment=TERRAPOOL_AGENT_USER=root\nEOF\n{restart}"
+                )
+            },
+        ),
+        authority: Code::new(
+            "c-authority",
+            if packaged {
+                format!("{both}{}", configured(&format!("--ca-file={authority}")))
+            } else {
+                format!(
+                    "{both}sudo install -D -m 644 {authority} /etc/terrapool/proxy-ca.pem\n\
+                     {drop_in}/authority.conf >/dev/null <<'EOF'\n[Service]\n\
+                     Environment=TERRAPOOL_CA_FILE=/etc/terrapool/proxy-ca.pem\nEOF\n{restart}"
                 )
             },
         ),

@@ -28,6 +28,14 @@ pub(in crate::http::web) fn of(state: &PoolState, now: Timestamp) -> (Status, St
     if connected == 0 && !state.queue.is_empty() {
         return (Status::new(Tone::Bad, "warn", "Stalled"), "No agents".to_owned());
     }
+    if state.pool.settings.paused {
+        let reason = words::count(state.queue.len() as u64, "run waits", "runs wait");
+        return (Status::new(Tone::Warn, "stop", "Paused"), reason);
+    }
+    if stalled > 0 && stalled == state.queue.len() {
+        let reason = words::count(stalled as u64, "run cannot start", "runs cannot start");
+        return (Status::new(Tone::Bad, "warn", "Stalled"), reason);
+    }
     if stalled > 0 {
         let reason = words::count(stalled as u64, "run cannot start", "runs cannot start");
         return (Status::new(Tone::Warn, "warn", "Degraded"), reason);

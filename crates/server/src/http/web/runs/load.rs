@@ -164,7 +164,7 @@ pub(super) async fn load(
         .map(|at| jobs.swap_remove(at));
     let reason = match waiting::of_run(connection, run, &workspace, now).await? {
         Some(reason) => {
-            let sentence = waiting::sentence(connection, &reason).await?;
+            let sentence = waiting::sentence(connection, &reason, &run.workspace_id).await?;
             Some((reason, sentence))
         }
         None => None,

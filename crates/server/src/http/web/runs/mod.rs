@@ -68,9 +68,10 @@ pub(super) async fn rows(
     with_workspace: bool,
     now: Timestamp,
 ) -> Result<Vec<RunRow>, WebError> {
-    let reasons = waiting::of_queued_runs(connection, &place.organization.id, now).await?;
+    let runs = listed.iter().map(|listed| &listed.run);
+    let waits = waiting::of_runs(connection, &place.organization.id, runs, now).await?;
     let row = |listed: &ListedRun| {
-        let (run, reason) = (&listed.run, reasons.get(&listed.run.id));
+        let (run, wait) = (&listed.run, waits.get(&listed.run.id));
         RunRow {
             address: place.address(&format!("/workspaces/{}/runs/{}", listed.workspace, run.id)),
             message: if run.message.trim().is_empty() {
@@ -80,8 +81,8 @@ pub(super) async fn rows(
             },
             workspace: with_workspace.then(|| listed.workspace.clone()),
             who: listed.who().to_owned(),
-            status: reason.map_or_else(|| status::of_run(run), status::of_wait),
-            why: reason.filter(|reason| reason.is_stalled()).map(waiting::words),
+            status: wait.map_or_else(|| status::of_run(run), |wait| status::of_wait(&wait.reason)),
+            why: wait.map(|wait| wait.sentence.clone()),
             changes: changes(run),
             took: took(run, now),
             started: Ago::new(run.created_at, now),

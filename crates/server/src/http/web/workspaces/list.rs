@@ -9,16 +9,15 @@ use terrapool_model::id::RunId;
 use terrapool_model::lock::Lock;
 use terrapool_model::run::RunStatus;
 use terrapool_model::time::Timestamp;
-use terrapool_model::wait::WaitReason;
 use terrapool_store::db::Connection;
 use terrapool_store::overview::{self, ListedRun};
 use terrapool_store::pools::PoolFilter;
-use terrapool_store::workspaces::{self, WorkspaceFilter, WorkspaceOrder, WorkspaceRecord};
+use terrapool_store::workspaces::{self, TagFilter, WorkspaceFilter, WorkspaceOrder, WorkspaceRecord};
 use terrapool_store::{page::Page as StorePage, pools};
 
 use super::engine_words;
 use crate::app::App;
-use crate::auth::OrganizationPermission;
+use crate::auth::{OrganizationPermission, ProjectPermission};
 use crate::http::answer::Params;
 use crate::http::web::error::WebError;
 use crate::http::web::page::{Page, Section, Shell, html};
@@ -46,6 +45,10 @@ struct ListPage {
     may_pool: bool,
     cloud: Code,
     query: String,
+    /// Ids, names, and which one is chosen.
+    projects: Vec<(String, String, bool)>,
+    tag: String,
+    chosen: String,
     chips: Vec<Chip>,
     rows: Vec<Row>,
     paging: Paging,
@@ -92,6 +95,9 @@ const CHIPS: [(&str, Option<&str>, &str, &[&str]); 5] = [
     ("Errored", Some("bad"), "errored", &["errored"]),
 ];
 
+/// The chip of workspaces that a person or a lost run has locked.
+const LOCKED: &str = "locked";
+
 /// `GET /app/:org/workspaces`
 pub(super) async fn show(
     State(app): State<App>,
@@ -108,12 +114,17 @@ pub(super) async fn show(
     let query = params.get("q").unwrap_or_default();
     let chosen = params.get("status").unwrap_or_default();
     let path = format!("{base}/workspaces");
-    let paging = Paging::new(
-        &params,
-        &path,
-        &[("q", query), ("status", chosen)],
-        "newest activity first",
-    );
+    let project = params.get("project").unwrap_or_default();
+    let tag = params.get("tag").unwrap_or_default().trim();
+    let filters = |status| {
+        [
+            ("q", query),
+            ("project", project),
+            ("tag", tag),
+            ("status", status),
+        ]
+    };
+    let paging = Paging::new(&params, &path, &filters(chosen), "newest activity first");
     let statuses = CHIPS
         .iter()
         .find(|(_, _, value, _)| *value == chosen)
@@ -121,6 +132,13 @@ pub(super) async fn show(
     let filter = WorkspaceFilter {
         name: Some(query.to_owned()).filter(|query| !query.is_empty()),
         run_statuses: statuses.iter().map(|status| (*status).to_owned()).collect(),
+        // What is no project's id is no project's.
+        project: Some(project)
+            .filter(|project| !project.is_empty())
+            .map(|project| project.parse().map_err(|_| WebError::not_found()))
+            .transpose()?,
+        tagged: tag_filter(tag).into_iter().collect(),
+        locked: chosen == LOCKED,
         sight: place.sight.clone(),
         ..WorkspaceFilter::default()
     };
@@ -134,9 +152,8 @@ pub(super) async fn show(
         u64::try_from(paging.page.offset()).unwrap_or(0),
     )
     .await?;
-    let (counts, _) = overview::current_statuses(&mut connection, organization, &place.sight).await?;
-    let reasons = waiting::of_queued_runs(&mut connection, organization, now).await?;
-    let rows = rows(&mut connection, &place, &records, &reasons, now).await?;
+    let (counts, locked) = overview::current_statuses(&mut connection, organization, &place.sight).await?;
+    let rows = rows(&mut connection, &place, &records, now).await?;
     let pools = pools::list(
         &mut connection,
         organization,
@@ -149,9 +166,11 @@ pub(super) async fn show(
     let page = ListPage {
         shell: place.shell(Section::Workspaces, "Workspaces"),
         summary: format!(
-            "{} in {}",
+            "{} in {}; {} active, {} waiting",
             words::count(place.counts.workspaces, "workspace", "workspaces"),
-            words::count(place.counts.projects, "project", "projects")
+            words::count(place.counts.projects, "project", "projects"),
+            words::Number(counted(CHIPS[2].3)),
+            words::Number(counted(CHIPS[3].3)),
         ),
         needs: needs(&mut connection, &place, now).await?,
         everything: place.counts.workspaces,
@@ -170,15 +189,45 @@ pub(super) async fn show(
                 } else {
                     counted(statuses)
                 }),
-                address: with_query(&path, &[("q", query), ("status", value)]),
+                address: with_query(&path, &filters(value)),
                 current: *value == chosen,
             })
+            .chain([Chip {
+                word: "Locked",
+                icon: Some("lock"),
+                count: Some(locked),
+                address: with_query(&path, &filters(LOCKED)),
+                current: chosen == LOCKED,
+            }])
             .collect(),
+        projects: place
+            .projects(&mut connection, ProjectPermission::Read)
+            .await?
+            .into_iter()
+            .map(|(id, name)| {
+                let is_chosen = id == project;
+                (id, name, is_chosen)
+            })
+            .collect(),
+        tag: tag.to_owned(),
+        chosen: chosen.to_owned(),
         rows,
         paging: paging.of(total),
         base,
     };
     html(&page)
+}
+
+/// "team" or "team:network" as a filter.
+fn tag_filter(text: &str) -> Option<TagFilter> {
+    let (key, value) = match text.split_once(':') {
+        Some((key, value)) => (key.trim(), Some(value.trim().to_owned())),
+        None => (text, None),
+    };
+    (!key.is_empty()).then(|| TagFilter {
+        key: key.to_owned(),
+        value: value.filter(|value| !value.is_empty()),
+    })
 }
 
 /// The block that a configuration needs.
@@ -198,7 +247,6 @@ async fn rows(
     connection: &mut Connection,
     place: &Place,
     records: &[WorkspaceRecord],
-    reasons: &BTreeMap<RunId, WaitReason>,
     now: Timestamp,
 ) -> Result<Vec<Row>, WebError> {
     let ids: Vec<RunId> = records
@@ -210,13 +258,15 @@ async fn rows(
         .into_iter()
         .map(|listed| (listed.run.id.clone(), listed))
         .collect();
+    let current = runs.values().map(|listed| &listed.run);
+    let waits = waiting::of_runs(connection, &place.organization.id, current, now).await?;
     let projects = overview::project_names(connection, &place.organization.id).await?;
     let pools = overview::pool_names(connection, &place.organization.id).await?;
     let row = |record: &WorkspaceRecord| {
         let latest = record.current_run_id.as_ref().and_then(|id| runs.get(id));
-        let reason = latest.and_then(|listed| reasons.get(&listed.run.id));
-        let status = match (latest, reason) {
-            (Some(_), Some(reason)) => status::of_wait(reason),
+        let wait = latest.and_then(|listed| waits.get(&listed.run.id));
+        let status = match (latest, wait) {
+            (Some(_), Some(wait)) => status::of_wait(&wait.reason),
             (Some(listed), None) => status::of_run(&listed.run),
             (None, _) => Status::new(Tone::Mute, "pend", "No runs yet"),
         };
@@ -227,7 +277,7 @@ async fn rows(
             run_address: latest
                 .map(|listed| place.address(&format!("/workspaces/{}/runs/{}", record.name, listed.run.id))),
             status,
-            why: reason.filter(|reason| reason.is_stalled()).map(waiting::words),
+            why: wait.map(|wait| wait.sentence.clone()),
             message: latest.map_or_else(String::new, |listed| listed.run.message.clone()),
             who: latest.map_or_else(String::new, |listed| listed.who().to_owned()),
             resources: record.resource_count,

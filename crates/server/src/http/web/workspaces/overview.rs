@@ -116,7 +116,7 @@ async fn verdict(connection: &mut Connection, seen: &Seen) -> Result<Option<Verd
         RunStatus::Canceled | RunStatus::ForceCanceled => ("was canceled", "Open"),
     };
     let detail = match (&reason, &run.error_message) {
-        (Some(reason), _) => waiting::sentence(connection, reason).await?,
+        (Some(reason), _) => waiting::sentence(connection, reason, &run.workspace_id).await?,
         (None, Some(message)) => message.clone(),
         (None, None) if run.has_changes == Some(true) => {
             format!("{}. Started by {}.", change_words(run), listed.who())

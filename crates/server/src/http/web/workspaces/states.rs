@@ -160,8 +160,13 @@ pub(super) async fn show(
     let to = chosen(&mut connection, &seen, params.get("to"), &records).await?;
     let from = match (params.get("from"), &to) {
         (Some(id), _) => chosen(&mut connection, &seen, Some(id), &records).await?,
-        (None, Some(to)) => before(&records, to),
+        (None, Some(to)) => state_versions::before(&mut connection, to).await?,
         (None, None) => None,
+    };
+    // Also when it stands on another page of the list.
+    let current = match &seen.record.current_state_version_id {
+        Some(id) => state_versions::get(&mut connection, id).await?,
+        None => None,
     };
     let makers = makers(&mut connection, &records).await?;
     let compared = compare(&app, from.as_ref(), to.as_ref(), may_read).await?;
@@ -181,10 +186,7 @@ pub(super) async fn show(
                 && seen.record.current_state_version_id.as_ref() != Some(&record.id),
         }),
         may_write,
-        current: records
-            .iter()
-            .find(|record| seen.record.current_state_version_id.as_ref() == Some(&record.id))
-            .map_or_else(|| "none".to_owned(), serial),
+        current: current.as_ref().map_or_else(|| "none".to_owned(), serial),
         may_read,
         heading: match (&from, &to) {
             (Some(from), Some(to)) => format!("Serial {} → {}", serial(from), serial(to)),
@@ -226,16 +228,6 @@ async fn chosen(
         .filter(|record| record.workspace_id == seen.record.id)
         .ok_or_else(WebError::not_found)?;
     Ok(Some(record))
-}
-
-/// The version before another one.
-fn before(records: &[StateVersionRecord], to: &StateVersionRecord) -> Option<StateVersionRecord> {
-    let at = records.iter().position(|record| record.id == to.id)?;
-    records
-        .iter()
-        .skip(at + 1)
-        .find(|record| record.status == StateStatus::Finalized)
-        .cloned()
 }
 
 /// Who made versions.
