@@ -13,6 +13,7 @@ use crate::http::web::logs::LogLines;
 use crate::logs::LogStore;
 use crate::packages::Fetches;
 use crate::presence::Presence;
+use crate::refusals::Refusals;
 
 /// The parts of a running control plane. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub struct App {
     pub sign_in_attempts: Attempts,
     /// Packages that were fetched lately.
     pub fetches: Fetches,
+    /// Registrations of agents that were refused.
+    pub refusals: Refusals,
     /// The configuration.
     pub config: Arc<Config>,
 }

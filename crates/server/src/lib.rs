@@ -14,6 +14,7 @@ pub mod logs;
 pub mod packages;
 pub mod presence;
 pub mod reconcile;
+pub mod refusals;
 pub mod secrets;
 pub mod server;
 pub mod shared_agent;

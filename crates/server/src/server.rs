@@ -175,6 +175,7 @@ pub async fn open_with(
         rate_limiter: http::rate_limit::RateLimiter::default(),
         sign_in_attempts: crate::auth::attempts::Attempts::default(),
         fetches: crate::packages::Fetches::default(),
+        refusals: crate::refusals::Refusals::default(),
         config: Arc::new(config),
     })
 }

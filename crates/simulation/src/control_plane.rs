@@ -177,6 +177,7 @@ impl ControlPlane {
             rate_limiter: RateLimiter::default(),
             sign_in_attempts: Attempts::default(),
             fetches: Default::default(),
+            refusals: Default::default(),
             config: Arc::new(Config {
                 public_url: "https://localhost".to_owned(),
                 ..Config::in_folder(self.folder.path())

@@ -95,10 +95,14 @@ fn read(row: &Row) -> Result<AuditRecord, StoreError> {
 /// Which entries of the log are listed.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter {
-    /// Actor, action or subject contain this.
+    /// Actor (the name of a user, too), action, subject or detail contain this.
     pub text: Option<String>,
     /// Actions that begin with one of these; all when there are none.
     pub kinds: Vec<&'static str>,
+    /// From this moment on.
+    pub from: Option<Timestamp>,
+    /// Before this moment.
+    pub until: Option<Timestamp>,
     /// What is listed behind this.
     pub before: Option<Before>,
 }
@@ -182,12 +186,19 @@ pub async fn list(
             None => condition.push_str(&format!(" AND at < ${moment}")),
         }
     }
+    for (comparison, moment) in [(">=", filter.from), ("<", filter.until)] {
+        if let Some(moment) = moment {
+            values.push(moment.into());
+            condition.push_str(&format!(" AND at {comparison} ${}", values.len()));
+        }
+    }
     if let Some(text) = &filter.text {
         values.push(crate::search::contains(text).into());
         let number = values.len();
         condition.push_str(&format!(
             " AND (LOWER(actor) LIKE ${number} ESCAPE '!' OR LOWER(action) LIKE ${number} ESCAPE '!' \
-             OR LOWER(subject) LIKE ${number} ESCAPE '!' OR LOWER(detail) LIKE ${number} ESCAPE '!')"
+             OR LOWER(subject) LIKE ${number} ESCAPE '!' OR LOWER(detail) LIKE ${number} ESCAPE '!' \
+             OR actor IN (SELECT id FROM users WHERE LOWER(username) LIKE ${number} ESCAPE '!'))"
         ));
     }
     if !filter.kinds.is_empty() {

@@ -261,6 +261,58 @@ async fn a_tokens_revoker_chooses_what_becomes_of_what_runs() {
 }
 
 #[tokio::test]
+async fn a_pool_without_agents_says_what_the_server_sees_and_what_helps() {
+    let plane = Plane::start().await;
+    let (pool, secret) = pool(&plane, json!({})).await;
+    let mut browser = signed_in(&plane).await;
+    let page = format!("/app/acme/agent-pools/{pool}");
+    let seen = browser.get(&page).await.text;
+    for words in [
+        "What the server sees",
+        "none ever was",
+        "“by hand” was never used",
+    ] {
+        assert!(seen.contains(words), "{words}: {seen}");
+    }
+
+    let listed = plane
+        .get(&format!("agent-pools/{pool}/authentication-tokens"))
+        .await
+        .expect(200);
+    let token = listed["data"][0]["id"].as_str().unwrap();
+    plane
+        .delete(&format!("authentication-tokens/{token}"))
+        .await
+        .expect(204);
+    let router = http::router(&plane.running.app);
+    let asks = SimulatedAgent::registration("one", "1");
+    for _ in 0..2 {
+        let answer = SimulatedAgent::try_register(&router, &secret, &asks).await;
+        assert_eq!(answer.status, 401);
+    }
+    let seen = browser.get(&page).await.text;
+    for words in [
+        "Token “by hand” was revoked",
+        "2 refused registrations",
+        "No token is valid",
+        "configure --token-stdin",
+    ] {
+        assert!(seen.contains(words), "{words}: {seen}");
+    }
+    assert!(!seen.contains("does not know"), "{seen}");
+
+    let cut = Secret::new(&secret.expose()[..secret.expose().len() - 3]);
+    assert_eq!(
+        SimulatedAgent::try_register(&router, &cut, &asks).await.status,
+        401
+    );
+    let seen = browser.get(&page).await.text;
+    assert!(seen.contains("Tokens that this server does not know"), "{seen}");
+    let seen = browser.get(&format!("{page}/connect")).await.text;
+    assert!(seen.contains("it was cut when it was pasted"), "{seen}");
+}
+
+#[tokio::test]
 async fn a_state_that_is_kept_apart_becomes_current_when_its_serial_is_typed() {
     let plane = Plane::start().await;
     let (pool, secret) = pool(&plane, json!({"lease-times": {"cool-off": 0}})).await;

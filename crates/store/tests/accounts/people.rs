@@ -11,6 +11,7 @@ use terrapool_store::workspaces::{self, WorkspaceFilter, WorkspaceOrder};
 
 use crate::{organization, user, workspace};
 use terrapool_model::permission::{ProjectRole, WorkspaceRole};
+use terrapool_model::time::Timestamp;
 use terrapool_store::memberships;
 use terrapool_store::overview;
 use terrapool_store::sight::Sight;
@@ -157,13 +158,13 @@ pub(super) async fn audit_log(db: &Db) {
     const ENTRIES: usize = 7;
     let ann = user(db, "ann").await;
     let acme = organization(db, "acme", &ann).await;
-    let id = acme.id.clone();
+    let (id, actor) = (acme.id.clone(), ann.clone());
     db.write(move |tx| {
-        let id = id.clone();
+        let (id, actor) = (id.clone(), actor.clone());
         Box::pin(async move {
             for number in 0..ENTRIES {
                 let subject = format!("run-{number}");
-                audit::record(tx, Some(&id), "user-1", "run.cancel", &subject, &json!({})).await?;
+                audit::record(tx, Some(&id), actor.as_str(), "run.cancel", &subject, &json!({})).await?;
             }
             Ok::<_, StoreError>(())
         })
@@ -200,6 +201,34 @@ pub(super) async fn audit_log(db: &Db) {
         .unwrap();
     assert_eq!(older, []);
     assert_eq!("yesterday".parse::<Before>(), Err(NoPlace));
+
+    // By the name of who did it, and by time.
+    let mut found = async |filter: AuditFilter| {
+        audit::list(&mut connection, Some(&acme.id), &filter, 100)
+            .await
+            .unwrap()
+            .len()
+    };
+    let by = |name: &str| AuditFilter {
+        text: Some(name.to_owned()),
+        kinds: vec!["run."],
+        ..AuditFilter::default()
+    };
+    assert_eq!((found(by("Ann")).await, found(by("bob")).await), (ENTRIES, 0));
+    let (at, later) = (all[0].at, Timestamp(all[0].at.0 + 1));
+    for (from, until, expected) in [
+        (Some(at), None, ENTRIES),
+        (Some(later), None, 0),
+        (None, Some(at), 0),
+        (Some(at), Some(later), ENTRIES),
+    ] {
+        let filter = AuditFilter {
+            from,
+            until,
+            ..by("ann")
+        };
+        assert_eq!(found(filter).await, expected, "{from:?} {until:?}");
+    }
 }
 
 /// Names of the workspaces and of the projects that a list shows.

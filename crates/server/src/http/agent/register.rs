@@ -63,10 +63,16 @@ pub(super) async fn register(
     if TokenKind::of(bearer) != Some(TokenKind::Agent) {
         return Err(AgentApiError::Unauthorized);
     }
-    let token = agent_tokens::by_hash(&mut app.db.read().await?, &secrets::hash(bearer))
-        .await?
-        .filter(|token| token.is_valid(app.now()))
-        .ok_or(AgentApiError::Unauthorized)?;
+    let ip_address = address(&headers, peer.map(|Extension(ConnectInfo(peer))| peer));
+    let now = app.now();
+    let known = agent_tokens::by_hash(&mut app.db.read().await?, &secrets::hash(bearer)).await?;
+    let token = match known {
+        Some(token) if token.is_valid(now) => token,
+        refused => {
+            app.refusals.note(refused.as_ref(), &ip_address, now);
+            return Err(AgentApiError::Unauthorized);
+        }
+    };
     if request.process_nonce.len() < 16 || request.instance_key.expose().len() < 16 {
         return Err(AgentApiError::Invalid(
             "instance key and process nonce are 128 random bits".to_owned(),
@@ -82,7 +88,7 @@ pub(super) async fn register(
         hostname: shortened(&request.hostname),
         kernel: shortened(&request.kernel),
         driver: shortened(&request.driver),
-        ip_address: address(&headers, peer.map(|Extension(ConnectInfo(peer))| peer)),
+        ip_address,
         capacity: request.capacity,
         engines: request.engines,
         root_sandboxes: request.root,

@@ -80,6 +80,7 @@ pub(crate) async fn plane_on(database: TestDatabase) -> Plane {
         rate_limiter: RateLimiter::default(),
         sign_in_attempts: terrapool_server::auth::attempts::Attempts::default(),
         fetches: terrapool_server::packages::Fetches::default(),
+        refusals: terrapool_server::refusals::Refusals::default(),
         config: Arc::new(config),
     };
     let token = secrets::new_token(TokenKind::Agent, app.db.entropy().as_ref());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use askama::Template;
 use axum::extract::{Path, State};
+use chrono::{Days, NaiveDate, NaiveTime};
 use serde_json::Value;
 use terrapool_model::id::UserId;
 use terrapool_model::time::Timestamp;
@@ -52,6 +53,9 @@ pub(in crate::http::web) struct AuditPage {
     shell: Shell,
     path: String,
     query: String,
+    /// First and last day.
+    from: String,
+    to: String,
     filtered: bool,
     kinds: Vec<(&'static str, &'static str, bool)>,
     rows: Vec<Row>,
@@ -77,6 +81,8 @@ struct Row {
 pub(in crate::http::web) struct Asked {
     query: String,
     kind: String,
+    /// First and last day, as they were typed.
+    days: (String, String),
     pub(super) filter: AuditFilter,
 }
 
@@ -84,6 +90,8 @@ impl Asked {
     pub(in crate::http::web) fn of(params: &Params) -> Self {
         let query = params.get("q").unwrap_or_default().to_owned();
         let kind = params.get("kind").unwrap_or_default().to_owned();
+        let days = ["from", "to"].map(|name| params.get(name).unwrap_or_default().to_owned());
+        let days: (String, String) = days.into();
         let begins = KINDS
             .iter()
             .find(|(value, _, _)| *value == kind)
@@ -92,12 +100,38 @@ impl Asked {
             filter: AuditFilter {
                 text: Some(query.clone()).filter(|query| !query.is_empty()),
                 kinds: begins.to_vec(),
+                from: midnight(&days.0, 0),
+                until: midnight(&days.1, 1),
                 before: params.get("before").and_then(|place| place.parse().ok()),
             },
             query,
             kind,
+            days,
         }
     }
+}
+
+impl Asked {
+    /// What narrows the list, as parameters of its addresses.
+    fn filters(&self) -> [(&'static str, &str); 4] {
+        [
+            ("q", &self.query),
+            ("kind", &self.kind),
+            ("from", &self.days.0),
+            ("to", &self.days.1),
+        ]
+    }
+}
+
+/// The beginning of a day, or of one so many days later, in UTC; `None` for what is no day.
+fn midnight(day: &str, later: u64) -> Option<Timestamp> {
+    let day = day
+        .parse::<NaiveDate>()
+        .ok()?
+        .checked_add_days(Days::new(later))?;
+    Some(Timestamp(
+        day.and_time(NaiveTime::MIN).and_utc().timestamp_millis(),
+    ))
 }
 
 /// The page of a log: an organization's, or the installation's own.
@@ -125,7 +159,7 @@ pub(in crate::http::web) async fn page(
             let before = Before::entry(last).to_string();
             with_query(
                 &path,
-                &[("q", &asked.query), ("kind", &asked.kind), ("before", &before)],
+                &[asked.filters().as_slice(), &[("before", before.as_str())]].concat(),
             )
         });
     let mut rows: Vec<(AuditRecord, Row)> = Vec::new();
@@ -139,12 +173,11 @@ pub(in crate::http::web) async fn page(
         }
     }
     Ok(AuditPage {
-        export: with_query(
-            &format!("{path}/export"),
-            &[("q", &asked.query), ("kind", &asked.kind)],
-        ),
+        export: with_query(&format!("{path}/export"), &asked.filters()),
         shell,
-        filtered: asked.filter.text.is_some() || !asked.kind.is_empty() || asked.filter.before.is_some(),
+        filtered: asked.filters().iter().any(|(_, value)| !value.is_empty()) || asked.filter.before.is_some(),
+        from: asked.days.0,
+        to: asked.days.1,
         query: asked.query,
         kinds: KINDS
             .iter()
@@ -266,6 +299,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_day_of_the_log_ends_with_the_next_one() {
+        let next = midnight("2026-11-24", 1);
+        assert_eq!(next, midnight("2026-11-25", 0));
+        assert_eq!(next, Some(Timestamp(1_795_564_800_000)));
+        assert_eq!(midnight("soon", 0), None);
+    }
 
     #[test]
     fn details_are_words_and_dangerous_actions_stand_out() {

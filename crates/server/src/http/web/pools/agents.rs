@@ -10,6 +10,7 @@ use terrapool_store::db::Connection;
 use terrapool_store::overview::{self, JobView, QueuedView};
 
 use super::frame::{self, Frame, Names, Seen, Tab};
+use super::observed::{self, Observed};
 use super::{figures, list, status};
 use crate::app::App;
 use crate::auth::WorkspacePermission;
@@ -53,6 +54,7 @@ struct Live {
     connected: usize,
     agents: Vec<AgentRow>,
     no_agents: String,
+    observed: Option<Observed>,
     wait: String,
     spark: Spark,
     jobs: u64,
@@ -105,7 +107,7 @@ struct JobLine {
     detail: String,
 }
 
-async fn live(connection: &mut Connection, seen: &Seen) -> Result<Live, WebError> {
+async fn live(app: &App, connection: &mut Connection, seen: &Seen) -> Result<Live, WebError> {
     let (now, state, pool) = (seen.now, &seen.state, seen.pool());
     let running = overview::running_on(connection, &pool.id).await?;
     let since = Timestamp(now.0 - 24 * 3_600_000);
@@ -169,6 +171,7 @@ async fn live(connection: &mut Connection, seen: &Seen) -> Result<Live, WebError
             .iter()
             .map(|agent| agent_row(agent, seen, &running))
             .collect(),
+        observed: observed::of(app, connection, seen).await?,
         no_agents: newest.map_or_else(
             || "None ever was, or it was removed a day after it was last heard from.".to_owned(),
             |at| format!("The last one was heard from {} ago.", between(at, now)),
@@ -365,7 +368,7 @@ fn agent_row(agent: &AgentRecord, seen: &Seen, running: &[JobView]) -> AgentRow 
 pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): Path<Names>) -> Page {
     let mut connection = app.db.read().await?;
     let seen = frame::see(&app, &mut connection, &visitor, &names, Tab::Agents).await?;
-    let live = live(&mut connection, &seen).await?;
+    let live = live(&app, &mut connection, &seen).await?;
     let events = seen
         .place
         .address(&format!("/events?page=pool:{}", seen.frame.id));
@@ -382,7 +385,7 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): 
 pub(super) async fn live_parts(app: &App, visitor: &Visitor, names: &Names) -> Result<Vec<String>, WebError> {
     let mut connection = app.db.read().await?;
     let seen = frame::see(app, &mut connection, visitor, names, Tab::Agents).await?;
-    let live = live(&mut connection, &seen).await?;
+    let live = live(app, &mut connection, &seen).await?;
     let token = TokenField::of(visitor);
     let part = LivePart { live, token };
     Ok(vec![

@@ -2,6 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
+use terrapool_model::time::Millis;
 use terrapool_store::agent_tokens::{self, AgentTokenRecord};
 use terrapool_store::db::Connection;
 use terrapool_store::overview;
@@ -9,6 +10,7 @@ use terrapool_store::page::Page as StorePage;
 
 use super::frame::{self, Names, Seen, Tab};
 use super::install::{Commands, Ingredients, NewToken, commands, own_ca};
+use super::observed;
 use crate::app::App;
 use crate::http::web::error::WebError;
 use crate::http::web::page::{Page, Section, Shell, html};
@@ -50,11 +52,12 @@ struct Arrival {
     connected: bool,
 }
 
-struct Check {
-    status: Status,
-    text: String,
-    more: String,
-    at: Option<Ago>,
+/// Something that was seen, or is waited for.
+pub(super) struct Check {
+    pub(super) status: Status,
+    pub(super) text: String,
+    pub(super) more: String,
+    pub(super) at: Option<Ago>,
 }
 
 fn done(text: impl Into<String>, more: impl Into<String>, at: Option<Ago>) -> Check {
@@ -82,6 +85,26 @@ fn to_come(text: &str, more: &str) -> Check {
         more: more.to_owned(),
         at: None,
     }
+}
+
+/// A step that takes longer than so has the usual causes beside it.
+const LATE: Millis = Millis::from_seconds(60);
+
+fn not_presented(is_late: bool, refused: bool, host: &str) -> String {
+    let mut text = "not yet: no agent has registered with this token".to_owned();
+    if refused {
+        text.push_str(
+            ". A registration was refused lately, because nobody knows its token: it was cut when it was pasted, or it \
+             is another server’s",
+        );
+    }
+    if is_late {
+        text.push_str(&format!(
+            ". Usual causes: the commands did not come to their end (systemctl status terrapool-agent); the host reaches \
+             {host} by a proxy only; it does not trust this server’s certificate; its clock is wrong"
+        ));
+    }
+    text
 }
 
 async fn newest_token(
@@ -113,10 +136,16 @@ async fn arrival(app: &App, connection: &mut Connection, seen: &Seen) -> Result<
         };
         let token = match presented {
             Some(at) => done("Token presented", "", Some(Ago::new(at, now))),
-            None => now_doing(
-                "Token presented",
-                "not yet: no agent has registered with this token",
-            ),
+            None => {
+                // The step before was the package, if there was one.
+                let fetched = app.fetches.last(&pool.id).map_or(since, |fetch| fetch.at);
+                let is_late = now - since.max(fetched) > LATE;
+                let refused = observed::unknown_lately(app, now).is_some();
+                now_doing(
+                    "Token presented",
+                    &not_presented(is_late, refused, app.config.public_host()),
+                )
+            }
         };
         let rest = [
             token,

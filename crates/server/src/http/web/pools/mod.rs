@@ -15,6 +15,7 @@ mod frame;
 mod health;
 mod install;
 mod list;
+mod observed;
 mod settings;
 pub(super) mod status;
 mod tokens;
