@@ -11,8 +11,10 @@ use terrapool_store::agent_tokens::AgentTokenRecord;
 /// Refused registrations with one token from one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The token, which was revoked or has expired.
-    pub token: TokenId,
+    /// The token's description.
+    pub token: String,
+    /// The token was revoked; else it has expired.
+    pub revoked: bool,
     /// Where they came from.
     pub address: String,
     /// How many there were.
@@ -39,7 +41,7 @@ pub struct Refusals {
 
 #[derive(Debug, Default)]
 struct State {
-    known: HashMap<(AgentPoolId, TokenId, String), Tries>,
+    known: HashMap<(TokenId, String), (AgentPoolId, Refusal)>,
     unknown: Option<Tries>,
 }
 
@@ -59,17 +61,22 @@ impl Refusals {
             state.unknown = Some(again(state.unknown));
             return;
         };
-        let key = (token.pool_id.clone(), token.id.clone(), address.to_owned());
+        let key = (token.id.clone(), address.to_owned());
         if state.known.len() >= MOST && !state.known.contains_key(&key) {
             let oldest = state
                 .known
                 .iter()
-                .min_by_key(|(_, tries)| tries.last)
+                .min_by_key(|(_, (_, refusal))| refusal.tries.last)
                 .map(|(key, _)| key.clone());
             oldest.and_then(|key| state.known.remove(&key));
         }
-        let tries = again(state.known.get(&key).copied());
-        state.known.insert(key, tries);
+        let refusal = Refusal {
+            token: token.description.clone(),
+            revoked: token.revoked_at.is_some(),
+            address: address.to_owned(),
+            tries: again(state.known.get(&key).map(|(_, refusal)| refusal.tries)),
+        };
+        state.known.insert(key, (token.pool_id.clone(), refusal));
     }
 
     /// Those with tokens of a pool, the newest first.
@@ -77,13 +84,9 @@ impl Refusals {
         let mut found: Vec<Refusal> = self
             .lock()
             .known
-            .iter()
-            .filter(|((of, _, _), _)| of == pool)
-            .map(|((_, token, address), tries)| Refusal {
-                token: token.clone(),
-                address: address.clone(),
-                tries: *tries,
-            })
+            .values()
+            .filter(|(of, _)| of == pool)
+            .map(|(_, refusal)| refusal.clone())
             .collect();
         found.sort_by_key(|refusal| std::cmp::Reverse(refusal.tries.last));
         found

@@ -235,6 +235,7 @@ const POLICY: &str = "
 /app/{org}/workspaces/{name}/runs/{run}/discard POST=write
 /app/{org}/workspaces/{name}/runs/{run}/cancel POST=write
 /app/{org}/workspaces/{name}/runs/{run}/force-cancel POST=admin
+/app/{org}/workspaces/{name}/runs/{run}/memory POST=admin
 /app/{org}/workspaces/{name}/runs/{run}/retry POST=plan
 /app/{org}/workspaces/{name}/runs/{run}/lines GET=read
 /app/{org}/workspaces/{name}/runs/{run}/plan.log GET=read

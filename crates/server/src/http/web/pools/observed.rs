@@ -65,10 +65,7 @@ pub(super) async fn of(
 
     let mut likely = None;
     for refusal in app.refusals.of(&pool.id).into_iter().take(MOST) {
-        let Some(token) = agent_tokens::get(connection, &refusal.token).await? else {
-            continue;
-        };
-        let why = if token.revoked_at.is_some() {
+        let why = if refusal.revoked {
             "was revoked"
         } else {
             "has expired"
@@ -76,7 +73,7 @@ pub(super) async fn of(
         checks.push(check(
             Tone::Warn,
             "warn",
-            format!("Token “{}” {why}", token.description),
+            format!("Token “{}” {why}", refusal.token),
             format!(
                 "{} from {} since, the last one",
                 count(
