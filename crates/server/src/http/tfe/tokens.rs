@@ -281,13 +281,18 @@ async fn find(connection: &mut Connection, caller: &Caller, id: &str) -> Result<
     let record = agent_tokens::get(connection, &id)
         .await?
         .ok_or(ApiError::NotFound)?;
-    super::agent_pools::find(
-        connection,
-        caller,
-        record.pool_id.as_str(),
-        OrganizationPermission::ManageAgentPools,
-    )
-    .await?;
+    let pool = pools::get(connection, &record.pool_id)
+        .await?
+        .ok_or(ApiError::NotFound)?;
+    match &pool.organization_id {
+        Some(organization) => {
+            let permission = OrganizationPermission::ManageAgentPools;
+            auth::require(connection, caller, organization, permission).await?;
+        }
+        // The shared pool is the operators'.
+        None if caller.user().is_some_and(|user| user.site_admin) => {}
+        None => return Err(ApiError::NotFound),
+    }
     Ok(Found::Agent(Box::new(record)))
 }
 

@@ -4,18 +4,19 @@ use askama::Template;
 use axum::extract::State;
 use serde_json::json;
 use terrapool_store::organizations::{self, Visible};
-use terrapool_store::{audit, gauges, installation, pools, users};
+use terrapool_store::page::Page as StorePage;
+use terrapool_store::{agent_tokens, audit, gauges, installation, overview, pools, users};
 
 use super::error::WebError;
-use super::form::SignedForm;
+use super::form::{self, SignedForm};
 use super::organizations::audit::{Asked, page as audit_page};
 use super::organizations::audit_export;
-use super::page::{Page, Section, Shell, html};
+use super::page::{Page, Section, Shell, html, html_with, see_with};
 use super::parts::status::{self as statuses, Status};
 use super::parts::time::Ago;
 use super::parts::words::megabytes;
 use super::parts::{Code, Icon};
-use super::pools::status;
+use super::pools::{status, tokens};
 use super::visitor::Visitor;
 use crate::app::App;
 use crate::http::answer::Params;
@@ -28,6 +29,7 @@ pub(super) fn routes() -> Routes {
     Routes::new()
         .route("/app/admin", get(show))
         .route("/app/admin/shared-token", post(create_shared_token))
+        .route("/app/admin/shared-token/revoke", post(revoke_shared_token))
         .route("/app/admin/audit", get(show_audit))
         .route("/app/admin/audit/export", get(export_audit))
 }
@@ -37,6 +39,11 @@ pub(super) fn routes() -> Routes {
 struct AdminPage {
     shell: Shell,
     new: Option<Code>,
+    problem: Option<String>,
+    /// Tokens of the shared pool.
+    rows: Vec<tokens::Row>,
+    /// Where one is revoked.
+    revoke: &'static str,
     shared: Option<Shared>,
     organizations: Vec<(String, String)>,
     users: Vec<(String, String, bool, bool)>,
@@ -59,15 +66,20 @@ fn require_administrator(visitor: &Visitor) -> Result<(), WebError> {
     }
 }
 
-async fn page(app: &App, visitor: &Visitor, new: Option<Code>) -> Page {
+async fn page(app: &App, visitor: &Visitor, new: Option<Code>, problem: Option<String>) -> Page {
     let mut connection = app.db.read().await?;
     let now = app.now();
+    let mut rows = Vec::new();
     let shared = match pools::find_shared(&mut connection).await? {
         None => None,
         Some(pool) => {
             let needs = pool.settings.default_limits.memory_mb;
             let state = waiting::of_pool(&mut connection, pool, now).await?;
             let (status, reason) = status::of(&state, now);
+            let valid = agent_tokens::list(&mut connection, &state.pool.id, &StorePage::first(200)).await?;
+            let creators = valid.items.iter().filter_map(|token| token.created_by.clone());
+            let creators = overview::user_names(&mut connection, creators).await?;
+            rows = tokens::rows(&state, &valid.items, &creators, now);
             Some(Shared {
                 status,
                 reason,
@@ -127,9 +139,13 @@ async fn page(app: &App, visitor: &Visitor, new: Option<Code>) -> Page {
         facts.push(("Incarnation", installation.incarnation.to_string()));
         facts.push(("Installation", installation.id.to_string()));
     }
+    let status = form::status(problem.is_some());
     let page = AdminPage {
+        problem,
         shell: Shell::new(visitor, Section::Admin, "Administration"),
         new,
+        rows,
+        revoke: "/app/admin/shared-token/revoke",
         shared,
         organizations: found
             .into_iter()
@@ -149,13 +165,13 @@ async fn page(app: &App, visitor: &Visitor, new: Option<Code>) -> Page {
             .collect(),
         facts,
     };
-    html(&page)
+    html_with(status, &page)
 }
 
 /// `GET /app/admin`
 async fn show(State(app): State<App>, visitor: Visitor) -> Page {
     require_administrator(&visitor)?;
-    page(&app, &visitor, None).await
+    page(&app, &visitor, None, None).await
 }
 
 /// `POST /app/admin/shared-token`
@@ -173,7 +189,21 @@ async fn create_shared_token(State(app): State<App>, form: SignedForm) -> Page {
             })
         })
         .await?;
-    page(&app, &visitor, Some(Code::new("shared-token", secret.expose()))).await
+    let new = Code::new("shared-token", secret.expose());
+    page(&app, &visitor, Some(new), None).await
+}
+
+/// `POST /app/admin/shared-token/revoke`
+async fn revoke_shared_token(State(app): State<App>, form: SignedForm) -> Page {
+    let (visitor, fields) = (form.visitor, form.fields);
+    require_administrator(&visitor)?;
+    let pool = pools::find_shared(&mut app.db.read().await?)
+        .await?
+        .ok_or_else(WebError::not_found)?;
+    match tokens::revoke_as_sent(&app, &visitor, &pool, &fields).await? {
+        Err(problem) => page(&app, &visitor, None, Some(problem)).await,
+        Ok(said) => see_with(&visitor, "/app/admin", &said),
+    }
 }
 
 /// `GET /app/admin/audit`

@@ -269,6 +269,7 @@ const POLICY: &str = "
 /app/settings/keys GET=own POST=own
 /app/admin GET=site
 /app/admin/shared-token POST=site
+/app/admin/shared-token/revoke POST=site
 /app/admin/audit GET=site
 /app/admin/audit/export GET=site
 ";

@@ -86,6 +86,7 @@ impl World {
             "/app/{org}/people/teams/{id}/access/revoke" => self.thing("team-workspace"),
             "/app/{org}/workspaces/{name}/variables/delete" => self.thing("variable"),
             "/app/{org}/agent-pools/{pool}/tokens/revoke" => self.thing("token"),
+            "/app/admin/shared-token/revoke" => self.thing("shared-token"),
             "/app/settings/tokens/revoke" => self.thing("own-token"),
             "/app/settings/sessions/end" => self.thing("other-session"),
             _ => "",

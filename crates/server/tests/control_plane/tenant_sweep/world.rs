@@ -8,6 +8,8 @@ use terrapool_protocol::secret::Secret;
 use terrapool_server::admin::{self, UserRequest};
 use terrapool_server::http;
 use terrapool_server::http::routes::Route;
+use terrapool_store::error::StoreError;
+use terrapool_store::{agent_tokens, pools};
 
 use super::policy::Level;
 use crate::common::{Plane, archive, id, md5, state};
@@ -312,6 +314,7 @@ impl World {
             ("serial", "1".to_owned()),
             ("pool-name", format!("pool{number}")),
             ("token", id(&token)),
+            ("shared-token", self.shared_token().await),
             ("agent-token", agent_token),
             ("agent", agent),
             ("membership", membership),
@@ -337,6 +340,18 @@ impl World {
         self.things
             .get(kind)
             .unwrap_or_else(|| panic!("nothing stands for {kind}"))
+    }
+
+    /// A token of the shared pool, which nobody uses.
+    async fn shared_token(&self) -> String {
+        let made = self.plane.running.app.db.write::<_, StoreError, _>(|tx| {
+            Box::pin(async move {
+                let pool = pools::shared(tx).await?;
+                let hash: Vec<u8> = tx.draw().to_vec();
+                agent_tokens::create(tx, &pool.id, &hash, "of the operators", None, None).await
+            })
+        });
+        made.await.unwrap().id.to_string()
     }
 
     /// A path with something of ours for each parameter.

@@ -18,7 +18,7 @@ mod list;
 mod observed;
 mod settings;
 pub(super) mod status;
-mod tokens;
+pub(super) mod tokens;
 
 /// The routes.
 pub(super) fn routes() -> Routes {

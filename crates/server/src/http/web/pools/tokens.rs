@@ -1,12 +1,15 @@
 //! Agent tokens of a pool.
 
+use std::collections::BTreeMap;
+
 use askama::Template;
 use axum::extract::{Path, State};
 use serde_json::json;
-use terrapool_model::id::TokenId;
+use terrapool_model::id::{TokenId, UserId};
 use terrapool_model::time::Timestamp;
 use terrapool_store::agent_tokens::{self, AgentTokenRecord};
 use terrapool_store::page::Page as StorePage;
+use terrapool_store::pools::PoolRecord;
 use terrapool_store::{agents, overview};
 
 use super::frame::{self, Frame, Names, Tab};
@@ -17,12 +20,12 @@ use crate::auth::OrganizationPermission;
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::error::WebError;
-use crate::http::web::form::{self, SignedForm, made, request};
+use crate::http::web::form::{self, Fields, SignedForm, made, request};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
 use crate::http::web::parts::time::{Ago, Day, Expiry, date};
 use crate::http::web::parts::{Code, Icon, words};
 use crate::http::web::visitor::Visitor;
-use crate::waiting;
+use crate::waiting::{self, PoolState};
 
 #[derive(Template)]
 #[template(path = "pool/tokens.html")]
@@ -33,6 +36,8 @@ struct TokensPage {
     problem: Option<String>,
     today: String,
     rows: Vec<Row>,
+    /// Where a token is revoked.
+    revoke: String,
     revoked: Vec<Revoked>,
 }
 
@@ -49,15 +54,54 @@ struct Revoked {
     revoked: Option<Day>,
 }
 
-struct Row {
-    id: TokenId,
-    description: String,
-    creator: String,
-    created: Ago,
-    expires: Expiry,
-    agents: usize,
-    runs: u64,
-    used: Option<Ago>,
+/// A token that agents may register with.
+pub(in crate::http::web) struct Row {
+    pub(in crate::http::web) id: TokenId,
+    pub(in crate::http::web) description: String,
+    pub(in crate::http::web) creator: String,
+    pub(in crate::http::web) created: Ago,
+    pub(in crate::http::web) expires: Expiry,
+    /// Agents that are connected with it.
+    pub(in crate::http::web) agents: usize,
+    /// Jobs that they hold.
+    pub(in crate::http::web) runs: u64,
+    pub(in crate::http::web) used: Option<Ago>,
+}
+
+fn creator(token: &AgentTokenRecord, names: &BTreeMap<UserId, String>) -> String {
+    let name = token.created_by.as_ref().and_then(|id| names.get(id).cloned());
+    name.unwrap_or_else(|| "an operator".to_owned())
+}
+
+/// A pool's tokens, with who uses them.
+pub(in crate::http::web) fn rows(
+    state: &PoolState,
+    tokens: &[AgentTokenRecord],
+    creators: &BTreeMap<UserId, String>,
+    now: Timestamp,
+) -> Vec<Row> {
+    let row = |token: &AgentTokenRecord| {
+        let registered = state
+            .agents
+            .iter()
+            .filter(|agent| agent.token_id.as_ref() == Some(&token.id));
+        let (mut agents, mut runs) = (0, 0);
+        for agent in registered {
+            agents += usize::from(waiting::is_connected(agent, now, &state.pool));
+            runs += agent.jobs;
+        }
+        Row {
+            id: token.id.clone(),
+            description: token.description.clone(),
+            creator: creator(token, creators),
+            created: Ago::new(token.created_at, now),
+            expires: Expiry::new(token.expires_at, now),
+            agents,
+            runs,
+            used: token.last_used_at.map(|at| Ago::new(at, now)),
+        }
+    };
+    tokens.iter().map(row).collect()
 }
 
 async fn page(
@@ -74,46 +118,21 @@ async fn page(
     let all = listed.items.iter().chain(&revoked);
     let creators = all.filter_map(|token| token.created_by.clone());
     let creators = overview::user_names(&mut connection, creators).await?;
-    let creator = |token: &AgentTokenRecord| {
-        let name = token.created_by.as_ref().and_then(|id| creators.get(id).cloned());
-        name.unwrap_or_else(|| "an operator".to_owned())
-    };
     let ago = |at: Timestamp| Ago::new(at, seen.now);
-    let row = |token: &AgentTokenRecord| {
-        let registered = seen
-            .state
-            .agents
-            .iter()
-            .filter(|agent| agent.token_id.as_ref() == Some(&token.id));
-        let (mut agents, mut runs) = (0, 0);
-        for agent in registered {
-            agents += usize::from(waiting::is_connected(agent, seen.now, seen.pool()));
-            runs += agent.jobs;
-        }
-        Row {
-            id: token.id.clone(),
-            description: token.description.clone(),
-            creator: creator(token),
-            created: ago(token.created_at),
-            expires: Expiry::new(token.expires_at, seen.now),
-            agents,
-            runs,
-            used: token.last_used_at.map(ago),
-        }
-    };
     let status = form::status(problem.is_some());
     let page = TokensPage {
         shell: seen.shell("Tokens"),
         new: new.map(|token| (token.description, Code::new("new-token", token.secret))),
         problem,
         today: date(seen.now),
-        rows: listed.items.iter().map(row).collect(),
+        rows: rows(&seen.state, &listed.items, &creators, seen.now),
+        revoke: format!("{}/tokens/revoke", seen.frame.base),
         revoked: revoked
             .iter()
             .map(|token| Revoked {
                 description: token.description.clone(),
                 id: token.id.clone(),
-                creator: creator(token),
+                creator: creator(token, &creators),
                 created: ago(token.created_at),
                 used: token.last_used_at.map(ago),
                 revoked: token.revoked_at.map(|at| Day::new(at, seen.now)),
@@ -168,18 +187,14 @@ pub(super) async fn create(State(app): State<App>, Path(names): Path<Names>, for
     }
 }
 
-/// `POST /app/:org/agent-pools/:id/tokens/revoke`
-pub(super) async fn revoke(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
-    let (visitor, fields) = (form.visitor, form.fields);
+/// Revokes the token of a pool that a form names, as the form says. What was done, or why nothing was.
+pub(in crate::http::web) async fn revoke_as_sent(
+    app: &App,
+    visitor: &Visitor,
+    pool: &PoolRecord,
+    fields: &Fields,
+) -> Result<Result<String, String>, WebError> {
     let mut connection = app.db.read().await?;
-    let (place, pool) = frame::pool(
-        &app,
-        &mut connection,
-        &visitor,
-        &names,
-        OrganizationPermission::ManageAgentPools,
-    )
-    .await?;
     let id: TokenId = fields.text("id").parse().map_err(|_| WebError::not_found())?;
     let token = agent_tokens::get(&mut connection, &id)
         .await?
@@ -192,21 +207,20 @@ pub(super) async fn revoke(State(app): State<App>, Path(names): Path<Names>, for
         .items
         .iter()
         .filter(|agent| agent.token_id.as_ref() == Some(&id))
-        .filter(|agent| waiting::is_connected(agent, now, &pool))
+        .filter(|agent| waiting::is_connected(agent, now, pool))
         .count();
     if using > 0 && fields.text("name") != token.description {
-        let problem = format!(
+        return Ok(Err(format!(
             "Nothing was done: {} connected with “{1}”. Type its name, {1}, to revoke it anyway.",
             words::count(using as u64, "agent is", "agents are"),
             token.description
-        );
-        return page(&app, &visitor, &names, None, Some(problem)).await;
+        )));
     }
     let cut_off = fields.text("running") == "cut-off";
     let params = Params::of(&[("cut-off", if cut_off { "true" } else { "false" })]);
-    tfe::tokens::delete(State(app), visitor.caller.clone(), Path(id.to_string()), params).await?;
-    let address = place.address(&format!("/agent-pools/{}/tokens", pool.id));
-    let said = if cut_off {
+    let caller = visitor.caller.clone();
+    tfe::tokens::delete(State(app.clone()), caller, Path(id.to_string()), params).await?;
+    Ok(Ok(if cut_off {
         format!(
             "{} is revoked, and what its agents run is stopped now.",
             token.description
@@ -218,6 +232,21 @@ pub(super) async fn revoke(State(app): State<App>, Path(names): Path<Names>, for
         )
     } else {
         format!("{} is revoked.", token.description)
-    };
-    see_with(&visitor, &address, &said)
+    }))
+}
+
+/// `POST /app/:org/agent-pools/:id/tokens/revoke`
+pub(super) async fn revoke(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
+    let (visitor, fields) = (form.visitor, form.fields);
+    let mut connection = app.db.read().await?;
+    let permission = OrganizationPermission::ManageAgentPools;
+    let (place, pool) = frame::pool(&app, &mut connection, &visitor, &names, permission).await?;
+    drop(connection);
+    match revoke_as_sent(&app, &visitor, &pool, &fields).await? {
+        Err(problem) => page(&app, &visitor, &names, None, Some(problem)).await,
+        Ok(said) => {
+            let address = place.address(&format!("/agent-pools/{}/tokens", pool.id));
+            see_with(&visitor, &address, &said)
+        }
+    }
 }
