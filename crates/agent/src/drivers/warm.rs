@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the end of the agent waits for sandboxes that are being removed.
 const CLEARING: Duration = Duration::from_secs(20);
 
+/// How long nothing has run before memory is given back.
+const RESTS_AFTER: Duration = Duration::from_secs(5);
+
 /// The sandboxes that wait for the next jobs of the usual kind, and those that are on their way out.
 #[derive(Debug)]
 pub struct WarmSandboxes {
@@ -160,11 +163,16 @@ impl WarmSandboxes {
         });
     }
 
-    /// Gives back memory that the last jobs took, unless one runs.
+    /// Gives back memory that the last jobs took, when none comes for a while: it would want the same again.
     fn rest(&self) {
-        if *self.working.borrow() == 0 {
-            terrapool_allocator::give_back_unused();
-        }
+        let mut working = self.working.subscribe();
+        // Not awaited: an agent that ends needs no rest.
+        tokio::spawn(async move {
+            let busy = working.wait_for(|count| *count > 0);
+            if tokio::time::timeout(RESTS_AFTER, busy).await.is_err() {
+                terrapool_allocator::give_back_unused();
+            }
+        });
     }
 
     /// Whether a sandbox waits whose container lives.
