@@ -5,7 +5,7 @@
 )]
 
 use serde_json::{Value, json};
-use terrapool_model::id::{AgentPoolId, AttemptId};
+use terrapool_model::id::AttemptId;
 use terrapool_model::job::Phase;
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{AttemptStage, Finished, StateFate};
@@ -13,7 +13,6 @@ use terrapool_protocol::job::{ArtifactName, FailureReason, Outcome};
 use terrapool_protocol::secret::Secret;
 use terrapool_server::config::Config;
 use terrapool_server::http;
-use terrapool_store::pools::{self, PoolChange, PoolError};
 use terrapool_testkit::agent::{Attempt, SimulatedAgent, state_mark};
 use terrapool_testkit::browser::Browser;
 use terrapool_testkit::forms::{FormBrowser, hidden};
@@ -186,28 +185,7 @@ impl Scene {
 
     /// The leases of the pool end at once.
     async fn leases_end(&self) {
-        let pool: AgentPoolId = self.pool.parse().unwrap();
-        let db = &self.plane.running.app.db;
-        let mut connection = db.read().await.unwrap();
-        let mut settings = pools::get(&mut connection, &pool)
-            .await
-            .unwrap()
-            .unwrap()
-            .settings;
-        drop(connection);
-        settings.times.flush = Millis::ZERO;
-        settings.times.lease_apply = Millis::ZERO;
-        settings.times.hold = Millis::ZERO;
-        let change = PoolChange {
-            settings: Some(settings),
-            ..PoolChange::default()
-        };
-        db.write::<_, PoolError, _>(move |tx| {
-            let (pool, change) = (pool.clone(), change.clone());
-            Box::pin(async move { pools::update(tx, &pool, &change).await })
-        })
-        .await
-        .unwrap();
+        self.plane.leases_end(&self.pool).await;
     }
 }
 

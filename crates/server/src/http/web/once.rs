@@ -134,6 +134,7 @@ pub(super) async fn keep(State(app): State<App>, mut request: Request, next: Nex
     }
     let claimed = Claimed::default();
     request.extensions_mut().insert(claimed.clone());
+    let (kept_by, of_form) = (app.clone(), claimed.clone());
     // A task of its own: a browser that sends a form twice drops the first request, whose work is half done then.
     let work = async move {
         let response = next.run(request).await;
@@ -146,7 +147,13 @@ pub(super) async fn keep(State(app): State<App>, mut request: Request, next: Nex
     match tokio::spawn(work.in_current_span()).await {
         Ok(response) => response,
         Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
+            Ok(panic) => {
+                // It may be sent again, as one whose work failed otherwise.
+                if let Some(digest) = of_form.0.get() {
+                    note(&kept_by, digest.clone(), None).await;
+                }
+                std::panic::resume_unwind(panic)
+            }
             Err(_) => WebError::internal("the program is ending".to_owned()).into_response(),
         },
     }

@@ -10,9 +10,12 @@ pub mod browser;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use terrapool_model::id::AgentPoolId;
+use terrapool_model::time::Millis;
 use terrapool_server::admin::{self, UserRequest};
 use terrapool_server::config::{Config, Tls};
 use terrapool_server::server::{self, Running};
+use terrapool_store::pools::{self, PoolChange, PoolError};
 
 /// A control plane without TLS on a free port, with a user `ann` who owns the organization `acme`.
 pub struct Plane {
@@ -147,6 +150,30 @@ impl Plane {
     pub async fn patch(&self, path: &str, body: &Value) -> Answer {
         self.send(self.request("PATCH", path).body(body.to_string()))
             .await
+    }
+
+    /// The leases of a pool's applies end at once, and agents are not held.
+    pub async fn leases_end(&self, pool: &str) {
+        let pool: AgentPoolId = pool.parse().unwrap();
+        let db = &self.running.app.db;
+        let mut settings = pools::get(&mut db.read().await.unwrap(), &pool)
+            .await
+            .unwrap()
+            .unwrap()
+            .settings;
+        settings.times.flush = Millis::ZERO;
+        settings.times.lease_apply = Millis::ZERO;
+        settings.times.hold = Millis::ZERO;
+        let change = PoolChange {
+            settings: Some(settings),
+            ..PoolChange::default()
+        };
+        db.write::<_, PoolError, _>(move |tx| {
+            let (pool, change) = (pool.clone(), change.clone());
+            Box::pin(async move { pools::update(tx, &pool, &change).await })
+        })
+        .await
+        .unwrap();
     }
 
     pub async fn delete(&self, path: &str) -> Answer {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use terrapool_model::id::{AgentPoolId, AttemptId};
+use terrapool_model::id::AttemptId;
 use terrapool_model::job::Phase;
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{Finished, StateFate};
@@ -11,7 +11,6 @@ use terrapool_protocol::health::{Health, Room};
 use terrapool_protocol::job::{ArtifactName, ChangeCounts, FailureReason, Outcome, Usage};
 use terrapool_protocol::secret::Secret;
 use terrapool_server::http;
-use terrapool_store::pools::{self, PoolChange, PoolError};
 use terrapool_testkit::agent::{Attempt, SimulatedAgent, state_mark};
 use terrapool_testkit::installation::free_port;
 use terrapool_testkit::wait::until;
@@ -350,26 +349,7 @@ impl World {
 
     /// A pool's leases end at once.
     async fn leases_end(&self, pool: &str) {
-        let pool: AgentPoolId = pool.parse().unwrap();
-        let db = &self.plane.running.app.db;
-        let mut settings = pools::get(&mut db.read().await.unwrap(), &pool)
-            .await
-            .unwrap()
-            .unwrap()
-            .settings;
-        settings.times.flush = Millis::ZERO;
-        settings.times.lease_apply = Millis::ZERO;
-        settings.times.hold = Millis::ZERO;
-        let change = PoolChange {
-            settings: Some(settings),
-            ..PoolChange::default()
-        };
-        db.write::<_, PoolError, _>(move |tx| {
-            let (pool, change) = (pool.clone(), change.clone());
-            Box::pin(async move { pools::update(tx, &pool, &change).await })
-        })
-        .await
-        .unwrap();
+        self.plane.leases_end(pool).await;
     }
 }
 
