@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use terrapool_protocol::frame::{CHUNK, MAX_HEADER};
 use terrapool_protocol::job::{ArtifactName, FailureReason, Outcome};
@@ -21,7 +21,7 @@ use crate::frames;
 use crate::job::{self, Work, artifact_path};
 use crate::outcome;
 use crate::remains;
-use crate::shared::{Cause, Shared, StateCopy};
+use crate::shared::{Cause, LOG_PIECE, Shared, StateCopy};
 use crate::state;
 use crate::stop::DeadMan;
 
@@ -34,8 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections that may be waiting for their first message. Processes of the sandbox can reach the socket too.
 const STRANGERS: usize = 16;
 
-/// Largest piece of log in a frame.
-const LOG_PIECE: u64 = 64 << 10;
+/// Least time between two frames of log, unless there is enough for a whole one. Each costs everybody on its way to the
+/// control plane a wakeup, which engines that print hundreds of lines a second would pay with their own speed. A line
+/// after a silence goes at once.
+const LOG_EACH: Duration = Duration::from_millis(50);
 
 /// Accepts connections until the listener is shut down.
 pub fn accept(shared: &Arc<Shared>, dead_man: &Arc<DeadMan>, listener: &UnixListener) {
@@ -125,6 +127,7 @@ impl Connection {
         let log_from = log_from.min(status.log_size);
         status.log_next = log_from;
         status.log_taken = log_from;
+        status.log_rests_until = None;
         status.state_in_flight = None;
         // Also one that was taken: whoever connects anew may not know of it, and waits for it at the end.
         status.state_sent = None;
@@ -405,10 +408,12 @@ impl Sender {
                 return Next::Relayed(message, body);
             }
             let window = (status.log_taken + LOG_WINDOW).min(status.log_size);
-            if status.log_next < window {
+            let rests = status.log_rests(Instant::now());
+            if status.log_next < window && rests.is_none() {
                 let offset = status.log_next;
                 let length = (window - offset).min(LOG_PIECE);
                 status.log_next += length;
+                status.log_rests_until = Some(Instant::now() + LOG_EACH);
                 return Next::Log { offset, length };
             }
             if let Some(name) = status.fetches.pop_front() {
@@ -426,7 +431,7 @@ impl Sender {
                 said.finished = true;
                 return Next::Message(finished.as_ref().clone());
             }
-            status = self.shared.wait_outgoing(status);
+            status = self.shared.wait_outgoing(status, rests);
         }
     }
 

@@ -17,6 +17,9 @@ use crate::error::Failure;
 use crate::paths::Paths;
 use crate::relay::Relay;
 
+/// Largest piece of log in a frame.
+pub const LOG_PIECE: u64 = 64 << 10;
+
 /// Why a job is stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
@@ -79,6 +82,8 @@ pub struct Status {
     pub log_taken: u64,
     /// Where the sender goes on.
     pub log_next: u64,
+    /// No log is sent before, unless there is enough for a whole piece.
+    pub log_rests_until: Option<Instant>,
     /// The newest state.
     pub state: Option<StateCopy>,
     /// Digest of the state that is under way and not taken yet, on this connection.
@@ -91,6 +96,17 @@ pub struct Status {
     pub finished: Option<Arc<FromRunner>>,
     /// The agent needs nothing any more.
     pub released: bool,
+}
+
+impl Status {
+    /// How long more log has to gather before it is sent; `None` when what there is may go at once.
+    pub fn log_rests(&self, now: Instant) -> Option<Duration> {
+        if self.finished.is_some() || self.log_size.saturating_sub(self.log_next) >= LOG_PIECE {
+            return None;
+        }
+        let left = self.log_rests_until?.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
 }
 
 /// Everything that the threads share.
@@ -136,6 +152,7 @@ impl Shared {
                 log_size: 0,
                 log_taken: 0,
                 log_next: 0,
+                log_rests_until: None,
                 state: None,
                 state_in_flight: None,
                 state_sent: None,
@@ -164,10 +181,15 @@ impl Shared {
     /// The spool has grown to this size.
     pub fn log_grew(&self, size: u64) {
         let mut status = self.status();
+        let now = Instant::now();
         status.log_size = size;
-        status.last_output = Some(Instant::now());
+        status.last_output = Some(now);
+        let rests = status.log_rests(now).is_some();
         drop(status);
-        self.outgoing.notify_all();
+        // Who rests wakes by itself.
+        if !rests {
+            self.outgoing.notify_all();
+        }
     }
 
     /// There is something to send.
@@ -177,9 +199,16 @@ impl Shared {
         self.outgoing.notify_all();
     }
 
-    /// Waits for something to send.
-    pub fn wait_outgoing<'status>(&self, status: MutexGuard<'status, Status>) -> MutexGuard<'status, Status> {
-        self.outgoing.wait(status).unwrap_or_else(PoisonError::into_inner)
+    /// Waits for something to send, for at most this long when a time is given.
+    pub fn wait_outgoing<'status>(
+        &self,
+        status: MutexGuard<'status, Status>,
+        time: Option<Duration>,
+    ) -> MutexGuard<'status, Status> {
+        match time {
+            Some(time) => wait_for(&self.outgoing, status, time),
+            None => self.outgoing.wait(status).unwrap_or_else(PoisonError::into_inner),
+        }
     }
 
     /// Waits for a change that steps, signals or connections care about.

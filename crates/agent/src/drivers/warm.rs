@@ -2,7 +2,7 @@
 //!
 //! A container takes a few hundred milliseconds to start and its runner under a millisecond to begin work. Two are kept
 //! ready: a plan is followed by its apply sooner than a container can be started. Starting and removing them is work
-//! for the container engine that would slow down what runs, so it waits until nothing does, or for a second.
+//! for the container engine that would slow down what runs, so it waits until nothing does, or for two seconds.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const READY: usize = 2;
 const BREATH: Duration = Duration::from_millis(150);
 
 /// How long engines that run may put off what has to be cleared and prepared.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long the end of the agent waits for sandboxes that are being removed.
 const CLEARING: Duration = Duration::from_secs(20);
@@ -79,18 +79,23 @@ impl WarmSandboxes {
         Working(Arc::clone(self))
     }
 
-    /// Waits until nothing is worked on, for at most a second.
+    /// Waits until nothing is worked on, for at most [`PATIENCE`].
     async fn quiet(&self) {
         let mut ending = self.ending.subscribe();
         let mut working = self.working.subscribe();
         let quiet = async {
-            tokio::time::sleep(BREATH).await;
-            // An error would mean that this value is gone.
-            let idle = working.wait_for(|count| *count == 0);
-            let _ = tokio::time::timeout(PATIENCE, idle).await;
+            loop {
+                // An error would mean that this value is gone.
+                let _ = working.wait_for(|count| *count == 0).await;
+                let busy = working.wait_for(|count| *count > 0);
+                if tokio::time::timeout(BREATH, busy).await.is_err() {
+                    return;
+                }
+            }
         };
+        let quiet = tokio::time::timeout(PATIENCE, quiet);
         tokio::select! {
-            () = quiet => {}
+            _ = quiet => {}
             _ = ending.wait_for(|ending| *ending) => {}
         }
     }
