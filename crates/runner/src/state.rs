@@ -8,8 +8,7 @@
 //! and its digest computed when it is announced to the sender, and a newer one takes its place until then.
 
 use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hasher as _};
-use std::io::{self, PipeReader, PipeWriter, Read as _};
+use std::io::{self, PipeReader, PipeWriter};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -87,17 +86,26 @@ struct Copier {
     /// What the job started from, then the newest document that was announced.
     newest: Option<StateMark>,
     /// A newer copy.
-    unannounced: Option<PathBuf>,
+    unannounced: Option<CopyFile>,
+    /// The file of a copy that a newer one has replaced, emptied: the next copy needs no new one.
+    spare: Option<CopyFile>,
     /// When a copy was announced last.
     announced_at: Option<Instant>,
-    /// Tells the newest document from others.
-    seen: Option<u64>,
+    /// The newest document: the one before the engine started, then what was copied last.
+    seen: Vec<u8>,
     /// A copy of the document that was there before the engine started.
     initial: Option<PathBuf>,
     buffer: Vec<u8>,
     counter: u64,
     /// When the newest copy has to be on the disk, while it may not be.
     sync_due: Option<Instant>,
+}
+
+/// A file for copies that is held open.
+#[derive(Debug)]
+struct CopyFile {
+    path: PathBuf,
+    file: File,
 }
 
 impl StateWatcher {
@@ -112,8 +120,9 @@ impl StateWatcher {
             file: Arc::clone(&state.file),
             newest: None,
             unannounced: None,
+            spare: None,
             announced_at: None,
-            seen: None,
+            seen: Vec::new(),
             initial: None,
             buffer: Vec::new(),
             counter: 0,
@@ -126,7 +135,7 @@ impl StateWatcher {
             let path = shared.paths.state_copies().join("0.tfstate");
             fs::write(&path, &copier.buffer).map_err(failed)?;
             copier.initial = Some(path);
-            copier.seen = Some(told_apart(&copier.buffer));
+            copier.seen.clone_from(&copier.buffer);
         }
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
             .and_then(|watch| {
@@ -242,7 +251,8 @@ impl Copier {
     fn sync(&mut self) {
         self.sync_due = None;
         let announced = || self.shared.status().state.as_ref().map(|copy| copy.path.clone());
-        let Some(path) = self.unannounced.clone().or_else(announced) else {
+        let copied = self.unannounced.as_ref().map(|copy| copy.path.clone());
+        let Some(path) = copied.or_else(announced) else {
             return;
         };
         let folder = path
@@ -285,20 +295,24 @@ impl Copier {
                 return false;
             }
         }
-        let seen = Some(told_apart(&self.buffer));
         // One write is seen more than once.
-        if self.seen == seen {
+        if self.seen == self.buffer {
             return false;
         }
         let document = std::mem::take(&mut self.buffer);
-        if let Some(path) = self.keep(&document) {
-            self.seen = seen;
-            if let Some(replaced) = self.unannounced.replace(path) {
-                let _ = fs::remove_file(replaced);
+        let copy = self.copy(&document);
+        self.buffer = document;
+        if let Some(copy) = copy {
+            std::mem::swap(&mut self.seen, &mut self.buffer);
+            self.spare = self.unannounced.replace(copy);
+            // Of two whole copies that are equally old, the older one might be taken for the newest.
+            if let Some(spare) = &self.spare
+                && spare.file.set_len(0).is_err()
+            {
+                self.drop_spare();
             }
             self.sync_due.get_or_insert_with(|| Instant::now() + SYNC_WITHIN);
         }
-        self.buffer = document;
         false
     }
 
@@ -316,13 +330,10 @@ impl Copier {
 
     /// Hands the newest copy to the sender.
     fn announce_newest(&mut self) {
-        let Some(path) = self.unannounced.take() else {
+        let Some(CopyFile { path, .. }) = self.unannounced.take() else {
             return;
         };
-        self.buffer.clear();
-        let read = File::open(&path).and_then(|mut file| file.read_to_end(&mut self.buffer));
-        let found = read.ok().and_then(|_| mark(&self.buffer));
-        match found {
+        match mark(&self.seen) {
             Some(found)
                 if self
                     .newest
@@ -349,8 +360,8 @@ impl Copier {
                 related && found.sha256 != newest.sha256 && found.serial >= newest.serial
             }
         };
-        if newer && let Some(path) = self.keep(document) {
-            self.announce(found, path);
+        if newer && let Some(copy) = self.copy(document) {
+            self.announce(found, copy.path);
             self.sync();
         }
     }
@@ -364,17 +375,35 @@ impl Copier {
         }
     }
 
-    /// Writes a copy; answers where.
-    fn keep(&mut self, document: &[u8]) -> Option<PathBuf> {
+    /// Writes a copy. While it is being written only the beginning of a document is there, which nobody takes for one.
+    fn copy(&mut self, document: &[u8]) -> Option<CopyFile> {
+        if let Some(spare) = self.spare.take() {
+            if spare.file.write_all_at(document, 0).is_ok() {
+                return Some(spare);
+            }
+            let _ = fs::remove_file(spare.path);
+        }
         let name = format!("{}.tfstate", self.counter + 1);
         let paths = &self.shared.paths;
         // A job volume that is full is no reason to lose a state: the state volume is another one.
-        let kept = [paths.state_copies(), paths.state.clone()]
+        let copy = [paths.state_copies(), paths.state.clone()]
             .into_iter()
             .map(|folder| folder.join(&name))
-            .find(|path| write(path, document).is_ok())?;
+            .find_map(|path| match write(&path, document) {
+                Ok(file) => Some(CopyFile { path, file }),
+                Err(_) => {
+                    let _ = fs::remove_file(path);
+                    None
+                }
+            })?;
         self.counter += 1;
-        Some(kept)
+        Some(copy)
+    }
+
+    fn drop_spare(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            let _ = fs::remove_file(spare.path);
+        }
     }
 
     fn announce(&mut self, mark: StateMark, path: PathBuf) {
@@ -389,18 +418,10 @@ impl Copier {
     }
 }
 
-/// Tells documents from each other, at less cost than a digest. It is used for nothing else.
-fn told_apart(document: &[u8]) -> u64 {
-    let mut hash = DefaultHasher::new();
-    hash.write(document);
-    hash.finish()
-}
-
-/// Writes a copy so that it is there whole or not at all, whatever happens to the processes.
-fn write(path: &Path, document: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, document)?;
-    fs::rename(&temporary, path)
+fn write(path: &Path, document: &[u8]) -> io::Result<File> {
+    let file = File::create(path)?;
+    file.write_all_at(document, 0)?;
+    Ok(file)
 }
 
 /// Opens a state copy for sending. `None` when a newer one has replaced it.
