@@ -29,8 +29,8 @@ cargo xtask <task>
                   kill and cut off everything at random while runs are applied, then count what was promised (root)
   cgroup-v2 [--root | --user | --rootless-podman] [TEST…]
                   tests of sandboxes on a host with control groups of version 2: a virtual machine, emulated (root, an hour;
-                  --root and --user: only with agents that are root, or an ordinary user; --rootless-podman: only the Docker
-                  driver's own on an ordinary user's Podman; TEST: only tests whose name has this in it)
+                  --root and --user: only with agents that are root, or an ordinary user; --rootless-podman: only those
+                  of the Docker driver on an ordinary user's Podman; TEST: only tests whose name has this in it)
   engines         build the engines that the tests use: target/tools/engines
   package [--quick] [--check] [--architecture amd64|arm64]
                   make everything that is installed: target/packages (deb, rpm, images, tarballs, checksums, contents);

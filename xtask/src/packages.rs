@@ -47,7 +47,8 @@ pub(crate) const PODMAN: &[Need] = &[
     need("podman", "podman"),
     need("runc", "runc"),
     need("ip", "iproute2"),
-    need("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    need("/usr/lib/podman/netavark", "netavark"),
+    need("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
 ];
 /// To emulate a machine and make its disk.
 pub(crate) const MACHINE: &[Need] = &[

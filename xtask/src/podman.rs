@@ -64,7 +64,7 @@ impl Podman {
         let networks = podman.path("networks");
         std::fs::create_dir_all(&networks)?;
         let configuration = format!(
-            "{CONFIGURATION}\n[network]\nnetwork_config_dir = \"{}\"\n",
+            "{CONFIGURATION}\n[network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = \"{}\"\n",
             networks.display()
         );
         std::fs::write(podman.path("containers.conf"), configuration)?;

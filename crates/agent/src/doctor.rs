@@ -3,6 +3,7 @@
 mod environment;
 mod network;
 mod system;
+mod world;
 
 pub use environment::of_service;
 
@@ -83,6 +84,10 @@ impl std::fmt::Display for Check {
 pub async fn examine(config: &Config) -> Vec<Check> {
     let mut checks = network::examine(config).await;
     checks.extend(engine(config).await);
+    checks.push(Check {
+        name: "sandboxes' addresses",
+        finding: world::addresses(),
+    });
     let mut add = |name, finding| checks.push(Check { name, finding });
     add("SELinux", system::selinux());
     add("data folder", data_dir(config));

@@ -5,6 +5,7 @@
 mod common;
 
 use std::net::TcpListener;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use common::{config_on, prepare};
@@ -55,6 +56,16 @@ impl Site {
         text
     }
 
+    /// Goes to where the engine's bridges are, as agents are on most hosts: with this thread, for good.
+    fn go_to_host(&self) {
+        let namespace = std::fs::File::open(self.engine.network_namespace()).unwrap();
+        rustix::thread::move_into_link_name_space(
+            namespace.as_fd(),
+            Some(rustix::thread::LinkNameSpaceType::Network),
+        )
+        .unwrap();
+    }
+
     /// A sandbox that is made now reaches the world, on a network as closed as the first one was.
     async fn works(&self) -> Sandbox {
         let sandbox = self.sandbox().await;
@@ -85,6 +96,12 @@ impl Site {
 #[tokio::test]
 async fn a_network_that_was_taken_away_is_made_again_for_the_next_sandbox() {
     let site = Site::start().await;
+    is_made_again(&site).await;
+    site.go_to_host();
+    is_known_to_be_gone(&site).await;
+}
+
+async fn is_made_again(site: &Site) {
     let first = site.works().await;
 
     let (deleted, text) = site.engine.ip(&["link", "del", "terrapool0"]).await;
@@ -100,6 +117,19 @@ async fn a_network_that_was_taken_away_is_made_again_for_the_next_sandbox() {
     let third = site.works().await;
     assert!(!site.driver.is_connected(&second).await);
     for sandbox in [first, second, third] {
+        site.driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
+    }
+}
+
+/// Who sees the bridge knows that it is gone before a sandbox could not be made.
+async fn is_known_to_be_gone(site: &Site) {
+    let first = site.works().await;
+    let (deleted, text) = site.engine.ip(&["link", "del", "terrapool0"]).await;
+    assert!(deleted, "{text}");
+    assert!(!site.driver.is_connected(&first).await);
+    let second = site.works().await;
+    assert!(!site.driver.is_connected(&first).await);
+    for sandbox in [first, second] {
         site.driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
     }
 }

@@ -172,6 +172,32 @@ async fn remove(driver: &Arc<DockerDriver>, sandbox: Sandbox) {
     driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
 }
 
+/// By the addresses that the kernel gives every link, the host would be reached past every route.
+fn is_closed_to_ipv6(sandbox: &str, namespace: &str) {
+    let (_, text) = output(
+        "ip",
+        &["-6", "-o", "addr", "show", "dev", "terrapool0", "scope", "link"],
+    );
+    let Some(address) = text
+        .split_whitespace()
+        .nth(3)
+        .and_then(|block| block.split('/').next())
+    else {
+        // This host gives its links none.
+        return;
+    };
+    let address = format!("{address}%eth0");
+    let port = listen("::");
+    assert!(!reaches(sandbox, &address, port), "{address}");
+
+    // The control: the same probe finds the host once the link has an address again.
+    let script = "for name in all eth0; do echo 0 > /proc/sys/net/ipv6/conf/$name/disable_ipv6; done; \
+                  ip addr add fe80::7/64 dev eth0 nodad";
+    let (opened, text) = output("nsenter", &[namespace, "sh", "-c", script]);
+    assert!(opened, "{text}");
+    assert!(in_time(|| reaches(sandbox, &address, port)), "{address}");
+}
+
 async fn probes(user: SandboxUser) {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
@@ -250,9 +276,11 @@ async fn probes(user: SandboxUser) {
     );
     assert!(!removed, "{text}");
 
-    // The control: it is its route that keeps the guest away.
     let (_, process) = output("docker", &["inspect", "-f", "{{.State.Pid}}", &closed.id]);
     let namespace = format!("--net=/proc/{}/ns/net", process.trim());
+    is_closed_to_ipv6(&closed.id, &namespace);
+
+    // The control: it is its route that keeps the guest away.
     let (removed, text) = output(
         "nsenter",
         &[&namespace, "ip", "route", "del", "unreachable", Guest::BLOCK],

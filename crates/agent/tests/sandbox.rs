@@ -224,3 +224,41 @@ async fn a_sandbox_does_not_reach_its_neighbour() {
         driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
     }
 }
+
+/// What a program prints inside a sandbox.
+fn printed(sandbox: &str, words: &[&str]) -> String {
+    let (done, text) = output("docker", &[&["exec", sandbox], words].concat());
+    assert!(done, "{words:?}: {text}");
+    text
+}
+
+#[tokio::test]
+async fn a_sandbox_is_not_kept_from_who_knows_names_and_has_no_ipv6_but_on_loopback() {
+    let folder = tempfile::tempdir().unwrap();
+    let driver = prepare(&config(folder.path()), folder.path()).await;
+    let _leftovers = Leftovers::of(folder.path());
+    let key = driver.key(None, SandboxNetwork::Closed, Limits::default());
+    let sandbox = driver.create_sandbox(&key).await.unwrap();
+
+    // Where there is no route, a socket cannot even be connected. The control: there is none to the gateway.
+    let has_route = |address: &str| {
+        let script = format!("exec 3<>/dev/udp/{address}/53");
+        output("docker", &["exec", &sandbox.id, "bash", "-c", &script]).0
+    };
+    let format = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}";
+    let (_, gateway) = output("docker", &["inspect", "-f", format, &sandbox.id]);
+    assert!(!has_route(gateway.trim()), "the gateway {gateway}");
+    let resolvers = printed(&sandbox.id, &["busybox", "cat", "/etc/resolv.conf"]);
+    for line in resolvers.lines() {
+        if let Some(address) = line.strip_prefix("nameserver ") {
+            assert!(has_route(address.trim()), "{resolvers}");
+        }
+    }
+
+    if std::path::Path::new("/proc/net/if_inet6").exists() {
+        let addresses = printed(&sandbox.id, &["busybox", "cat", "/proc/net/if_inet6"]);
+        let of_links: Vec<&str> = addresses.lines().filter(|line| !line.ends_with(" lo")).collect();
+        assert!(of_links.is_empty(), "{addresses}");
+    }
+    driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
+}

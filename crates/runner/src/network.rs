@@ -1,7 +1,8 @@
-//! Closing a sandbox's network: what must not be reached from inside gets an `unreachable` route.
+//! Closing a sandbox's network: what must not be reached from inside gets an `unreachable` route, and of IPv6 nothing is
+//! left but loopback.
 //!
-//! A container of its own joins the sandbox's network namespace, makes the routes and ends; the sandbox itself has no
-//! capability to remove them. Routes are asked for over rtnetlink (rtnetlink(7)).
+//! A container of its own joins the sandbox's network namespace, does this and ends; the sandbox itself has no capability
+//! to undo it. All of it is asked for over rtnetlink (rtnetlink(7)).
 
 use std::fs;
 use std::io;
@@ -15,69 +16,105 @@ use crate::bridges;
 use crate::error::RunnerError;
 
 /// Where clouds answer with credentials, and everything else that is only valid on a link.
-const METADATA: [(IpAddr, u8); 4] = [
-    (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
-    (IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), 32),
-    (IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)), 32),
-    (IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0)), 32),
+const METADATA: [(Ipv4Addr, u8); 3] = [
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(100, 100, 100, 200), 32),
+    (Ipv4Addr::new(192, 0, 0, 192), 32),
 ];
 
 /// The resolver of a cloud's network, which is no secret.
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 253);
 
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const NLMSG_ERROR: u16 = 2;
-/// `NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE | NLM_F_CREATE`
-const FLAGS: u16 = 0x1 | 0x4 | 0x100 | 0x400;
+/// `NLM_F_REQUEST | NLM_F_ACK`
+const ASK: u16 = 0x1 | 0x4;
+/// `NLM_F_REPLACE | NLM_F_CREATE`
+const MAKE: u16 = 0x100 | 0x400;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 const RTN_UNREACHABLE: u8 = 7;
 const RTA_DST: u16 = 1;
 const RTA_GATEWAY: u16 = 5;
+const IFA_LOCAL: u16 = 2;
 
 /// Makes the gateway, neighbours, what is the host's and, unless it is to stay open, the clouds' metadata unreachable in
-/// this network namespace.
+/// this network namespace. Its links lose the IPv6 addresses that the kernel gives every link: by them the host could be
+/// reached past every route.
 ///
 /// # Errors
-/// [`RunnerError::Kernel`] when a route cannot be made: the network is then not closed.
+/// [`RunnerError::Kernel`] when a route cannot be made, or an address not be taken away: the network is then not closed.
 pub fn close(metadata_open: bool, host: &[Block]) -> Result<(), RunnerError> {
     let failed = |source| RunnerError::Kernel {
         what: "make a route that closes the network",
         source,
     };
-    let mut routes = Routes::open().map_err(failed)?;
+    let mut routes = Netlink::open().map_err(failed)?;
     // Neighbours on the same bridge, which not every engine keeps apart. The way out stays: the kernel looked the gateway
     // up when its route was made.
     let own = bridges::connected(&fs::read_to_string("/proc/net/route").unwrap_or_default());
     let own = own.into_iter().filter(|block| block.length() > 0);
     let gateway = gateway(&fs::read_to_string("/proc/net/route").unwrap_or_default());
-    let with_v6 = fs::read_to_string("/proc/net/if_inet6").is_ok_and(|text| !addresses_v6(&text).is_empty());
-    let gateway_v6 = gateway_v6(&fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default());
     if !metadata_open {
         // First, as long as the gateway can be resolved.
         if let Some(gateway) = gateway {
             routes.through(RESOLVER, gateway).map_err(failed)?;
         }
         for (address, length) in METADATA {
-            if address.is_ipv4() || with_v6 {
-                routes.unreachable(address, length).map_err(failed)?;
-            }
+            routes.unreachable(address, length).map_err(failed)?;
         }
     }
-    let gateways = gateway
-        .map(IpAddr::V4)
-        .into_iter()
-        .chain(gateway_v6.map(IpAddr::V6))
-        .map(Block::from);
-    for block in gateways.chain(host.iter().copied()).chain(own) {
-        if block.address().is_ipv4() || with_v6 {
-            routes
-                .unreachable(block.address(), block.length())
-                .map_err(failed)?;
+    let gateway = gateway.map(IpAddr::V4).map(Block::from);
+    for block in gateway.into_iter().chain(host.iter().copied()).chain(own) {
+        // Of IPv6 nothing is left to be reached by.
+        if let IpAddr::V4(address) = block.address() {
+            routes.unreachable(address, block.length()).map_err(failed)?;
         }
     }
-    Ok(())
+    close_v6(&mut routes).map_err(|source| RunnerError::Kernel {
+        what: "take an IPv6 address away from the sandbox's link",
+        source,
+    })
+}
+
+/// Takes the IPv6 addresses of all links but loopback away, and their routes with them.
+fn close_v6(netlink: &mut Netlink) -> io::Result<()> {
+    // Where the kernel has no IPv6 it has no such table.
+    let of_links = || links_v6(&fs::read_to_string("/proc/net/if_inet6").unwrap_or_default());
+    for address in of_links() {
+        netlink.remove(&address)?;
+    }
+    match of_links().first() {
+        None => Ok(()),
+        Some(left) => Err(io::Error::other(format!("{} is still there", left.address))),
+    }
+}
+
+/// An IPv6 address of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LinkAddress {
+    address: Ipv6Addr,
+    length: u8,
+    /// The link's index.
+    link: u32,
+}
+
+/// The addresses in `/proc/net/if_inet6` that other links than loopback have.
+fn links_v6(table: &str) -> Vec<LinkAddress> {
+    let parse = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let found = LinkAddress {
+            address: Ipv6Addr::from(u128::from_str_radix(fields.first()?, 16).ok()?),
+            link: u32::from_str_radix(fields.get(1)?, 16).ok()?,
+            length: u8::from_str_radix(fields.get(2)?, 16).ok()?,
+        };
+        (*fields.get(5)? != "lo").then_some(found)
+    };
+    table.lines().filter_map(parse).collect()
 }
 
 /// The addresses of the machine, as this network namespace has them; loopback and link-local ones are left out.
@@ -128,23 +165,13 @@ fn gateway(table: &str) -> Option<Ipv4Addr> {
     })
 }
 
-/// The default gateway in `/proc/net/ipv6_route`.
-fn gateway_v6(table: &str) -> Option<Ipv6Addr> {
-    table.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let next = u128::from_str_radix(fields.get(4)?, 16).ok()?;
-        let everything = u128::from_str_radix(fields.first()?, 16).ok()? == 0 && *fields.get(1)? == "00";
-        (everything && next != 0).then(|| Ipv6Addr::from(next))
-    })
-}
-
-/// Makes routes, one request after the other.
-struct Routes {
+/// Asks the kernel for changes, one after the other.
+struct Netlink {
     socket: rustix::fd::OwnedFd,
     sequence: u32,
 }
 
-impl Routes {
+impl Netlink {
     fn open() -> io::Result<Self> {
         // Protocol 0 of this family is NETLINK_ROUTE.
         let socket = rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
@@ -152,18 +179,27 @@ impl Routes {
         Ok(Self { socket, sequence: 0 })
     }
 
-    fn unreachable(&mut self, address: IpAddr, length: u8) -> io::Result<()> {
-        self.make(RTN_UNREACHABLE, address, length, None)
+    fn unreachable(&mut self, address: Ipv4Addr, length: u8) -> io::Result<()> {
+        self.ask(|sequence| new_route(sequence, RTN_UNREACHABLE, address, length, None))
     }
 
     fn through(&mut self, address: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
-        self.make(RTN_UNICAST, address.into(), 32, Some(gateway))
+        self.ask(|sequence| new_route(sequence, RTN_UNICAST, address, 32, Some(gateway)))
     }
 
-    fn make(&mut self, kind: u8, address: IpAddr, length: u8, gateway: Option<Ipv4Addr>) -> io::Result<()> {
+    fn remove(&mut self, address: &LinkAddress) -> io::Result<()> {
+        match self.ask(|sequence| delete_address(sequence, address)) {
+            // The kernel may have given it up meanwhile.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::ADDRNOTAVAIL.raw_os_error()) => {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn ask(&mut self, message: impl FnOnce(u32) -> Vec<u8>) -> io::Result<()> {
         self.sequence += 1;
-        let message = request(self.sequence, kind, address, length, gateway);
-        rustix::net::send(&self.socket, &message, SendFlags::empty())?;
+        rustix::net::send(&self.socket, &message(self.sequence), SendFlags::empty())?;
         let mut answer = [0; 1024];
         loop {
             let (count, _) = rustix::net::recv(&self.socket, &mut answer, RecvFlags::empty())?;
@@ -175,21 +211,29 @@ impl Routes {
 }
 
 /// An `RTM_NEWROUTE` message.
-fn request(sequence: u32, kind: u8, address: IpAddr, length: u8, gateway: Option<Ipv4Addr>) -> Vec<u8> {
-    let (family, bytes) = match address {
-        IpAddr::V4(address) => (2_u8, address.octets().to_vec()),
-        IpAddr::V6(address) => (10_u8, address.octets().to_vec()),
-    };
-    let mut body = vec![family, length, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, kind];
+fn new_route(sequence: u32, kind: u8, address: Ipv4Addr, length: u8, gateway: Option<Ipv4Addr>) -> Vec<u8> {
+    let mut body = vec![AF_INET, length, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, kind];
     body.extend(0_u32.to_ne_bytes());
-    attribute(&mut body, RTA_DST, &bytes);
+    attribute(&mut body, RTA_DST, &address.octets());
     if let Some(gateway) = gateway {
         attribute(&mut body, RTA_GATEWAY, &gateway.octets());
     }
+    message(sequence, RTM_NEWROUTE, ASK | MAKE, &body)
+}
+
+/// An `RTM_DELADDR` message.
+fn delete_address(sequence: u32, address: &LinkAddress) -> Vec<u8> {
+    let mut body = vec![AF_INET6, address.length, 0, 0];
+    body.extend(address.link.to_ne_bytes());
+    attribute(&mut body, IFA_LOCAL, &address.address.octets());
+    message(sequence, RTM_DELADDR, ASK, &body)
+}
+
+fn message(sequence: u32, kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     let size = u32::try_from(16 + body.len()).unwrap_or(u32::MAX);
     let mut message = size.to_ne_bytes().to_vec();
-    message.extend(RTM_NEWROUTE.to_ne_bytes());
-    message.extend(FLAGS.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
     message.extend(sequence.to_ne_bytes());
     message.extend(0_u32.to_ne_bytes());
     message.extend(body);
@@ -232,22 +276,31 @@ mod tests {
         assert_eq!(addresses_v4(trie), [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5))]);
         let v6 = "00000000000000000000000000000001 01 80 10 80       lo\nfe800000000000000000000000000001 02 40 20 80     eth0\n20010db8000000000000000000000007 02 40 00 80     eth0\n";
         assert_eq!(addresses_v6(v6), ["2001:db8::7".parse::<IpAddr>().unwrap()]);
-        let routes = "00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe800000000000000000000000000009 00000400 00000000 00000000 00000003 eth0\n";
-        assert_eq!(gateway_v6(routes), Some("fe80::9".parse().unwrap()));
+        let links = links_v6(v6);
+        assert_eq!(links.len(), 2, "{links:?}");
+        let of_link = LinkAddress {
+            address: "fe80::1".parse().unwrap(),
+            length: 64,
+            link: 2,
+        };
+        assert_eq!(links[0], of_link);
     }
 
     #[test]
     fn a_request_holds_what_the_kernel_wants_to_know() {
-        let message = request(
-            7,
-            RTN_UNREACHABLE,
-            IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)),
-            16,
-            None,
-        );
+        let message = new_route(7, RTN_UNREACHABLE, Ipv4Addr::new(169, 254, 0, 0), 16, None);
         assert_eq!(message.len(), 16 + 12 + 8);
         assert_eq!(message[16..24], [2, 16, 0, 0, 254, 4, 0, 7]);
         assert_eq!(message[32..], [169, 254, 0, 0]);
+        let of_link = LinkAddress {
+            address: "fe80::1".parse().unwrap(),
+            length: 64,
+            link: 2,
+        };
+        let message = delete_address(8, &of_link);
+        assert_eq!(message.len(), 16 + 8 + 20);
+        assert_eq!(message[16..20], [10, 64, 0, 0]);
+        assert_eq!(message[28..30], of_link.address.octets()[..2]);
         let mut answer = vec![0; 36];
         answer[4] = 2;
         answer[8] = 7;

@@ -129,6 +129,11 @@ impl ContainerEngine {
         output("docker", &[&["-H", &host], arguments].concat()).await
     }
 
+    /// The file that its network namespace is entered by.
+    pub fn network_namespace(&self) -> PathBuf {
+        Path::new("/run/netns").join(namespace())
+    }
+
     /// Runs `ip` in its network namespace.
     pub async fn ip(&self, arguments: &[&str]) -> (bool, String) {
         output("ip", &[&["-n", &namespace()], arguments].concat()).await

@@ -1,8 +1,8 @@
-//! The Docker driver's own tests on Podman without root's rights, which keeps limits on control groups of version 2 only:
+//! The Docker driver's tests on Podman without root's rights, which keeps limits on control groups of version 2 only:
 //! service, driver and tests are an ordinary user's.
 
-/// The tests' program of this step.
-pub(super) const PROGRAM: &str = "sandbox";
+/// The tests' programs of this step.
+pub(super) const PROGRAMS: [&str; 2] = ["sandbox", "sandbox_cases"];
 
 /// How it is started.
 pub(super) const BEGIN: &str = "as_engine ";

@@ -47,8 +47,8 @@ pub struct Sandbox {
     pub key: SandboxKey,
     /// What had to be done for it that people may want to know.
     pub note: Option<String>,
-    /// The engine's network that it was connected with, where there is one that sandboxes share.
-    pub(super) network: Option<String>,
+    /// What it was connected with, where sandboxes share a network.
+    pub(super) connection: Option<Connection>,
     /// What the names of its volumes begin with.
     pub(super) name: String,
 }
@@ -68,6 +68,15 @@ impl Sandbox {
             runner_key: self.runner_key.clone(),
         }
     }
+}
+
+/// The network of a container engine that a sandbox was connected with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Connection {
+    /// Its id.
+    pub(super) network: String,
+    /// The index of its bridge, where this process sees the engine's host: one that is made anew has another.
+    pub(super) bridge: Option<u32>,
 }
 
 /// A sandbox, as far as it has to be found again, read after its end, and removed.

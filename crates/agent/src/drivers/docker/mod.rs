@@ -7,6 +7,7 @@ mod bin_volume;
 mod helper;
 mod image;
 mod network;
+mod podman;
 mod pull;
 mod registries;
 pub(crate) mod rootless;
@@ -62,6 +63,8 @@ pub async fn count_containers(docker: &Docker) -> Result<usize, DriverError> {
 #[derive(Debug)]
 pub struct DockerDriver {
     docker: Docker,
+    /// The engine's own API, where it is Podman.
+    podman: Option<podman::Podman>,
     /// The agent's identity, part of every label and name.
     identity: String,
     /// The id of the sandboxes' network. Held while it is made again.
@@ -98,10 +101,12 @@ impl DockerDriver {
             Some(image) => image.clone(),
             None => image::load_default(&docker).await?,
         };
-        let network = network::ensure(&docker).await?;
+        let podman = podman::Podman::behind(&docker, &address(config)).await;
+        let network = network::ensure(&docker, podman.as_ref()).await?;
         let bin = BinVolume::prepare(&docker, &image, identity).await?;
         Ok(Arc::new(Self {
             docker,
+            podman,
             identity: identity.to_owned(),
             network: Mutex::new(network),
             host_addresses: Mutex::default(),
@@ -229,15 +234,18 @@ fn seconds_since_epoch() -> u64 {
         .map_or(0, |time| time.as_secs())
 }
 
+/// Where the engine is found.
+fn address(config: &Config) -> String {
+    let named = config.docker_host.clone();
+    named.unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned())
+}
+
 /// Connects and agrees on an API version that both sides speak.
 ///
 /// # Errors
 /// [`DriverError::NoEngine`] when nothing answers.
 pub async fn connect(config: &Config) -> Result<Docker, DriverError> {
-    let address = config
-        .docker_host
-        .clone()
-        .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+    let address = address(config);
     let no_engine = |source| DriverError::NoEngine {
         address: address.clone(),
         source,

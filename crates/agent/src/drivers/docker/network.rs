@@ -9,7 +9,9 @@ use terrapool_protocol::block::Block;
 use terrapool_protocol::job::SandboxNetwork;
 
 use super::helper::Rights;
+use super::podman::Podman;
 use super::{DockerDriver, DriverError, LABEL_ROLE, is_status};
+use crate::drivers::sandbox::{Connection, Sandbox};
 
 /// What of the network was the container engine's host's when it was asked last: its addresses, and what lies behind its
 /// bridges.
@@ -33,37 +35,86 @@ const BRIDGE_IS_GONE: [&str; 4] = [
 ];
 
 /// Makes sure that the sandboxes' network exists and returns its id; an empty one where the engine does not say it.
-pub(super) async fn ensure(docker: &Docker) -> Result<String, DriverError> {
+pub(super) async fn ensure(docker: &Docker, podman: Option<&Podman>) -> Result<String, DriverError> {
     const TRIES: u32 = 20;
     for attempt in 1..=TRIES {
         match docker.inspect_network(NETWORK, None).await {
-            Ok(found) => return Ok(found.id.unwrap_or_default()),
+            Ok(found) if !has_to_go(docker, podman).await => return Ok(found.id.unwrap_or_default()),
+            Ok(_) => {}
             // Engines add fields faster than clients learn them; an answer means that it is there.
             Err(bollard::errors::Error::JsonDataError { .. }) => return Ok(String::new()),
             Err(error) if is_status(&error, 404) => {}
             Err(error) => return Err(DriverError::call("looking at the sandboxes' network")(error)),
         }
-        let option =
-            |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
-        let request = NetworkCreateRequest {
-            name: NETWORK.to_owned(),
-            driver: Some("bridge".to_owned()),
-            // Sandboxes do not see each other.
-            options: Some(HashMap::from([
-                option("enable_icc", "false"),
-                option("name", BRIDGE),
-            ])),
-            labels: Some(HashMap::from([(LABEL_ROLE.to_owned(), "network".to_owned())])),
-            ..Default::default()
-        };
-        match docker.create_network(request).await {
-            Ok(made) => return Ok(made.id),
+        match create(docker, podman).await {
+            Ok(id) => return Ok(id),
             // Another agent makes it at this moment.
             Err(_) if attempt < TRIES => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
             Err(error) => return Err(DriverError::call("making the sandboxes' network")(error)),
         }
     }
     Ok(String::new())
+}
+
+async fn create(docker: &Docker, podman: Option<&Podman>) -> Result<String, bollard::errors::Error> {
+    let labels = HashMap::from([(LABEL_ROLE.to_owned(), "network".to_owned())]);
+    if let Some(podman) = podman {
+        match podman.create_network(NETWORK, BRIDGE, labels.clone()).await {
+            Ok(id) => return Ok(id),
+            Err(error) => tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "Podman does not make a network without a resolver"
+            ),
+        }
+    }
+    let option = |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
+    let request = NetworkCreateRequest {
+        name: NETWORK.to_owned(),
+        driver: Some("bridge".to_owned()),
+        // Sandboxes do not see each other.
+        options: Some(HashMap::from([
+            option("enable_icc", "false"),
+            option("name", BRIDGE),
+        ])),
+        labels: Some(labels),
+        ..Default::default()
+    };
+    docker.create_network(request).await.map(|made| made.id)
+}
+
+/// Whether a network that Podman made was removed because its sandboxes would know no names. One that is in use stays.
+async fn has_to_go(docker: &Docker, podman: Option<&Podman>) -> bool {
+    let Some(podman) = podman else { return false };
+    if !podman.gateway_resolves(NETWORK).await {
+        return false;
+    }
+    let removed = docker.remove_network(NETWORK).await;
+    if let Err(error) = &removed {
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            "in the network {NETWORK} containers ask the gateway for names, which sandboxes do not reach: stop its agents, \
+             and call `podman network rm --force {NETWORK}`; it is made again"
+        );
+    }
+    removed.is_ok()
+}
+
+/// The index of the network's bridge, where this process sees the host that has it.
+fn bridge() -> Option<u32> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::DGRAM,
+        None,
+    );
+    rustix::net::netdevice::name_to_index(socket.ok()?, BRIDGE).ok()
+}
+
+/// What a sandbox that was just made is connected with.
+pub(super) fn connection(network: String) -> Connection {
+    Connection {
+        network,
+        bridge: bridge(),
+    }
 }
 
 /// Whether a sandbox could not be made because the network's bridge is gone.
@@ -89,6 +140,24 @@ impl DockerDriver {
         }
     }
 
+    /// Whether a sandbox is still connected with the network that it was made for.
+    pub async fn is_connected(&self, sandbox: &Sandbox) -> bool {
+        let Some(connection) = &sandbox.connection else {
+            return true;
+        };
+        if connection.network != *self.network.lock().await {
+            return false;
+        }
+        if connection.bridge.is_some() {
+            // Engines do not notice when somebody takes it away.
+            return connection.bridge == bridge();
+        }
+        match self.docker.inspect_network(NETWORK, None).await {
+            Ok(found) => found.id.is_none_or(|id| id == connection.network),
+            Err(error) => !is_status(&error, 404),
+        }
+    }
+
     /// Makes the sandboxes' network again when it is gone from the engine, or its bridge from the host, and a sandbox
     /// that was to be connected with the network `wanted` could therefore not be made. Answers whether another try is
     /// worth it.
@@ -109,7 +178,7 @@ impl DockerDriver {
             Ok(found) if is_bridge_gone(&source.to_string()) => self.give_up_network(found).await,
             Ok(_) => return false,
         }
-        match ensure(&self.docker).await {
+        match ensure(&self.docker, self.podman.as_ref()).await {
             Ok(id) => {
                 tracing::warn!(
                     reason = source as &dyn std::error::Error,

@@ -93,11 +93,6 @@ impl DockerDriver {
         self.try_to_create(key, network).await
     }
 
-    /// Whether a sandbox is still connected with the network that it was made for.
-    pub async fn is_connected(&self, sandbox: &Sandbox) -> bool {
-        sandbox.network.is_none() || sandbox.network == self.network_of(sandbox.key.network).await
-    }
-
     async fn try_to_create(&self, key: &SandboxKey, network: Option<String>) -> Result<Sandbox, DriverError> {
         let mut random = [0; 24];
         getrandom::fill(&mut random).map_err(|error| DriverError::File {
@@ -107,7 +102,10 @@ impl DockerDriver {
         let name = format!("terrapool-{}-{}", self.identity, hex(&random[..6]));
         let runner_key = Secret::new(hex(&random[6..]));
         match self.create_and_connect(&name, key, runner_key).await {
-            Ok(sandbox) => Ok(Sandbox { network, ..sandbox }),
+            Ok(sandbox) => Ok(Sandbox {
+                connection: network.map(network::connection),
+                ..sandbox
+            }),
             Err(error) => {
                 self.remove_container(&name).await;
                 self.remove_volumes(&name).await;
@@ -179,7 +177,7 @@ impl DockerDriver {
             link,
             key: key.clone(),
             note,
-            network: None,
+            connection: None,
             name: name.to_owned(),
         })
     }

@@ -211,7 +211,7 @@ impl NativeDriver {
                 link,
                 key: key.clone(),
                 note: None,
-                network: None,
+                connection: None,
                 name,
             }),
             Err(error) => {
