@@ -179,13 +179,18 @@ async fn show_places(running: &Running, workspace: &WorkspaceId) -> anyhow::Resu
 fn explain(running: &Running, token: &str, password: &Secret, folder: &Path) {
     let url = &running.app.config.public_url;
     let host = url.strip_prefix("https://").unwrap_or(url);
+    let programs = std::env::current_exe().unwrap_or_default();
+    let programs = programs.parent().unwrap_or(Path::new("."));
     say("The installation stays up until Ctrl-C");
     println!(
         "Web UI     {url}\nsign in    as demo with the password {password}\n           (the browser warns of the demo's own CA)\n\nAPI        \
          {url}/api/v2\ntoken      {token}\nCA         {ca}\n\nTry it with a configuration of your own:\n\n  \
          terraform {{\n    cloud {{\n      hostname     = \"{host}\"\n      organization = \"{ORGANIZATION}\"\n      \
          workspaces {{ name = \"mine\" }}\n    }}\n  }}\n\n  export SSL_CERT_FILE={ca}\n  terraform login {host}     # \
-         paste the token\n  terraform init && terraform apply\n",
+         paste the token\n  terraform init && terraform apply\n\n\
+         An agent of your own: make a pool in the web UI; its page has what to paste in a terminal here, with\n\n  \
+         export PATH={programs}:$PATH\n",
+        programs = programs.display(),
         ca = folder.join("data/ca.pem").display(),
         password = password.expose()
     );

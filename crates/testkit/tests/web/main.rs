@@ -120,6 +120,7 @@ async fn from_the_first_sign_in_to_the_deletion_of_the_pool() {
     browser.fill("#cm", "as agreed").await;
     browser.click("#ok button.main").await;
     browser.wait_for_text("#verdict h2", "Applied").await;
+    followed_logs(&browser, &run).await;
     browser.open(&run).await;
     let page = browser.text("main").await;
     for text in ["3 added", "Confirmed by grace", "as agreed", "onerror=alert(1)"] {
@@ -189,6 +190,39 @@ async fn from_the_first_sign_in_to_the_deletion_of_the_pool() {
         .await;
 
     end(&installation, shell).await;
+}
+
+/// A page that was open all the time has each line of its logs once, and says how many; a browser that connects again
+/// gets only those it does not have.
+async fn followed_logs(browser: &Browser, run: &str) {
+    browser
+        .wait_for_script(
+            "const lines = [...document.querySelectorAll('.log .ln')].map((line) => line.id); \
+             const counted = ['plan', 'apply'].map((phase) => parseInt(document.getElementById(phase + '-count').textContent)); \
+             return lines.length > 10 && new Set(lines).size === lines.length && counted[0] + counted[1] === lines.length \
+               && !document.querySelector('main').textContent.includes('Nothing written')",
+        )
+        .await;
+    let id = run.rsplit('/').next().unwrap_or_default();
+    let told = browser
+        .script(&format!(
+            "const again = new XMLHttpRequest(); again.open('GET', '/app/acme/events?run={id}&plan=0&apply=0', false); \
+             again.setRequestHeader('Last-Event-ID', '2.1'); again.send(); return again.responseText"
+        ))
+        .await;
+    let told = told.as_str().unwrap_or_default();
+    for (line, comes) in [
+        ("plan-L2", false),
+        ("plan-L3", true),
+        ("apply-L1", false),
+        ("apply-L2", true),
+    ] {
+        assert_eq!(
+            told.contains(&format!(r#"id=\"{line}\""#)),
+            comes,
+            "{line}: {told}"
+        );
+    }
 }
 
 /// Ends what was pasted, as Ctrl-C would, and waits for it.

@@ -1,6 +1,7 @@
 //! Server-sent events: what changes on a page while somebody looks.
 
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use terrapool_store::overview;
 
 use super::error::WebError;
@@ -23,6 +24,7 @@ async fn stream(
     visitor: Visitor,
     Path(organization): Path<String>,
     params: Params,
+    headers: HeaderMap,
 ) -> Page {
     if let Some(run) = params.get("run") {
         let mut connection = app.db.read().await?;
@@ -30,8 +32,12 @@ async fn stream(
         drop(connection);
         let (_, workspace) = found.ok_or_else(WebError::not_found)?;
         let number = |name: &str| params.get(name).and_then(|lines| lines.parse().ok()).unwrap_or(0);
+        let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+        let lines = resumed
+            .and_then(runs::lines_at)
+            .unwrap_or_else(|| (number("plan"), number("apply")));
         let names = (organization, workspace, run.to_owned());
-        return runs::stream(app.clone(), visitor, names, (number("plan"), number("apply"))).await;
+        return runs::stream(app.clone(), visitor, names, lines).await;
     }
     let page = params.get("page").ok_or_else(WebError::not_found)?;
     watch::stream(app.clone(), visitor, &organization, page).await

@@ -45,7 +45,7 @@ pub(super) struct Commands {
 }
 
 /// The certificates that agents have to trust besides their system's, when this server has an authority of its own.
-pub(super) async fn own_ca(app: &App) -> Option<String> {
+pub(in crate::http::web) async fn own_ca(app: &App) -> Option<String> {
     if app.config.tls != Tls::Local {
         return None;
     }
@@ -55,7 +55,7 @@ pub(super) async fn own_ca(app: &App) -> Option<String> {
 }
 
 /// A file that a command writes, by a text that ends at `mark`.
-fn here(path: &str, mark: &str, text: &str) -> String {
+pub(in crate::http::web) fn here(path: &str, mark: &str, text: &str) -> String {
     format!("cat > {path} <<'{mark}'\n{}\n{mark}\n", text.trim_end())
 }
 

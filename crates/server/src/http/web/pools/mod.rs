@@ -20,6 +20,8 @@ mod settings;
 pub(super) mod status;
 pub(super) mod tokens;
 
+pub(super) use install::{here, own_ca};
+
 /// The routes.
 pub(super) fn routes() -> Routes {
     const POOL: &str = "/app/{org}/agent-pools/{pool}";

@@ -64,8 +64,13 @@ pub(in crate::http::web) async fn stream(
     tokio::spawn(async move {
         let begun = tokio::time::Instant::now();
         while begun.elapsed() < LONGEST && watched.app.presence.holds() {
-            let Ok((events, active)) = watched.look().await else {
-                return;
+            let (events, active) = match watched.look().await {
+                Ok(seen) => seen,
+                Err(error) => {
+                    // The browser connects again, and goes on from the lines it has.
+                    tracing::debug!(%error, "what is new in a run could not be told");
+                    return;
+                }
             };
             for event in events {
                 if sender.send(Ok(event)).await.is_err() {
@@ -120,52 +125,56 @@ impl Watched {
         Ok((events, view.active))
     }
 
-    /// New lines; a panel that the page does not have comes whole, with all logs.
+    /// New lines; a panel that the page does not have, or has without lines, comes whole, with all logs.
     async fn logs(&mut self, loaded: &Loaded, events: &mut Vec<Event>) -> Result<(), WebError> {
         let now = log::phases(loaded);
-        if now != self.logs {
+        let begins = |phase, seen| seen == 0 && loaded.lines(phase) > 0;
+        if now != self.logs || begins(Phase::Plan, self.plan) || begins(Phase::Apply, self.apply) {
             let panels: String = log::panels(loaded, &Wanted::default())
                 .await
                 .iter()
                 .map(ToString::to_string)
                 .collect();
-            events.push(swap(&format!(r#"<div class="col" id="logs">{panels}</div>"#)));
             (self.plan, self.apply) = (loaded.lines(Phase::Plan), loaded.lines(Phase::Apply));
+            let whole = swap(&format!(r#"<div class="col" id="logs">{panels}</div>"#));
+            events.push(whole.id(position(self.plan, self.apply)));
             self.logs = now;
             return Ok(());
         }
-        for (phase, seen) in [(Phase::Plan, &mut self.plan), (Phase::Apply, &mut self.apply)] {
+        for phase in [Phase::Plan, Phase::Apply] {
             let Some(log) = loaded.log(phase) else {
                 continue;
             };
-            let phase = phase.as_str();
-            let total = log.len();
-            if let Some(first) = left_out(*seen, total) {
+            let (name, total) = (phase.as_str(), log.len());
+            let mut seen = self.lines(phase);
+            if seen < total {
+                events.push(swap(&log::count(phase, total)));
+            }
+            if let Some(first) = left_out(seen, total) {
                 let (organization, workspace, run) = &self.names;
                 let more = format!(
-                    r##"<a class="more" href="/app/{}/workspaces/{}/runs/{}?phase={phase}&amp;from={first}#{phase}-L{first}">{} lines more</a>"##,
+                    r##"<a class="more" href="/app/{}/workspaces/{}/runs/{}?phase={name}&amp;from={first}#{name}-L{first}">{} lines more</a>"##,
                     encoded(organization),
                     encoded(workspace),
                     encoded(run),
-                    Number((total - MOST_LINES - *seen) as u64),
+                    Number((total - MOST_LINES - seen) as u64),
                 );
-                *seen = total - MOST_LINES;
-                let data = json!({"into": format!("{phase}-lines"), "html": more});
-                events.push(Event::default().event("log").data(data.to_string()));
+                seen = total - MOST_LINES;
+                events.push(self.appended(phase, seen, &more));
             }
-            while *seen < total {
+            while seen < total {
                 let new = log
-                    .range(*seen + 1, *seen + MOST_LINES)
+                    .range(seen + 1, seen + MOST_LINES)
                     .await
                     .map_err(|error| WebError::internal(error.to_string()))?;
                 if new.is_empty() {
                     break;
                 }
-                let html: String = (*seen + 1..)
+                let html: String = (seen + 1..)
                     .zip(&new)
                     .map(|(number, text)| {
                         let line = Line {
-                            phase,
+                            phase: name,
                             number,
                             text,
                             hit: false,
@@ -173,13 +182,42 @@ impl Watched {
                         line.to_string()
                     })
                     .collect();
-                *seen += new.len();
-                let data = json!({"into": format!("{phase}-lines"), "html": html});
-                events.push(Event::default().event("log").data(data.to_string()));
+                seen += new.len();
+                events.push(self.appended(phase, seen, &html));
             }
         }
         Ok(())
     }
+
+    /// Lines of a log that the page has.
+    fn lines(&self, phase: Phase) -> usize {
+        match phase {
+            Phase::Plan => self.plan,
+            Phase::Apply => self.apply,
+        }
+    }
+
+    /// HTML that is put at the end of a log, after which the page has this many lines of it.
+    fn appended(&mut self, phase: Phase, seen: usize, html: &str) -> Event {
+        match phase {
+            Phase::Plan => self.plan = seen,
+            Phase::Apply => self.apply = seen,
+        }
+        let data = json!({"into": format!("{}-lines", phase.as_str()), "html": html});
+        let event = Event::default().event("log").data(data.to_string());
+        event.id(position(self.plan, self.apply))
+    }
+}
+
+/// The lines that a browser has, as it says when it connects again (`Last-Event-ID`).
+fn position(plan: usize, apply: usize) -> String {
+    format!("{plan}.{apply}")
+}
+
+/// What [`position`] said.
+pub(in crate::http::web) fn lines_at(position: &str) -> Option<(usize, usize)> {
+    let (plan, apply) = position.split_once('.')?;
+    Some((plan.parse().ok()?, apply.parse().ok()?))
 }
 
 /// The first line that is left out of a page that has `seen` lines of a log of `total`; `None` when all new ones are
@@ -197,6 +235,13 @@ pub(in crate::http::web) fn swap(html: &str) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_browser_that_connects_again_says_which_lines_it_has() {
+        assert_eq!(lines_at(&position(12, 128_006)), Some((12, 128_006)));
+        assert_eq!(lines_at("twelve.1"), None);
+        assert_eq!(lines_at(""), None);
+    }
 
     #[test]
     fn of_a_log_that_grows_faster_than_anybody_reads_the_page_gets_the_end() {

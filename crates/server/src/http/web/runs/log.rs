@@ -40,6 +40,8 @@ pub(super) struct Panel {
     pub(super) heading: &'static str,
     base: String,
     total: usize,
+    /// How long it is, as [`count`] says it.
+    count: String,
     chunks: Vec<Chunk>,
     open: bool,
     live: bool,
@@ -96,6 +98,15 @@ pub(super) async fn panels(loaded: &Loaded, wanted: &Wanted) -> Vec<Panel> {
         panels.push(panel(loaded, phase, wanted, telling).await);
     }
     panels
+}
+
+/// How long a log is, as an element that can be replaced while it grows.
+pub(super) fn count(phase: Phase, lines: usize) -> String {
+    let words = words::counted(&(lines as u64), "line", "lines");
+    format!(
+        r#"<span class="sub" id="{}-count">{words}</span>"#,
+        phase.as_str()
+    )
 }
 
 /// Whether the newest log says what the page is looked at for.
@@ -191,6 +202,7 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
         },
         base: loaded.base.clone(),
         total,
+        count: count(phase, total),
         open: telling || asked,
         live,
         earlier: match window {

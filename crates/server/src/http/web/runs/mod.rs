@@ -26,7 +26,7 @@ mod story;
 mod verdict;
 mod view;
 
-pub(super) use events::{stream, swap};
+pub(super) use events::{lines_at, stream, swap};
 
 /// The routes.
 pub(super) fn routes() -> Routes {

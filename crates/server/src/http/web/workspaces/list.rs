@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use askama::Template;
 use axum::extract::{Path, State};
+use terrapool_model::engine::EngineKind;
 use terrapool_model::execution::ExecutionMode;
 use terrapool_model::id::RunId;
 use terrapool_model::lock::Lock;
@@ -25,6 +26,7 @@ use crate::http::web::paging::{Chip, Paging, with_query};
 use crate::http::web::parts::status::{self, Status};
 use crate::http::web::parts::time::Ago;
 use crate::http::web::parts::{Code, Icon, Tone, words};
+use crate::http::web::pools::{here, own_ca};
 use crate::http::web::runs::change_words;
 use crate::http::web::visitor::{Place, Visitor};
 use crate::waiting;
@@ -44,6 +46,7 @@ struct ListPage {
     may_create: bool,
     may_pool: bool,
     cloud: Code,
+    first: Code,
     query: String,
     /// Ids, names, and which one is chosen.
     projects: Vec<(String, String, bool)>,
@@ -178,6 +181,7 @@ pub(super) async fn show(
         may_create: place.standing.creates_workspaces(),
         may_pool: place.may(OrganizationPermission::ManageAgentPools),
         cloud: cloud_block(&app, &place.organization.name, "my-workspace"),
+        first: first_commands(&app, EngineKind::Terraform).await,
         query: query.to_owned(),
         chips: CHIPS
             .iter()
@@ -232,8 +236,7 @@ fn tag_filter(text: &str) -> Option<TagFilter> {
 
 /// The block that a configuration needs.
 pub(super) fn cloud_block(app: &App, organization: &str, workspace: &str) -> Code {
-    let url = &app.config.public_url;
-    let host = url.split_once("://").map_or(url.as_str(), |(_, host)| host);
+    let host = host(app);
     Code::new(
         "cloud",
         format!(
@@ -241,6 +244,25 @@ pub(super) fn cloud_block(app: &App, organization: &str, workspace: &str) -> Cod
              workspaces {{ name = \"{workspace}\" }}\n  }}\n}}"
         ),
     )
+}
+
+/// What is typed beside that block, the first time on a machine.
+pub(super) async fn first_commands(app: &App, engine: EngineKind) -> Code {
+    let trust = own_ca(app).await.map_or_else(String::new, |pem| {
+        let file = here("terrapool-ca.pem", "CA", &pem);
+        format!("{file}export SSL_CERT_FILE=$PWD/terrapool-ca.pem\n")
+    });
+    let host = host(app);
+    Code::new(
+        "first",
+        format!("{trust}{engine} login {host}\n{engine} init\n{engine} apply"),
+    )
+}
+
+/// The server as command lines name it.
+fn host(app: &App) -> &str {
+    let url = app.config.public_url.as_str();
+    url.split_once("://").map_or(url, |(_, host)| host)
 }
 
 async fn rows(

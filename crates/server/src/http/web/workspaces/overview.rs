@@ -10,7 +10,7 @@ use terrapool_store::page::Page as StorePage;
 use terrapool_store::state_versions;
 
 use super::frame::{self, Frame, LockEnd, Seen, Tab};
-use super::list::cloud_block;
+use super::list::{cloud_block, first_commands};
 use super::states::{self, Output};
 use crate::app::App;
 use crate::auth::WorkspacePermission;
@@ -39,6 +39,7 @@ struct OverviewPage {
     facts: Vec<(&'static str, String)>,
     types: Vec<(String, u64)>,
     cloud: Code,
+    first: Code,
 }
 
 /// What the newest run does, in a sentence.
@@ -90,6 +91,7 @@ pub(super) async fn show(
         facts,
         types: document.as_ref().map(states::types).unwrap_or_default(),
         cloud: cloud_block(&app, &seen.place.organization.name, &seen.record.name),
+        first: first_commands(&app, seen.record.engine).await,
         frame: seen.frame,
     };
     html(&page)
