@@ -262,3 +262,41 @@ async fn a_sandbox_is_not_kept_from_who_knows_names_and_has_no_ipv6_but_on_loopb
     }
     driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
 }
+
+/// Whether everything of a sandbox is there, or nothing of it.
+fn is_whole(sandbox: &str, volumes: &str) -> Option<bool> {
+    let container = output("docker", &["inspect", sandbox]).0;
+    let (_, listed) = output("docker", &["volume", "ls", "-q"]);
+    let volume = listed.lines().any(|name| name.starts_with(volumes));
+    (container == volume).then_some(container)
+}
+
+#[tokio::test]
+async fn an_agent_clears_away_its_own_sandboxes_and_nobody_elses() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let driver = prepare(&config(one.path()), one.path()).await;
+    let _leftovers = Leftovers::of(one.path());
+    let stranger = prepare(&config(other.path()), other.path()).await;
+    let _leftovers_of_other = Leftovers::of(other.path());
+    let key = driver.key(None, SandboxNetwork::None, Limits::default());
+    let sandbox = driver.create_sandbox(&key).await.unwrap();
+    let (id, volumes) = (sandbox.id.clone(), sandbox.volumes().to_owned());
+
+    // All volumes of an engine are over, as far as the other agent is told.
+    let over = std::collections::BTreeSet::from([volumes.clone(), String::new()]);
+    stranger.take_stock(&[], &over).await.unwrap();
+    assert_eq!(is_whole(&id, &volumes), Some(true));
+    let (has_engines, text) = output(
+        "docker",
+        &[
+            "volume",
+            "inspect",
+            &format!("terrapool-{}-bin", common::identity(other.path())),
+        ],
+    );
+    assert!(has_engines, "{text}");
+
+    drop(sandbox);
+    driver.take_stock(&[], &over).await.unwrap();
+    assert_eq!(is_whole(&id, &volumes), Some(false));
+}

@@ -209,6 +209,9 @@ impl DockerDriver {
             let (Some(id), labels) = (container.id, container.labels.unwrap_or_default()) else {
                 continue;
             };
+            if !self.is_own_sandboxes(&labels) {
+                continue;
+            }
             if keep.iter().any(|place| place.id == id) {
                 continue;
             }
@@ -228,6 +231,12 @@ impl DockerDriver {
             }
         }
         self.sweep_volumes(&needed, over, mine).await
+    }
+
+    /// Whether something belongs to a sandbox of this agent. To Podman, of several labels that are asked for one may do.
+    fn is_own_sandboxes(&self, labels: &HashMap<String, String>) -> bool {
+        let is = |name: &str, value: &str| labels.get(name).is_some_and(|found| found == value);
+        is(LABEL_AGENT, &self.identity) && is(LABEL_ROLE, "sandbox")
     }
 
     /// Whether an engine phase was started in a container, or a job ended there. What cannot be told counts.
@@ -253,6 +262,9 @@ impl DockerDriver {
             .map_err(DriverError::call("listing the volumes"))?;
         let mut kept = BTreeSet::new();
         for volume in volumes.volumes.unwrap_or_default() {
+            if !self.is_own_sandboxes(&volume.labels) {
+                continue;
+            }
             let sandbox = volume.labels.get(LABEL_SANDBOX).cloned().unwrap_or_default();
             let created = volume.labels.get(LABEL_CREATED).map(String::as_str);
             if needed.contains(sandbox.as_str()) {
