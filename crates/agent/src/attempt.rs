@@ -16,6 +16,7 @@ use terrapool_model::engine::Engine;
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{Offer, Verdict};
 use terrapool_protocol::job::{Artifact, JobSpec, Limits, Outcome, SandboxNetwork, StateMark, Usage};
+use terrapool_protocol::memory::MemoryCurve;
 use terrapool_protocol::runner::{Egress, FromRunner, ToRunner};
 use terrapool_protocol::secret::Secret;
 use tokio::sync::{Notify, mpsc, watch};
@@ -107,6 +108,7 @@ struct RunnerEnd {
     artifacts: Vec<Artifact>,
     schemas_key: Option<String>,
     usage: Usage,
+    memory: Option<MemoryCurve>,
 }
 
 struct Shell {
@@ -391,6 +393,7 @@ impl Shell {
                 artifacts,
                 schemas_key,
                 usage,
+                memory,
             } => {
                 if self.end.is_none() {
                     let end = RunnerEnd {
@@ -401,6 +404,7 @@ impl Shell {
                         artifacts,
                         schemas_key,
                         usage,
+                        memory,
                     };
                     self.end = Some(end);
                     self.apply(Event::Ended {

@@ -27,6 +27,7 @@ use terrapool_model::time::{Millis, Timestamp};
 
 use crate::health::Health;
 use crate::job::{Artifact, ChangeCounts, JobSpec, Limits, Outcome, Phase, SandboxNetwork, StateMark, Usage};
+use crate::memory::MemoryCurve;
 use crate::secret::Secret;
 
 /// Header of a state upload: the serial, when the document could be read.
@@ -328,6 +329,9 @@ pub struct Finish {
     pub counts: Option<ChangeCounts>,
     /// What it used.
     pub usage: Usage,
+    /// Its memory over time; older agents tell none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryCurve>,
 }
 
 /// The end was recorded.

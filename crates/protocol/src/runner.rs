@@ -13,6 +13,7 @@ use terrapool_model::engine::{Engine, EngineKind};
 use terrapool_model::time::Millis;
 
 use crate::job::{Artifact, ArtifactName, JobSpec, Outcome, StateMark, Usage};
+use crate::memory::MemoryCurve;
 use crate::secret::Secret;
 
 /// Where engines and the runner's own binary are mounted, read-only.
@@ -288,6 +289,9 @@ pub enum FromRunner {
         schemas_key: Option<String>,
         /// What it used.
         usage: Usage,
+        /// Its memory over time, where the kernel tells it.
+        #[serde(default)]
+        memory: Option<MemoryCurve>,
     },
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use terrapool_model::time::Millis;
 use terrapool_protocol::job::{FailureReason, Limit, Limits, Phase};
 use terrapool_protocol::runner::StopKind;
 
@@ -72,14 +73,23 @@ impl Guard {
 
     /// Looks once. Answers whether to look again.
     fn look(&mut self) -> bool {
-        let (running, last_output) = {
+        let (running, last_output, stopping) = {
             let status = self.shared.status();
-            if status.finished.is_some() || status.released || status.stop.is_some() {
+            if status.finished.is_some() || status.released {
                 return false;
             }
-            (status.started && status.process.is_some(), status.last_output)
+            (
+                status.started && status.process.is_some(),
+                status.last_output,
+                status.stop.is_some(),
+            )
         };
-        self.group.look();
+        let elapsed = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.group.look(Millis(elapsed));
+        // What is being stopped has no limit to reach any more; how its memory goes on is still told.
+        if stopping {
+            return true;
+        }
         let reached = self
             .time()
             .or_else(|| self.silence(running, last_output))
@@ -88,7 +98,7 @@ impl Guard {
         let Some(message) = reached else { return true };
         let failure = Failure::new(FailureReason::Limit, message);
         self.shared.request_stop(StopKind::Cancel, Cause::Limit(failure));
-        false
+        true
     }
 
     fn time(&self) -> Option<String> {

@@ -162,6 +162,7 @@ pub fn execute(
         artifacts: job.left.artifacts,
         schemas_key: job.left.schemas_key,
         usage,
+        memory: job.group.curve(),
     }
 }
 
@@ -476,6 +477,7 @@ impl Job<'_> {
         let more = self.group.out_of_memory_kills() > before;
         let limit = self.work.spec.limits.memory_mb;
         more.then(|| {
+            self.group.killed();
             let peak = match self.group.peak_memory() {
                 Some(peak) => format!(" (peak {} MiB)", peak >> 20),
                 None => String::new(),

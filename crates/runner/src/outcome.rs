@@ -19,6 +19,7 @@ pub(crate) fn finished_without_log(outcome: &Outcome) -> FromRunner {
         artifacts: Vec::new(),
         schemas_key: None,
         usage: Usage::default(),
+        memory: None,
     }
 }
 

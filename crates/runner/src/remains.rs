@@ -111,6 +111,7 @@ fn lost(paths: &Paths, log_size: u64, log_sha256: String) -> (FromRunner, Option
         artifacts: Vec::new(),
         schemas_key: None,
         usage: Usage::default(),
+        memory: None,
     };
     (end, state)
 }

@@ -2,15 +2,24 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use terrapool_model::time::Millis;
+use terrapool_protocol::memory::{MemoryCurve, MemoryUse};
 
 /// Reads the counters of version 1 and 2 of the control group file system, whichever is there.
 #[derive(Debug, Clone)]
 pub struct ControlGroup {
     root: PathBuf,
-    /// The highest use that [`Self::look`] has seen, in bytes.
-    seen: Arc<AtomicU64>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What [`ControlGroup::look`] has seen of memory.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The highest use in bytes.
+    peak: u64,
+    curve: MemoryCurve,
 }
 
 impl ControlGroup {
@@ -22,18 +31,46 @@ impl ControlGroup {
         }
     }
 
-    /// Remembers how much memory is in use now: of version 2, kernels before 5.19 keep no peak.
-    pub fn look(&self) {
-        if let Some(used) = self.number("memory.current") {
-            self.seen.fetch_max(used, Ordering::Relaxed);
+    /// Remembers how much memory is in use now, so long after the job's start. It is also the peak where the kernel
+    /// keeps none: of version 2, kernels before 5.19.
+    pub fn look(&self, at: Millis) {
+        let Some(total) = self.total_memory() else { return };
+        let used = MemoryUse {
+            total_mb: total >> 20,
+            anonymous_mb: self.anonymous_memory().unwrap_or(0) >> 20,
+        };
+        let mut seen = self.seen();
+        seen.peak = seen.peak.max(total);
+        seen.curve.note(at, used);
+    }
+
+    /// The kernel has killed for memory just now: what it calls the peak was in use.
+    pub fn killed(&self) {
+        if let Some(peak) = self.peak_memory() {
+            self.seen().curve.reached(peak >> 20);
         }
+    }
+
+    /// What was seen of memory; `None` where the kernel tells nothing.
+    pub fn curve(&self) -> Option<MemoryCurve> {
+        Some(self.seen().curve.clone()).filter(|curve| !curve.is_empty())
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Highest memory use in bytes.
     pub fn peak_memory(&self) -> Option<u64> {
         self.number("memory.peak")
             .or_else(|| self.number("memory/memory.max_usage_in_bytes"))
-            .or_else(|| Some(self.seen.load(Ordering::Relaxed)).filter(|seen| *seen > 0))
+            .or_else(|| Some(self.seen().peak).filter(|seen| *seen > 0))
+    }
+
+    /// Memory in use with page cache, in bytes.
+    fn total_memory(&self) -> Option<u64> {
+        self.number("memory.current")
+            .or_else(|| self.number("memory/memory.usage_in_bytes"))
     }
 
     /// Memory in use that is no page cache, in bytes.
@@ -85,7 +122,7 @@ impl ControlGroup {
 
 #[cfg(test)]
 mod tests {
-    use super::ControlGroup;
+    use super::{ControlGroup, Millis};
     use std::fs;
 
     fn write(root: &std::path::Path, files: &[(&str, &str)]) {
@@ -140,11 +177,41 @@ mod tests {
         let group = ControlGroup::new(folder.path());
         for used in ["4096\n", "8192\n", "5000\n"] {
             write(folder.path(), &[("memory.current", used)]);
-            group.clone().look();
+            group.clone().look(Millis::ZERO);
         }
         assert_eq!(group.peak_memory(), Some(8192));
         write(folder.path(), &[("memory.peak", "9000\n")]);
         assert_eq!(group.peak_memory(), Some(9000));
+    }
+
+    #[test]
+    fn what_is_seen_of_memory_becomes_a_curve_of_either_version() {
+        let both = [
+            ("memory.current", "anon", "memory.stat", "memory.peak"),
+            (
+                "memory/memory.usage_in_bytes",
+                "total_rss",
+                "memory/memory.stat",
+                "memory/memory.max_usage_in_bytes",
+            ),
+        ];
+        for (total, anonymous, statistics, peak) in both {
+            let folder = tempfile::tempdir().unwrap();
+            let group = ControlGroup::new(folder.path());
+            group.look(Millis::ZERO);
+            assert_eq!(group.curve(), None);
+            for (second, used) in [(0, 100_u64), (1, 300), (2, 200)] {
+                let all = (used << 20).to_string();
+                let mine = format!("{anonymous} {}\n", (used - 50) << 20);
+                write(folder.path(), &[(total, &all), (statistics, &mine)]);
+                group.look(Millis(second * 1000));
+            }
+            write(folder.path(), &[(peak, "536870912\n")]);
+            group.killed();
+            let curve = group.curve().unwrap();
+            let points: Vec<(u64, u64)> = curve.points().iter().map(|used| (*used).into()).collect();
+            assert_eq!(points, [(100, 50), (300, 250), (512, 150)]);
+        }
     }
 
     /// As a kernel 6.1 with version 2 shows a container's group.

@@ -58,9 +58,10 @@ fn a_job_whose_preparation_takes_too_long_ends_before_its_engine_is_started() {
 
 #[test]
 fn case_15_at_four_fifths_of_its_memory_an_apply_is_interrupted_and_its_state_is_delivered() {
-    for (file, before, after) in [
-        ("memory.stat", "anon 1000\nfile 9\n", "anon 430000000\nfile 9\n"),
+    for (total, file, before, after) in [
+        ("memory.current", "memory.stat", "anon 1000\nfile 9\n", "anon 430000000\nfile 9\n"),
         (
+            "memory/memory.usage_in_bytes",
             "memory/memory.stat",
             "rss 1\ntotal_rss 1000\n",
             "rss 1\ntotal_rss 430000000\n",
@@ -74,6 +75,7 @@ fn case_15_at_four_fifths_of_its_memory_an_apply_is_interrupted_and_its_state_is
         let path = sandbox.paths.cgroup.join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, before).unwrap();
+        fs::write(sandbox.paths.cgroup.join(total), "500000000").unwrap();
         agent.send(&ToRunner::Go);
         assert!(agent.until(|agent| agent.text().ends_with("ready\n")));
         fs::write(&path, after).unwrap();
@@ -84,6 +86,10 @@ fn case_15_at_four_fifths_of_its_memory_an_apply_is_interrupted_and_its_state_is
             "{message}"
         );
         assert_eq!(ended.state.unwrap().serial, Some(5));
+        let curve = ended.memory.expect("its memory is told");
+        let most = curve.points().iter().map(|used| used.anonymous_mb).max();
+        assert_eq!(most, Some(410), "{curve:?}");
+        assert!(curve.points().iter().any(|used| used.total_mb == 476), "{curve:?}");
     }
 }
 

@@ -200,6 +200,7 @@ impl World {
                 }),
             counts: None,
             usage: Usage::default(),
+            memory: None,
         }
     }
 

@@ -311,6 +311,10 @@ pub async fn finish(tx: &mut Tx, id: &JobId, finish: &Finish) -> Result<Ended, F
             | Outcome::EngineLost { .. } => serde_json::to_string(&recorded).ok(),
         },
         usage: serde_json::to_string(&finish.usage).ok(),
+        memory: finish
+            .memory
+            .clone()
+            .and_then(|curve| serde_json::to_string(&curve.bounded()).ok()),
         ..Details::default()
     };
     match lifecycle::drive_loaded(tx, loaded, &event, &details).await {

@@ -52,6 +52,7 @@ pub(crate) struct Details {
     pub engine: Option<(String, Option<String>)>,
     pub outcome: Option<String>,
     pub usage: Option<String>,
+    pub memory: Option<String>,
 }
 
 /// A job's row.

@@ -13,7 +13,7 @@ mod names;
 mod runs;
 
 pub use jobs::{
-    JobView, QueuedView, finished_since, of_agent, of_run, queue, queued_of_organization, running_on,
+    JobView, QueuedView, finished_since, memory_of, of_agent, of_run, queue, queued_of_organization, running_on,
     taken_by,
 };
 pub use names::{

@@ -437,6 +437,7 @@ impl Attempt {
                 }),
             counts: None,
             usage: Usage::default(),
+            memory: None,
         }
     }
 

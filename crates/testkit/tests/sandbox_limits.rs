@@ -87,13 +87,20 @@ async fn case_15_who_reaches_a_limit_is_told_which_and_keeps_the_state(driver: &
     // A buffer above 80 % of the memory and below all of it, which nobody empties.
     let grows = "dd if=/dev/zero bs=650000000 count=1 | sleep 600";
     let workspace = site.workspace("memory", json!({"memory-mb": 768}), grows).await;
-    let (_, message, log) = site.errored(&workspace).await;
+    let (answer, message, log) = site.errored(&workspace).await;
     assert!(
         message.contains("768 MiB") && message.contains("memory-mb"),
         "{message}\n{log}"
     );
     assert!(log.contains(&message), "{log}");
     site.first_is_kept(&workspace).await;
+    let run = answer["data"]["id"].as_str().unwrap_or_default();
+    let apply = site.installation.get(&format!("/runs/{run}/apply")).await;
+    let memory = &apply["data"]["attributes"]["memory"];
+    assert_eq!(memory["limit-mb"], json!(768), "{apply}");
+    let points = memory["points"].as_array().expect("the apply's memory is told");
+    let most = points.iter().filter_map(|point| point["anonymous-mb"].as_u64()).max();
+    assert!((614..=768).contains(&most.unwrap_or(0)), "{memory}");
 
     let fills = "for i in $(seq 1 100); do head -c 8000000 /dev/urandom > /terrapool/work/fill-$i; sleep 0.1; done; sleep 600";
     let workspace = site.workspace("disk", json!({"disk-mb": 256}), fills).await;

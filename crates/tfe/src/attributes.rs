@@ -416,6 +416,28 @@ pub struct Plan {
     pub resource_imports: u64,
 }
 
+/// The memory of a plan's or an apply's sandbox over time.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Memory {
+    /// The hard limit.
+    pub limit_mb: u64,
+    /// Time from one point to the next.
+    pub step_ms: u64,
+    /// The most of each step, oldest first.
+    pub points: Vec<MemoryPoint>,
+}
+
+/// Memory in use within a step, MiB.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MemoryPoint {
+    /// With page cache.
+    pub total_mb: u64,
+    /// Without it.
+    pub anonymous_mb: u64,
+}
+
 /// Of `applies`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]

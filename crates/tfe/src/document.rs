@@ -134,6 +134,15 @@ impl Resource {
         }
     }
 
+    /// One more attribute.
+    #[must_use]
+    pub fn attribute(mut self, name: &str, value: &impl Serialize) -> Self {
+        if let (Value::Object(attributes), Ok(value)) = (&mut self.attributes, serde_json::to_value(value)) {
+            attributes.insert(name.to_owned(), value);
+        }
+        self
+    }
+
     /// A relationship to one resource.
     #[must_use]
     pub fn one(self, name: &str, kind: Kind, id: impl Into<String>) -> Self {

@@ -152,6 +152,7 @@ impl Shell {
             artifacts: Vec::new(),
             schemas_key: None,
             usage: Usage::default(),
+            memory: None,
         });
         let ending = Ending {
             generation,
@@ -163,6 +164,7 @@ impl Shell {
             artifacts: end.artifacts,
             schemas_key: end.schemas_key,
             usage: end.usage,
+            memory: end.memory,
             engine: self.engine.clone(),
         };
         let (pieces, inbox) = mpsc::channel(32);

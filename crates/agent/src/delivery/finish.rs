@@ -7,6 +7,7 @@ use terrapool_model::engine::Engine;
 use terrapool_model::id::AttemptId;
 use terrapool_protocol::agent::Finish;
 use terrapool_protocol::job::{Artifact, FailureReason, Outcome, StateMark, Usage};
+use terrapool_protocol::memory::MemoryCurve;
 use terrapool_protocol::runner::ToRunner;
 use tokio::sync::{mpsc, watch};
 
@@ -38,6 +39,8 @@ pub struct Ending {
     pub schemas_key: Option<String>,
     /// What it used.
     pub usage: Usage,
+    /// Its memory over time.
+    pub memory: Option<MemoryCurve>,
     /// The engine and the digest of its binary.
     pub engine: Option<(Engine, String)>,
 }
@@ -56,6 +59,7 @@ impl Ending {
             engine: self.engine.as_ref().map(|(engine, _)| engine.clone()),
             counts: delivered.counts,
             usage: self.usage,
+            memory: self.memory.clone(),
         }
     }
 }
@@ -281,6 +285,7 @@ pub async fn give_back(recipient: Recipient, generation: u64, attempt: AttemptId
         artifacts: Vec::new(),
         schemas_key: None,
         usage: Usage::default(),
+        memory: None,
         engine: None,
     };
     report(recipient, &ending).await;

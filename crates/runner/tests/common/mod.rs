@@ -21,6 +21,7 @@ use terrapool_protocol::job::{
     Artifact, ArtifactName, BundlePart, EngineRequest, JobSpec, JobTimes, Limits, Outcome, OutputFormat,
     PartName, Phase, PlanMode, RunVariable, SandboxProxy, StateMark, Variable, VariableCategory,
 };
+use terrapool_protocol::memory::MemoryCurve;
 use terrapool_protocol::runner::{Egress, FromRunner, RunnerStage, StopKind, StopReason, ToRunner};
 use terrapool_protocol::secret::Secret;
 use terrapool_runner::{Options, Paths, run, serve_remains};
@@ -338,6 +339,7 @@ pub struct Ended {
     pub state: Option<StateMark>,
     pub artifacts: Vec<Artifact>,
     pub schemas_key: Option<String>,
+    pub memory: Option<MemoryCurve>,
 }
 
 pub struct Agent {
@@ -473,6 +475,7 @@ impl Agent {
                 state,
                 artifacts,
                 schemas_key,
+                memory,
                 ..
             } => {
                 self.finished = Some(Ended {
@@ -482,6 +485,7 @@ impl Agent {
                     state,
                     artifacts,
                     schemas_key,
+                    memory,
                 });
             }
         }

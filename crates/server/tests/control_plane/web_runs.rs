@@ -10,6 +10,7 @@ use terrapool_model::job::Phase;
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{AttemptStage, Finished, StateFate};
 use terrapool_protocol::job::{ArtifactName, FailureReason, Outcome};
+use terrapool_protocol::memory::{MemoryCurve, MemoryUse};
 use terrapool_protocol::secret::Secret;
 use terrapool_server::config::Config;
 use terrapool_server::http;
@@ -151,6 +152,7 @@ impl Scene {
         let message = message.to_owned();
         let mut end = attempt.end(Outcome::Failed { reason, message });
         end.usage.peak_memory_bytes = Some(peak);
+        end.memory = Some(growing(peak >> 20));
         assert!(attempt.try_finish(&end).await.ok::<Finished>().accepted);
         self.agent.forget(&attempt.key);
         page
@@ -187,6 +189,20 @@ impl Scene {
     async fn leases_end(&self) {
         self.plane.leases_end(&self.pool).await;
     }
+}
+
+/// Memory that grows to this many mebibytes in a minute.
+fn growing(peak_mb: u64) -> MemoryCurve {
+    let mut curve = MemoryCurve::default();
+    for second in 0..60 {
+        let total_mb = peak_mb * (second + 1) / 60;
+        let used = MemoryUse {
+            total_mb,
+            anonymous_mb: total_mb / 2,
+        };
+        curve.note(Millis::from_seconds(second), used);
+    }
+    curve
 }
 
 /// That a page has these, in this order.
@@ -300,6 +316,10 @@ async fn who_ran_out_of_memory_is_told_the_figures_and_gives_it_the_next_step() 
             "Killed at 512 MB of 512 MB",
             "Nothing was changed; the state is as it was",
             "Raise to 768 MB…",
+            "id=\"faults\"",
+            "Memory of the plan",
+            "over 1 min 00 s: at most 512 MB of 512 MB, 256 MB of it without page cache",
+            "Dashed: asked to stop at 410 MB, killed at 512 MB",
             "What helps",
             "Raise the limit to 768 MB",
         ],

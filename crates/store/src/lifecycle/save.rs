@@ -324,7 +324,8 @@ async fn save_job(
         "UPDATE jobs SET state = $2, generation = $3, attempt = $4, agent_id = $5, session = $6, \
          start_granted = $7, desired = $8, tries = $9, last_contact = $10, \
          started_at = COALESCE($11, started_at), finished_at = COALESCE($12, finished_at), \
-         queued_at = COALESCE($13, queued_at), outcome = COALESCE($14, outcome), usage = COALESCE($15, usage) \
+         queued_at = COALESCE($13, queued_at), outcome = COALESCE($14, outcome), usage = COALESCE($15, usage), \
+         memory = COALESCE($16, memory) \
          WHERE id = $1",
         values![
             id,
@@ -342,6 +343,7 @@ async fn save_job(
             requeued,
             details.outcome.as_deref(),
             details.usage.as_deref(),
+            details.memory.as_deref(),
         ],
     )
     .await?;

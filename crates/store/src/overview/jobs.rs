@@ -9,6 +9,7 @@ use terrapool_model::job::{JobState, Phase};
 use terrapool_model::schedule::{self, Candidate};
 use terrapool_model::time::Timestamp;
 use terrapool_protocol::job::{Limits, Outcome, Usage};
+use terrapool_protocol::memory::MemoryCurve;
 
 use crate::db::{Connection, Row, Value};
 use crate::error::StoreError;
@@ -104,6 +105,28 @@ async fn select(
         .iter()
         .map(read)
         .collect()
+}
+
+/// The memory of the sandbox of a run's phase over time, and its limit in MiB; `None` while it runs, and where its agent
+/// told none.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn memory_of(
+    connection: &mut Connection,
+    run: &RunId,
+    phase: Phase,
+) -> Result<Option<(MemoryCurve, u64)>, StoreError> {
+    let found = connection
+        .fetch_optional(
+            "SELECT memory, limits FROM jobs WHERE run_id = $1 AND phase = $2",
+            values![run, phase.as_str()],
+        )
+        .await?;
+    let Some(row) = found else { return Ok(None) };
+    let limits: Limits = row.json("limits")?;
+    let curve: Option<MemoryCurve> = row.opt_json("memory")?;
+    Ok(curve.map(|curve| (curve, limits.memory_mb)))
 }
 
 /// The jobs of a run: its plan, then its apply.

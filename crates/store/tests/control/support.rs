@@ -174,6 +174,7 @@ impl World {
             engine: None,
             counts: None,
             usage: Usage::default(),
+            memory: None,
         };
         command!(
             self,

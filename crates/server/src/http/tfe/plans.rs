@@ -8,12 +8,13 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use terrapool_model::id::{ApplyId, PlanId};
+use terrapool_model::job::Phase;
 use terrapool_model::run::RunStatus;
 use terrapool_objects::{ObjectKey, ObjectReader};
 use terrapool_protocol::job::ArtifactName;
-use terrapool_store::artifacts;
 use terrapool_store::db::Connection;
 use terrapool_store::runs::{self, RunRecord};
+use terrapool_store::{artifacts, overview};
 use terrapool_tfe::attributes;
 use terrapool_tfe::document::{Document, Kind, Resource};
 use terrapool_tfe::time::iso8601;
@@ -150,11 +151,38 @@ async fn run_of_plan(
     Ok(run)
 }
 
+/// The memory of a phase that is over, where its agent told it; clients that wait for the end are not sent it each time.
+async fn with_memory(
+    connection: &mut Connection,
+    resource: Resource,
+    run: &RunRecord,
+    (phase, status): (Phase, &str),
+) -> Result<Resource> {
+    if !["finished", "errored", "canceled"].contains(&status) {
+        return Ok(resource);
+    }
+    let Some((curve, limit_mb)) = overview::memory_of(connection, &run.id, phase).await? else {
+        return Ok(resource);
+    };
+    let points = curve.points().iter().map(|used| attributes::MemoryPoint {
+        total_mb: used.total_mb,
+        anonymous_mb: used.anonymous_mb,
+    });
+    let memory = attributes::Memory {
+        limit_mb,
+        step_ms: curve.step().0,
+        points: points.collect(),
+    };
+    Ok(resource.attribute("memory", &memory))
+}
+
 /// `GET plans/:id`
 pub(in crate::http) async fn plan(State(app): AppState, caller: Caller, Path(id): Path<String>) -> Result {
     let mut connection = app.db.read().await?;
     let run = run_of_plan(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
-    Ok(Answer::ok(Document::one(plan_resource(&app, &run))))
+    let phase = (Phase::Plan, plan_status(&run));
+    let resource = with_memory(&mut connection, plan_resource(&app, &run), &run, phase).await?;
+    Ok(Answer::ok(Document::one(resource)))
 }
 
 /// `GET runs/:id/plan`
@@ -165,7 +193,9 @@ pub(in crate::http) async fn plan_of_run(
 ) -> Result {
     let mut connection = app.db.read().await?;
     let (run, _) = super::runs::find(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
-    Ok(Answer::ok(Document::one(plan_resource(&app, &run))))
+    let phase = (Phase::Plan, plan_status(&run));
+    let resource = with_memory(&mut connection, plan_resource(&app, &run), &run, phase).await?;
+    Ok(Answer::ok(Document::one(resource)))
 }
 
 /// `GET applies/:id`
@@ -177,7 +207,9 @@ pub(in crate::http) async fn apply(State(app): AppState, caller: Caller, Path(id
         .ok_or(ApiError::NotFound)?;
     let workspace = run.workspace_id.as_str();
     auth::workspace(&mut connection, &caller, workspace, WorkspacePermission::Read).await?;
-    Ok(Answer::ok(Document::one(apply_resource(&app, &run))))
+    let phase = (Phase::Apply, apply_status(&run));
+    let resource = with_memory(&mut connection, apply_resource(&app, &run), &run, phase).await?;
+    Ok(Answer::ok(Document::one(resource)))
 }
 
 /// `GET runs/:id/apply`
@@ -188,7 +220,9 @@ pub(in crate::http) async fn apply_of_run(
 ) -> Result {
     let mut connection = app.db.read().await?;
     let (run, _) = super::runs::find(&mut connection, &caller, &id, WorkspacePermission::Read).await?;
-    Ok(Answer::ok(Document::one(apply_resource(&app, &run))))
+    let phase = (Phase::Apply, apply_status(&run));
+    let resource = with_memory(&mut connection, apply_resource(&app, &run), &run, phase).await?;
+    Ok(Answer::ok(Document::one(resource)))
 }
 
 /// Streams an object as JSON.

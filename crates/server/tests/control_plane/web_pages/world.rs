@@ -9,6 +9,7 @@ use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{Finished, StateFate};
 use terrapool_protocol::health::{Health, Room};
 use terrapool_protocol::job::{ArtifactName, ChangeCounts, FailureReason, Outcome, Usage};
+use terrapool_protocol::memory::{MemoryCurve, MemoryUse};
 use terrapool_protocol::secret::Secret;
 use terrapool_server::http;
 use terrapool_testkit::agent::{Attempt, SimulatedAgent, state_mark};
@@ -188,6 +189,7 @@ impl World {
             cpu_ms: Some(4200),
             engine_ms: Some(9300),
         };
+        end.memory = Some(memory(180));
         self.end(agent, &plan, &end).await;
     }
 
@@ -276,6 +278,7 @@ impl World {
             message: "The run needed more than its 512 MiB of memory (peak 512 MiB), and the kernel killed a process of it.".to_owned(),
         });
         end.usage.peak_memory_bytes = Some(512 << 20);
+        end.memory = Some(memory(512));
         self.end(&mut agent, &plan, &end).await;
 
         // What came after its attempt had lost the workspace.
@@ -351,6 +354,20 @@ impl World {
     async fn leases_end(&self, pool: &str) {
         self.plane.leases_end(pool).await;
     }
+}
+
+/// Memory that grows to this many mebibytes in two minutes.
+fn memory(peak_mb: u64) -> MemoryCurve {
+    let mut curve = MemoryCurve::default();
+    for second in 0..120 {
+        let total_mb = peak_mb * (second + 30) / 149;
+        let used = MemoryUse {
+            total_mb,
+            anonymous_mb: total_mb * 4 / 5,
+        };
+        curve.note(Millis::from_seconds(second), used);
+    }
+    curve
 }
 
 /// What an apply says while it works.

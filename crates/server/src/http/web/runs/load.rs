@@ -8,6 +8,7 @@ use terrapool_model::times::Times;
 use terrapool_model::wait::WaitReason;
 use terrapool_objects::ObjectKey;
 use terrapool_protocol::job::{ArtifactName, Limit};
+use terrapool_protocol::memory::MemoryCurve;
 use terrapool_store::audit::{self, AuditFilter};
 use terrapool_store::db::Connection;
 use terrapool_store::overview::{self, JobView, ListedRun, RunFilter};
@@ -60,6 +61,8 @@ pub(super) struct Loaded {
     pub(super) document: Option<(Option<u64>, Document)>,
     /// The first errors that the engine told of a run that is errored, with the phase and the line of each.
     pub(super) diagnostics: Vec<(Phase, usize, Diagnostic)>,
+    /// The memory of the newest phase that told of it, and its limit, MiB.
+    pub(super) memory: Option<(Phase, MemoryCurve, u64)>,
     /// The times of the run's pool.
     pub(super) times: Times,
     /// The memory that a run of the workspace gets now, and the most that its pool allows, MiB.
@@ -212,6 +215,7 @@ pub(super) async fn load(
         base: place.address(&format!("/workspaces/{}/runs/{}", workspace.name, run.id)),
         organization: place.organization.name.clone(),
         document,
+        memory: memory_of(connection, run).await?,
         memory_mb: workspace
             .settings
             .get(Limit::Memory.setting())
@@ -324,6 +328,19 @@ async fn read_state(
     }
     let document = read_document(app, version).await?;
     Ok(document.map(|document| (version.serial, document)))
+}
+
+/// The memory of the newest phase that told of it, with its limit.
+async fn memory_of(
+    connection: &mut Connection,
+    run: &RunRecord,
+) -> Result<Option<(Phase, MemoryCurve, u64)>, WebError> {
+    for phase in [Phase::Apply, Phase::Plan] {
+        if let Some((curve, limit)) = overview::memory_of(connection, &run.id, phase).await? {
+            return Ok(Some((phase, curve, limit)));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the workspace of a run that its memory ended tells the engine to log everything.

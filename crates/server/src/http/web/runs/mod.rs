@@ -13,6 +13,7 @@ use crate::http::routes::{Routes, get, post};
 use crate::waiting;
 
 mod actions;
+mod curve;
 mod events;
 mod facts;
 mod list;

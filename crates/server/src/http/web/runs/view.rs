@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use terrapool_model::run::RunStatus;
 use terrapool_model::time::Millis;
 
+use super::curve::{self, Memory};
 use super::facts::{self, Fact};
 use super::load::Loaded;
 use super::log;
@@ -50,6 +51,10 @@ pub(super) struct RunView {
     pub(super) logs: Vec<log::Panel>,
     pub(super) facts: Vec<Fact>,
     pub(super) memory: Option<(String, Meter)>,
+    /// The memory of the newest phase over time.
+    pub(super) curve: Option<Memory>,
+    /// It says why the run ended: the first thing on the page.
+    pub(super) curve_first: bool,
     pub(super) behind: Vec<(String, String, Ago)>,
     pub(super) timeline: Vec<Entry>,
     pub(super) active: bool,
@@ -151,6 +156,9 @@ pub(super) fn view(loaded: &Loaded, filter: &Filter, logs: Vec<log::Panel>) -> R
         .map_or_else(|| status::of_run(run), |(reason, _)| status::of_wait(reason));
     let progress = progress::rows(loaded);
     let tally = Tally::of(&progress);
+    let shortage = memory::of(loaded);
+    let curve = (loaded.memory.as_ref())
+        .map(|(phase, curve, limit)| curve::of(*phase, curve, *limit, shortage.is_some()));
     RunView {
         id: run.id.to_string(),
         base: loaded.base.clone(),
@@ -172,7 +180,9 @@ pub(super) fn view(loaded: &Loaded, filter: &Filter, logs: Vec<log::Panel>) -> R
         changes: changes_of(loaded, filter, progress),
         lost: lost::lost(loaded),
         outputs: outputs_of(loaded),
-        shortage: memory::of(loaded),
+        curve_first: shortage.is_some() && curve.is_some(),
+        curve,
+        shortage,
         pool_settings: facts::pool_address(loaded).map(|address| format!("{address}/settings")),
         faults: loaded
             .diagnostics
