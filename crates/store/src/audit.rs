@@ -28,6 +28,10 @@ pub struct AuditRecord {
     pub detail: Json,
     /// When.
     pub at: Timestamp,
+    /// The request that it was done by; none for what the server does by itself.
+    pub request_id: Option<String>,
+    /// The address that the request came from.
+    pub address: Option<String>,
 }
 
 /// Adds an entry.
@@ -44,9 +48,11 @@ pub async fn record(
 ) -> Result<(), StoreError> {
     let id = AuditId::from_random(tx.draw());
     let now = tx.now();
+    let request_id = tx.origin().map(|origin| origin.request_id.clone());
+    let address = tx.origin().and_then(|origin| origin.address.clone());
     tx.execute(
-        "INSERT INTO audit_entries (id, organization_id, actor, action, subject, detail, at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO audit_entries (id, organization_id, actor, action, subject, detail, at, request_id, address) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         values![
             &id,
             organization.cloned(),
@@ -54,7 +60,9 @@ pub async fn record(
             action,
             subject,
             detail.to_string(),
-            now
+            now,
+            request_id,
+            address
         ],
     )
     .await?;
@@ -70,14 +78,7 @@ pub async fn newest(
     organization: &OrganizationId,
     limit: u32,
 ) -> Result<Vec<AuditRecord>, StoreError> {
-    let rows = connection
-        .fetch_all(
-            "SELECT id, organization_id, actor, action, subject, detail, at FROM audit_entries \
-             WHERE organization_id = $1 ORDER BY at DESC, id LIMIT $2",
-            values![organization, limit],
-        )
-        .await?;
-    rows.iter().map(read).collect()
+    list(connection, Some(organization), &AuditFilter::default(), limit).await
 }
 
 fn read(row: &Row) -> Result<AuditRecord, StoreError> {
@@ -89,6 +90,8 @@ fn read(row: &Row) -> Result<AuditRecord, StoreError> {
         subject: row.text("subject")?,
         detail: row.json("detail")?,
         at: row.time("at")?,
+        request_id: row.opt_text("request_id")?,
+        address: row.opt_text("address")?,
     })
 }
 
@@ -198,6 +201,7 @@ pub async fn list(
         condition.push_str(&format!(
             " AND (LOWER(actor) LIKE ${number} ESCAPE '!' OR LOWER(action) LIKE ${number} ESCAPE '!' \
              OR LOWER(subject) LIKE ${number} ESCAPE '!' OR LOWER(detail) LIKE ${number} ESCAPE '!' \
+             OR request_id LIKE ${number} ESCAPE '!' OR address LIKE ${number} ESCAPE '!' \
              OR actor IN (SELECT id FROM users WHERE LOWER(username) LIKE ${number} ESCAPE '!'))"
         ));
     }
@@ -214,8 +218,8 @@ pub async fn list(
     }
     values.push(limit.into());
     let sql = format!(
-        "SELECT id, organization_id, actor, action, subject, detail, at FROM audit_entries WHERE {condition} \
-         ORDER BY at DESC, id LIMIT ${}",
+        "SELECT id, organization_id, actor, action, subject, detail, at, request_id, address FROM audit_entries \
+         WHERE {condition} ORDER BY at DESC, id LIMIT ${}",
         values.len()
     );
     connection

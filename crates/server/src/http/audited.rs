@@ -1,9 +1,10 @@
 //! Changes, and readings of states, that are written into the audit log in the transaction that makes them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use terrapool_model::id::OrganizationId;
 use terrapool_store::audit;
 use terrapool_store::db::Tx;
@@ -24,6 +25,45 @@ pub struct Entry {
     pub subject: String,
     /// What people want to know of it.
     pub detail: Value,
+}
+
+/// A detail with what a change of settings changes: `before` and `after` have the members that differ, by their paths. No
+/// secret may be in either.
+pub fn with_change(mut detail: Value, before: &Value, after: &Value) -> Value {
+    let (mut old, mut new) = (Map::new(), Map::new());
+    differences("", before, after, &mut old, &mut new);
+    if !old.is_empty() || !new.is_empty() {
+        detail["before"] = Value::Object(old);
+        detail["after"] = Value::Object(new);
+    }
+    detail
+}
+
+fn differences(
+    path: &str,
+    before: &Value,
+    after: &Value,
+    old: &mut Map<String, Value>,
+    new: &mut Map<String, Value>,
+) {
+    if before == after {
+        return;
+    }
+    let (Value::Object(was), Value::Object(is)) = (before, after) else {
+        old.insert(path.to_owned(), before.clone());
+        new.insert(path.to_owned(), after.clone());
+        return;
+    };
+    let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+    for name in names {
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
+        let [was, is] = [was, is].map(|members| members.get(name).unwrap_or(&Value::Null));
+        differences(&path, was, is, old, new);
+    }
 }
 
 /// Makes a change and writes its entry, or does neither.
@@ -95,5 +135,23 @@ pub async fn reading(
             Ok(())
         }
         noted => Ok(noted?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_change_of_settings_tells_only_what_differs() {
+        let before = json!({"name": "a", "times": {"lease": 60, "grace": 5}, "image": null});
+        let after = json!({"name": "a", "times": {"lease": 90, "grace": 5}, "image": "one"});
+        let told = with_change(json!({"pool": "p"}), &before, &after);
+        let expected = json!({"pool": "p", "before": {"image": null, "times.lease": 60},
+            "after": {"image": "one", "times.lease": 90}});
+        assert_eq!(told, expected);
+        assert_eq!(with_change(json!({}), &before, &before), json!({}));
     }
 }

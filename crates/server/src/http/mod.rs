@@ -1,14 +1,16 @@
 //! All routes.
 
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
+use terrapool_store::db::origin::{self, Origin};
 use tracing::Instrument as _;
 
 use crate::app::App;
@@ -55,6 +57,12 @@ pub fn router(app: &App) -> Router {
         .with_state(app.clone())
 }
 
+/// The address that a request's connection came from, as the pauses after wrong passwords count it.
+pub(in crate::http) fn peer(request: &Request) -> Option<String> {
+    let ConnectInfo(address) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
+    Some(address.ip().to_string())
+}
+
 /// Gives each request an id, logs it, and turns a panic into an answer.
 async fn trace(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id: String = app.db.entropy().draw()[..8]
@@ -64,9 +72,15 @@ async fn trace(State(app): State<App>, mut request: Request, next: Next) -> Resp
     request.extensions_mut().insert(RequestName(id.clone()));
     // The path only: queries of signed URLs are credentials.
     let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let origin = Origin {
+        request_id: id.clone(),
+        address: peer(&request),
+    };
     let answer = async move {
         let started = Instant::now();
-        let response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        let response = match AssertUnwindSafe(origin::within(origin, next.run(request)))
+            .catch_unwind()
+           .await {
             Ok(response) => response,
             Err(panic) => {
                 let text = panic

@@ -417,6 +417,74 @@ async fn the_audit_log_is_exported_as_lines_of_json() {
 }
 
 #[tokio::test]
+async fn an_entry_of_the_audit_log_opens_to_its_request_and_to_what_it_changed() {
+    let plane = Plane::start().await;
+    let workspace = plane.workspace("network").await;
+    let settings = |attributes: Value| json!({"data": {"type": "workspaces", "attributes": attributes}});
+    let path = format!("workspaces/{workspace}");
+    let changed = settings(json!({"auto-apply": true, "working-directory": "live"}));
+    let answer = plane.patch(&path, &changed).await;
+    let request = answer.headers["x-request-id"].to_str().unwrap().to_owned();
+    answer.expect(200);
+    let variable = |value: &str| {
+        json!({"data": {"type": "vars", "attributes": {"key": "password", "value": value, "category": "env"}}})
+    };
+    let made = plane.post(&format!("{path}/vars"), &variable("hunter2")).await.expect(201);
+    plane
+        .patch(&format!("vars/{}", id(&made)), &variable("hunter3"))
+        .await
+        .expect(200);
+
+    let mut browser = signed_in(&plane).await;
+    let exported = browser.get("/app/acme/audit/export").await.text;
+    assert!(!exported.contains("hunter"), "{exported}");
+    let entries: Vec<Value> = exported
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |action: &str| entries.iter().find(|entry| entry["action"] == action).unwrap();
+    let entry = of("workspace.update");
+    assert_eq!(entry["request-id"], request.as_str());
+    assert_eq!(entry["address"], "127.0.0.1");
+    assert_eq!(
+        (&entry["detail"]["before"], &entry["detail"]["after"]),
+        (
+            &json!({"auto-apply": false, "working-directory": ""}),
+            &json!({"auto-apply": true, "working-directory": "live"})
+        )
+    );
+    let values = &of("variable.update")["detail"];
+    assert_eq!(values["after"], json!({"value": "another one"}), "{values}");
+
+    // A request's id finds its entry, and the entry's row opens to what is known of it.
+    let found = browser.get(&format!("/app/acme/audit?q={request}")).await.text;
+    let entry = entry["id"].as_str().unwrap();
+    let link = format!("?q={request}&#38;open={entry}#{entry}");
+    assert!(found.contains(&link), "{link} is not in {found}");
+    let open = browser
+        .get(&format!("/app/acme/audit?q={request}&open={entry}"))
+        .await
+        .text;
+    for part in ["Request id", &request, "127.0.0.1", "Before and after", "working-directory", "<ins>live</ins>"] {
+        assert!(open.contains(part), "{part} is not in {open}");
+    }
+    assert!(!found.contains("Before and after"), "{found}");
+
+    // A form's work is done in a task of its own, and for the request all the same.
+    let own = browser.get("/app/settings/tokens").await.text;
+    let form = [("token", hidden(&own, "token")), ("description", "mine".to_owned())];
+    let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    browser.post("/app/settings/tokens", &form).await;
+    let installation = browser.get("/app/admin/audit/export").await.text;
+    let without = installation.lines().filter(|line| {
+        let entry: Value = serde_json::from_str(line).unwrap();
+        entry["actor"] != "system" && entry["request-id"].is_null()
+    });
+    let without: Vec<&str> = without.collect();
+    assert!(without.is_empty(), "{without:?}");
+}
+
+#[tokio::test]
 async fn a_page_of_many_rows_stays_small() {
     /// What a page may have, in bytes.
     const BUDGET: usize = 40 << 10;

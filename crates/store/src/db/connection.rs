@@ -9,6 +9,7 @@ use terrapool_model::id::{AgentPoolId, RunId};
 use terrapool_model::time::Timestamp;
 
 use super::Entropy;
+use super::origin::Origin;
 use super::value::{Row, Value};
 use crate::error::StoreError;
 
@@ -184,6 +185,7 @@ pub struct Tx {
     pub(super) now: Timestamp,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) hints: Vec<Hint>,
+    pub(super) origin: Option<Arc<Origin>>,
 }
 
 impl std::fmt::Debug for Tx {
@@ -201,6 +203,11 @@ impl Tx {
     /// The time of this transaction.
     pub fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// The request that it is made for.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_deref()
     }
 
     /// Sends a hint once the transaction is committed.

@@ -21,6 +21,7 @@ use terrapool_model::time::{Millis, Timestamp};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 mod connection;
+pub mod origin;
 mod value;
 mod writability;
 mod writer;
@@ -30,6 +31,7 @@ pub use value::{Row, Value};
 
 use crate::error::StoreError;
 use connection::Inner;
+use origin::Origin;
 use writability::Writability;
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
@@ -228,11 +230,12 @@ impl Db {
             }
             Engine::Postgres { pool } => {
                 let (db, pool) = (self.clone(), pool.clone());
+                let origin = origin::current();
                 // A task of its own: a request that is dropped half-way must not leave a transaction open.
                 let task = tokio::spawn(async move {
                     let mut tries = 0;
                     loop {
-                        let result = db.write_postgres(&pool, &command).await;
+                        let result = db.write_postgres(&pool, &command, origin.clone()).await;
                         let failure = result.as_ref().err().and_then(CommandError::store_error);
                         if tries >= RETRIES || !failure.is_some_and(StoreError::is_retryable) {
                             // A refusal tells nothing: what was written is taken back.
@@ -282,7 +285,12 @@ impl Db {
         }
     }
 
-    async fn write_postgres<T, E, F>(&self, pool: &PgPool, command: &F) -> Result<T, E>
+    async fn write_postgres<T, E, F>(
+        &self,
+        pool: &PgPool,
+        command: &F,
+        origin: Option<Arc<Origin>>,
+    ) -> Result<T, E>
     where
         E: From<StoreError>,
         F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T, E>>,
@@ -298,6 +306,7 @@ impl Db {
             now: Timestamp(0),
             entropy: Arc::clone(&self.entropy),
             hints: Vec::new(),
+            origin,
         };
         tx.execute("BEGIN", Vec::new()).await?;
         let begun = tx

@@ -10,6 +10,7 @@ use sqlx::SqlitePool;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::connection::{Connection, Hint, Inner, Tx};
+use super::origin::{self, Origin};
 use super::writability::Writability;
 use super::{Clock, Entropy};
 use crate::error::StoreError;
@@ -30,14 +31,17 @@ pub(super) trait Command: Send {
 /// A command, its result once it ran, and who waits for it.
 pub(super) struct Pending<T, E, F> {
     command: F,
+    origin: Option<Arc<Origin>>,
     result: Option<Result<T, E>>,
     reply: oneshot::Sender<Result<T, E>>,
 }
 
 impl<T, E, F> Pending<T, E, F> {
+    /// A command that is made for the request that is worked on now.
     pub(super) fn new(command: F, reply: oneshot::Sender<Result<T, E>>) -> Self {
         Self {
             command,
+            origin: origin::current(),
             result: None,
             reply,
         }
@@ -52,6 +56,7 @@ where
 {
     fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, bool> {
         Box::pin(async move {
+            tx.origin.clone_from(&self.origin);
             // The writer outlives a command that panics; whoever sent it is told that it did not run.
             let Ok(result) = AssertUnwindSafe((self.command)(tx)).catch_unwind().await else {
                 tracing::error!("a command panicked; what it wrote is taken back");
@@ -170,6 +175,7 @@ async fn write_group(
         now: clock.now(),
         entropy: Arc::clone(entropy),
         hints: Vec::new(),
+        origin: None,
     };
     begin(&mut tx).await?;
     tx.now = clock.now();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::extract::{Path, State};
-use serde_json::json;
+use serde_json::{Value, json};
 use terrapool_model::access::PoolAccess;
 use terrapool_model::id::{OrganizationId, ProjectId, WorkspaceId};
 use terrapool_store::db::Connection;
@@ -321,6 +321,38 @@ pub(in crate::http) async fn show(
     Ok(Answer::ok(Document::one(resource).include(included)))
 }
 
+/// A pool's settings as the audit log tells of their changes.
+fn told(pool: &PoolRecord) -> Value {
+    json!({
+        "name": pool.name, "settings": pool.settings,
+        "organization-scoped": pool.access.organization_scoped,
+        "allowed-workspaces": pool.access.allowed_workspaces,
+        "allowed-projects": pool.access.allowed_projects,
+        "excluded-workspaces": pool.access.excluded_workspaces,
+    })
+}
+
+/// A pool as a change makes it.
+fn changed(pool: &PoolRecord, change: &PoolChange) -> PoolRecord {
+    let mut changed = pool.clone();
+    let (to, access) = (change.clone(), &mut changed.access);
+    access.organization_scoped = to.organization_scoped.unwrap_or(access.organization_scoped);
+    for (list, wanted) in [
+        (&mut access.allowed_workspaces, to.allowed_workspaces),
+        (&mut access.excluded_workspaces, to.excluded_workspaces),
+    ] {
+        if let Some(wanted) = wanted {
+            *list = wanted;
+        }
+    }
+    if let Some(projects) = to.allowed_projects {
+        access.allowed_projects = projects;
+    }
+    changed.name = to.name.unwrap_or(changed.name);
+    changed.settings = to.settings.unwrap_or(changed.settings);
+    changed
+}
+
 /// `PATCH agent-pools/:id`: what is absent stays, a list that is sent replaces.
 pub(in crate::http) async fn update(
     State(app): AppState,
@@ -341,7 +373,11 @@ pub(in crate::http) async fn update(
         organization: organization.id.clone(),
         action: "agent-pool.update",
         subject: pool.id.to_string(),
-        detail: json!({"name": change.name, "settings": change.settings}),
+        detail: audited::with_change(
+            json!({"name": pool.name}),
+            &told(&pool),
+            &told(&changed(&pool, &change)),
+        ),
     };
     let pool = audited::change(&app, &caller, entry, move |tx| {
         let (id, change) = (pool.id.clone(), change.clone());

@@ -18,6 +18,7 @@ use super::AppState;
 use super::execution::{self, parse_mode};
 use crate::auth::{self, Caller, OrganizationPermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited;
 use crate::http::error::ApiError;
 
 /// Settings that are stored and returned, with their defaults.
@@ -226,6 +227,15 @@ pub(in crate::http) async fn show(
     Ok(Answer::ok(document))
 }
 
+/// An organization's settings as the audit log tells of their changes.
+fn told(record: &OrganizationRecord) -> Value {
+    json!({
+        "name": record.name, "email": record.email, "settings": record.settings,
+        "default-execution-mode": record.default_execution_mode.as_str(),
+        "default-agent-pool": record.default_agent_pool_id.as_ref().map(AgentPoolId::as_str),
+    })
+}
+
 /// `PATCH organizations/:org`
 pub(in crate::http) async fn update(
     State(app): AppState,
@@ -236,6 +246,7 @@ pub(in crate::http) async fn update(
     let mut connection = app.db.read().await?;
     let mut record =
         auth::organization(&mut connection, &caller, &name, OrganizationPermission::Manage).await?;
+    let before = told(&record);
     if let Some(name) = body.text("name")? {
         check_name(&name)?;
         record.name = name;
@@ -252,10 +263,11 @@ pub(in crate::http) async fn update(
     record.default_execution_mode = mode;
     record.default_agent_pool_id = pool;
     let changed = record.clone();
+    let detail = audited::with_change(json!({}), &before, &told(&record));
     let actor = caller.audit_name();
     app.db
         .write(move |tx| {
-            let (record, actor) = (changed.clone(), actor.clone());
+            let (record, actor, detail) = (changed.clone(), actor.clone(), detail.clone());
             Box::pin(async move {
                 organizations::update(tx, &record).await?;
                 audit::record(
@@ -264,7 +276,7 @@ pub(in crate::http) async fn update(
                     &actor,
                     "organization.update",
                     &record.name,
-                    &json!({}),
+                    &detail,
                 )
                 .await?;
                 Ok::<_, ApiError>(())

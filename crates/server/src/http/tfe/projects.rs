@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use axum::extract::{Path, State};
-use serde_json::json;
+use serde_json::{Value, json};
+use terrapool_model::execution::ExecutionMode;
+use terrapool_model::id::AgentPoolId;
 use terrapool_model::permission::Standing;
 use terrapool_store::db::Connection;
 use terrapool_store::error::StoreError;
@@ -199,6 +201,15 @@ pub(in crate::http) async fn show(State(app): AppState, caller: Caller, Path(id)
     ))))
 }
 
+/// A project's settings as the audit log tells of their changes.
+fn told(record: &ProjectRecord) -> Value {
+    json!({
+        "name": record.name, "description": record.description,
+        "default-execution-mode": record.default_execution_mode.map(ExecutionMode::as_str),
+        "default-agent-pool": record.default_agent_pool_id.as_ref().map(AgentPoolId::as_str),
+    })
+}
+
 /// `PATCH projects/:id`
 pub(in crate::http) async fn update(
     State(app): AppState,
@@ -209,6 +220,7 @@ pub(in crate::http) async fn update(
     let mut connection = app.db.read().await?;
     let (mut record, organization, standing) =
         find(&mut connection, &caller, &id, ProjectPermission::Manage).await?;
+    let before = told(&record);
     if let Some(name) = body.text("name")? {
         check_name(&name)?;
         record.name = name;
@@ -234,7 +246,7 @@ pub(in crate::http) async fn update(
         organization: record.organization_id.clone(),
         action: "project.update",
         subject: record.id.to_string(),
-        detail: json!({"name": record.name}),
+        detail: audited::with_change(json!({"name": record.name}), &before, &told(&record)),
     };
     let changed = record.clone();
     audited::change(&app, &caller, entry, move |tx| {

@@ -229,16 +229,19 @@ macro_rules! routes {
         ) -> Result {
             let mut connection = app.db.read().await?;
             let (mut record, organization) = $found(&mut connection, &caller, &id).await?;
+            let before = json!({"access": record.role.as_str()});
             record.role = role::<$role>(&body)?;
             drop(connection);
             let (action, access) = ("team-access.update", Some(record.role.as_str()));
-            let entry = entry(
+            let mut entry = entry(
                 &organization,
                 record.$place_id.as_str(),
                 action,
                 &record.team_id,
                 access,
             );
+            let after = json!({"access": record.role.as_str()});
+            entry.detail = audited::with_change(entry.detail, &before, &after);
             let (id, role) = (record.id.clone(), record.role);
             audited::change(&app, &caller, entry, move |tx| {
                 let id = id.clone();

@@ -261,6 +261,14 @@ pub(in crate::http) async fn show(
     ))
 }
 
+/// A team's settings as the audit log tells of their changes.
+fn told(team: &TeamRecord) -> Value {
+    json!({
+        "name": team.name, "visibility": team.visibility.as_str(),
+        "organization-access": team.organization_access,
+    })
+}
+
 /// `PATCH teams/:id`
 pub(in crate::http) async fn update(
     State(app): AppState,
@@ -270,6 +278,7 @@ pub(in crate::http) async fn update(
 ) -> Result {
     let mut connection = app.db.read().await?;
     let mut team = managed(&mut connection, &caller, &id).await?;
+    let before = told(&team);
     let mut changed = NewTeam {
         organization_id: team.organization_id.clone(),
         name: team.name.clone(),
@@ -291,7 +300,11 @@ pub(in crate::http) async fn update(
         organization: team.organization_id.clone(),
         action: "team.update",
         subject: team.id.to_string(),
-        detail: json!({"name": team.name, "organization-access": team.organization_access}),
+        detail: audited::with_change(
+            json!({"name": team.name, "organization-access": team.organization_access}),
+            &before,
+            &told(&team),
+        ),
     };
     let stored = team.clone();
     audited::change(&app, &caller, entry, move |tx| {

@@ -1,7 +1,7 @@
 //! Variables of workspaces.
 
 use axum::extract::{Path, State};
-use serde_json::json;
+use serde_json::{Value, json};
 use terrapool_model::id::VariableId;
 use terrapool_protocol::job::VariableCategory;
 use terrapool_store::audit;
@@ -18,6 +18,7 @@ use super::AppState;
 use crate::app::App;
 use crate::auth::{self, Caller, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited;
 use crate::http::error::ApiError;
 
 /// Longest description, characters.
@@ -286,6 +287,16 @@ pub(in crate::http) async fn update_by_id(
     updated(&app, &caller, None, &id, &body).await
 }
 
+/// A variable as the audit log tells of its changes: of the value only that it is another one, for what is no secret by
+/// its setting may be one by mistake.
+fn told(record: &VariableRecord, before: &VariableRecord) -> Value {
+    json!({
+        "key": record.key, "category": variables::category_name(record.category), "hcl": record.hcl,
+        "sensitive": record.sensitive, "description": record.description,
+        "value": if record.value == before.value { "as it was" } else { "another one" },
+    })
+}
+
 async fn updated(app: &App, caller: &Caller, workspace: Option<&str>, id: &str, item: &Item) -> Result {
     let mut connection = app.db.read().await?;
     let (mut record, workspace) = find(
@@ -297,16 +308,18 @@ async fn updated(app: &App, caller: &Caller, workspace: Option<&str>, id: &str, 
     )
     .await?;
     drop(connection);
+    let before = record.clone();
     apply(app, item, &mut record)?;
     let stored = record.clone();
+    let detail = json!({"key": record.key, "workspace": record.workspace_id.as_str()});
+    let detail = audited::with_change(detail, &told(&before, &before), &told(&record, &before));
     let actor = caller.audit_name();
     app.db
         .write(move |tx| {
-            let (record, actor) = (stored.clone(), actor.clone());
+            let (record, actor, detail) = (stored.clone(), actor.clone(), detail.clone());
             let organization = workspace.organization_id.clone();
             Box::pin(async move {
                 variables::update(tx, &record).await?;
-                let detail = json!({"key": record.key, "workspace": record.workspace_id.as_str()});
                 let subject = record.id.as_str();
                 audit::record(
                     tx,

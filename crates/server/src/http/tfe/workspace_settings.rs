@@ -3,6 +3,8 @@
 use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 use terrapool_model::engine::{EngineKind, EngineVersion};
+use terrapool_model::execution::ExecutionMode;
+use terrapool_model::id::{AgentPoolId, ProjectId};
 use terrapool_model::image::{NotPinned, PinnedImage};
 use terrapool_protocol::job::Limit;
 use terrapool_store::pools::IMAGE_SETTING;
@@ -12,6 +14,24 @@ use terrapool_tfe::request::{Field, Item};
 
 use super::execution::{self, Own};
 use super::organizations::is_plain_name;
+
+/// The settings as the audit log tells of their changes.
+pub(super) fn told(settings: &WorkspaceSettings, project: &ProjectId) -> Value {
+    let mut told = settings.further.clone();
+    let own = json!({
+        "name": settings.name, "project": project.as_str(), "description": settings.description,
+        "execution-mode": settings.execution_mode.map(ExecutionMode::as_str),
+        "agent-pool": settings.agent_pool_id.as_ref().map(AgentPoolId::as_str),
+        "engine": settings.engine.to_string(), "engine-version": settings.engine_version,
+        "working-directory": settings.working_directory, "auto-apply": settings.auto_apply,
+        "global-remote-state": settings.global_remote_state,
+        "structured-run-output": settings.structured_run_output,
+    });
+    if let Value::Object(own) = own {
+        told.extend(own);
+    }
+    Value::Object(told)
+}
 
 /// Settings that are stored and returned, and change nothing here, with their defaults.
 pub(super) fn defaults() -> Map<String, Value> {

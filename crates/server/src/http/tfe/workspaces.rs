@@ -29,6 +29,7 @@ use super::workspace_settings as settings;
 use crate::app::App;
 use crate::auth::{self, Caller, OrganizationPermission, ProjectPermission, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited;
 use crate::http::error::ApiError;
 
 /// A workspace as clients see it.
@@ -503,18 +504,21 @@ async fn updated(
     let tags = requested_tags(item)?;
     let (key, id, actor) = (record.id.clone(), record.id.clone(), caller.audit_name());
     let names: Vec<String> = item.attributes.keys().cloned().collect();
+    let before = settings::told(&record.to_settings(), &record.project_id);
+    let after = settings::told(&changed, &project.id);
     app.db
         .write(move |tx| {
             let (id, project, changed, tags) =
                 (id.clone(), project.id.clone(), changed.clone(), tags.clone());
             let (actor, organization, names) = (actor.clone(), record.organization_id.clone(), names.clone());
+            let (before, after) = (before.clone(), after.clone());
             Box::pin(async move {
                 workspaces::update(tx, &id, &project, &changed).await?;
                 if let Some(tags) = tags {
                     workspaces::clear_tags(tx, &id).await?;
                     workspaces::add_tags(tx, &id, &tags).await?;
                 }
-                let detail = json!({"attributes": names});
+                let detail = audited::with_change(json!({"attributes": names}), &before, &after);
                 audit::record(
                     tx,
                     Some(&organization),

@@ -11,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
 use terrapool_model::time::Millis;
+use terrapool_store::db::origin;
 use terrapool_store::error::StoreError;
 use terrapool_store::form_answers::{self, FormAnswer, Sent};
 use tracing::Instrument as _;
@@ -144,7 +145,7 @@ pub(super) async fn keep(State(app): State<App>, mut request: Request, next: Nex
         }
         response
     };
-    match tokio::spawn(work.in_current_span()).await {
+    match tokio::spawn(origin::carried(work).in_current_span()).await {
         Ok(response) => response,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => {

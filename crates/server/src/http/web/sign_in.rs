@@ -1,9 +1,7 @@
 //! Signing in and out.
 
-use std::net::SocketAddr;
-
 use askama::Template;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{SET_COOKIE, USER_AGENT};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Redirect};
@@ -96,10 +94,7 @@ async fn show(State(app): State<App>, headers: HeaderMap, params: Params) -> Pag
 
 /// `POST /sign-in`
 async fn sign_in(State(app): State<App>, headers: HeaderMap, request: Request) -> Page {
-    let address = request
-        .extensions()
-        .get::<ConnectInfo<SocketAddr>>()
-        .map_or_else(String::new, |ConnectInfo(address)| address.ip().to_string());
+    let address = crate::http::peer(&request).unwrap_or_default();
     let fields = Fields::read(request).await?;
     let nonce = session::cookie_value(&app, &headers, "form").unwrap_or_default();
     let filled = (destination(fields.raw("to")), fields.text("login").to_owned());

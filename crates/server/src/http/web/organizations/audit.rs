@@ -1,16 +1,17 @@
 //! The audit log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use askama::Template;
 use axum::extract::{Path, State};
 use chrono::{Days, NaiveDate, NaiveTime};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use terrapool_model::id::UserId;
 use terrapool_model::time::Timestamp;
 use terrapool_store::audit::{self, AuditFilter, AuditRecord, Before};
 use terrapool_store::db::Connection;
 use terrapool_store::overview;
+use terrapool_tfe::time::iso8601;
 
 use crate::app::App;
 use crate::auth::OrganizationPermission;
@@ -75,6 +76,18 @@ struct Row {
     subject: String,
     address: Option<String>,
     detail: String,
+    /// The entry's id, and where it is shown open.
+    id: String,
+    open: String,
+    /// What an open row tells.
+    more: Option<More>,
+}
+
+/// What the row of an entry opens to.
+struct More {
+    facts: Vec<(&'static str, String)>,
+    /// Name, before, after.
+    changed: Vec<(String, String, String)>,
 }
 
 /// What a request asks of the log.
@@ -84,6 +97,8 @@ pub(in crate::http::web) struct Asked {
     /// First and last day, as they were typed.
     days: (String, String),
     pub(super) filter: AuditFilter,
+    /// The entry whose row is open.
+    open: String,
 }
 
 impl Asked {
@@ -104,6 +119,7 @@ impl Asked {
                 until: midnight(&days.1, 1),
                 before: params.get("before").and_then(|place| place.parse().ok()),
             },
+            open: params.get("open").unwrap_or_default().to_owned(),
             query,
             kind,
             days,
@@ -165,9 +181,13 @@ pub(in crate::http::web) async fn page(
     let mut rows: Vec<(AuditRecord, Row)> = Vec::new();
     for record in records {
         match rows.last_mut() {
-            Some((last, row)) if is_repeated(last, &record) => row.times += 1,
+            Some((last, row)) if is_repeated(last, &record) => row.fold(&record),
             _ => {
-                let row = row(&record, &names, organization.map(|(_, name)| name), now);
+                let mut row = row(&record, &names, organization.map(|(_, name)| name), now);
+                if asked.open == record.id.as_str() {
+                    row.more = Some(more(&record));
+                }
+                row.open = here(&asked, record.id.as_str());
                 rows.push((record, row));
             }
         }
@@ -187,6 +207,51 @@ pub(in crate::http::web) async fn page(
         older,
         path,
     })
+}
+
+/// The same list with an entry open.
+fn here(asked: &Asked, entry: &str) -> String {
+    let before = asked.filter.before.as_ref().map(Before::to_string);
+    let open = [("before", before.as_deref().unwrap_or_default()), ("open", entry)];
+    let address = with_query("", &[asked.filters().as_slice(), &open].concat());
+    format!("{address}#{entry}")
+}
+
+impl Row {
+    /// One more that is equal, and older.
+    fn fold(&mut self, older: &AuditRecord) {
+        self.times += 1;
+        if let Some(more) = &mut self.more {
+            more.facts.retain(|(name, _)| *name != "First");
+            more.facts.push(("First", iso8601(older.at)));
+        }
+    }
+}
+
+/// What is known of an entry besides its row.
+fn more(record: &AuditRecord) -> More {
+    let mut facts = vec![("Entry", record.id.to_string())];
+    let request = record.request_id.clone().map(|id| ("Request id", id));
+    let address = record.address.clone().map(|address| ("Address", address));
+    let subject = ("On what", record.subject.clone());
+    let detail = ("Detail", detail(&record.detail));
+    facts.extend(request.into_iter().chain(address).chain([subject, detail]));
+    facts.retain(|(_, text)| !text.is_empty());
+    let side = |name: &str| record.detail.get(name).and_then(Value::as_object);
+    let text = |members: Option<&Map<String, Value>>, name: &str| match members.and_then(|all| all.get(name)) {
+        None | Some(Value::Null) => "—".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    let (before, after) = (side("before"), side("after"));
+    let names: BTreeSet<&String> = [before, after].into_iter().flatten().flat_map(Map::keys).collect();
+    More {
+        facts,
+        changed: names
+            .into_iter()
+            .map(|name| (name.clone(), text(before, name), text(after, name)))
+            .collect(),
+    }
 }
 
 fn is_repeated(one: &AuditRecord, other: &AuditRecord) -> bool {
@@ -228,6 +293,9 @@ fn row(
         subject,
         address,
         detail: detail(&record.detail),
+        id: record.id.to_string(),
+        open: String::new(),
+        more: None,
     }
 }
 
@@ -251,6 +319,7 @@ fn detail(detail: &Value) -> String {
     };
     members
         .iter()
+        .filter(|(name, _)| !matches!(name.as_str(), "before" | "after"))
         .map(|(name, value)| match value {
             Value::String(text) => format!("{name} {text}"),
             Value::Array(items) => {
@@ -313,6 +382,10 @@ mod tests {
         assert_eq!(
             detail(&json!({"name": "a", "attributes": ["b", "c"]})),
             "attributes b, c; name a"
+        );
+        assert_eq!(
+            detail(&json!({"name": "a", "before": {"b": 1}, "after": {"b": 2}})),
+            "name a"
         );
         assert_eq!(tone("sign-in.refused"), Tone::Bad);
         assert_eq!(tone("workspace.delete"), Tone::Warn);

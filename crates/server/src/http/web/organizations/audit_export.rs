@@ -23,7 +23,8 @@ const MOST: u32 = 10_000;
 fn line(record: &AuditRecord) -> String {
     let entry = json!({
         "id": record.id.as_str(), "at": iso8601(record.at), "actor": record.actor, "action": record.action,
-        "subject": record.subject, "detail": record.detail,
+        "subject": record.subject, "detail": record.detail, "request-id": record.request_id,
+        "address": record.address,
     });
     format!("{entry}\n")
 }
