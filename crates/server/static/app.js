@@ -156,11 +156,16 @@ addEventListener("keydown", (ev) => {
   if (keys[ev.key]) { keys[ev.key](); ev.preventDefault(); }
 });
 
-// The next or previous line of a log that was found.
+// The next or previous line of a log that was found; beyond those on the page, the page that has it.
 function hit(step) {
   const all = $$(".ln.hit");
-  const at = all.indexOf(document.activeElement.parentNode);
-  all[(Math.max(at, step < 0 ? 0 : -1) + step + all.length) % all.length]?.firstChild.focus();
+  let at = all.indexOf(document.activeElement.parentNode);
+  if (at < 0) at = all.indexOf($(":target"));
+  if (at < 0) at = step < 0 ? all.length : -1;
+  const { before, after } = all[0]?.closest(".log").dataset ?? {};
+  const page = step < 0 ? before : after;
+  if (all[at + step]) all[at + step].firstChild.focus();
+  else if (page) location.assign(page);
 }
 
 // --- theme: the server can't know the system's wish, so the form tells it ----------------------------------------

@@ -495,6 +495,35 @@ async fn what_somebody_may_not_do_is_shown_with_what_it_takes() {
 }
 
 #[tokio::test]
+async fn a_log_is_searched_by_the_server_and_shows_long_lines_when_asked() {
+    let mut scene = Scene::new().await;
+    let mut log: String = (1..=3000).map(|number| format!("line {number}\n")).collect();
+    log.push_str(&format!("{}end\n", "x".repeat(9000)));
+    let page = scene
+        .failed(&log, FailureReason::Exit, "terraform exited with 1", 100 << 20)
+        .await;
+    let asked = |query: &str| format!("{page}?phase=plan&{query}");
+    // Without scripts: the first line that was found, its place among all, and the way to the others.
+    let found = scene.browser.get(&asked("find=line+200")).await;
+    let first = asked("find=line%20200&at=200#plan-L200");
+    assert_eq!((found.status, found.location.as_str()), (303, first.as_str()));
+    let seen = scene.page(&asked("find=line+200&at=2000")).await;
+    has(
+        &seen,
+        &["2 of 11 lines", "at=200#", "Previous", "at=2001#", "Next", "class=\"ln hit\" id=\"plan-L2000\""],
+    );
+    has(&scene.page(&asked("find=nowhere")).await, &["Not found"]);
+    let line = scene.browser.get(&asked("find=%3A1200")).await;
+    assert_eq!(line.location, asked("at=1200#plan-L1200"));
+
+    // A line of more than 4 kB is cut, until it is asked for.
+    let cut = scene.page(&page).await;
+    has(&cut, &["xxx<em", "4 kB more</em>", "?phase=plan&amp;at=3001&amp;whole=1#plan-L3001\">show all"]);
+    assert!(!cut.contains("xend"));
+    assert!(scene.page(&asked("at=3001&whole=1")).await.contains("xend</span>"));
+}
+
+#[tokio::test]
 async fn a_link_to_lines_of_a_long_log_shows_them() {
     let port = free_port();
     let mut scene = Scene::on(|config| {

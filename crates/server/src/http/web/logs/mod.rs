@@ -10,6 +10,7 @@ mod view;
 use std::fmt;
 
 use super::parts::html;
+use super::parts::words::bytes;
 
 pub use index::LogLines;
 pub use view::{Delivery, LogView};
@@ -28,6 +29,8 @@ pub struct Line<'a> {
     pub text: &'a str,
     /// Whether it was searched for.
     pub hit: bool,
+    /// Whether it is shown with everything that it has, however long.
+    pub whole: bool,
 }
 
 impl fmt::Display for Line<'_> {
@@ -37,6 +40,7 @@ impl fmt::Display for Line<'_> {
             number,
             text,
             hit,
+            whole,
         } = self;
         let class = if text::is_error(text) {
             "ln e"
@@ -47,9 +51,20 @@ impl fmt::Display for Line<'_> {
         };
         write!(
             out,
-            r##"<div class="{class}" id="{phase}-L{number}"><a href="#{phase}-L{number}" data-n="{number}" tabindex="-1" aria-label="Line {number}"></a><span>{}</span></div>"##,
-            ansi::Html(text)
-        )
+            r##"<div class="{class}" id="{phase}-L{number}"><a href="#{phase}-L{number}" data-n="{number}" tabindex="-1" aria-label="Line {number}"></a><span>"##
+        )?;
+        let most = if *whole { ansi::LONGEST_WHOLE } else { ansi::LONGEST };
+        if let Some(left) = (ansi::Html { line: text, most }).write(out)? {
+            let (left, more) = (bytes(left as u64), if *whole { "; the raw log has it" } else { "" });
+            write!(out, r#"<em class="k"> … {left} more{more}</em>"#)?;
+            if !*whole {
+                write!(
+                    out,
+                    r##" <a href="?phase={phase}&amp;at={number}&amp;whole=1#{phase}-L{number}">show all</a>"##
+                )?;
+            }
+        }
+        out.write_str("</span></div>")
     }
 }
 

@@ -178,6 +178,7 @@ impl Watched {
                             number,
                             text,
                             hit: false,
+                            whole: false,
                         };
                         line.to_string()
                     })

@@ -11,6 +11,7 @@ use terrapool_model::run::{ErrorReason, RunStatus};
 use terrapool_store::overview::{self, JobView};
 use terrapool_store::runs::RunRecord;
 
+use super::hits::{self, Hits};
 use super::load::{self, Loaded, Names, find};
 use crate::app::App;
 use crate::auth::WorkspacePermission;
@@ -21,7 +22,8 @@ use crate::http::web::logs::{CHUNK, Line, LogView};
 use crate::http::web::page::Page;
 use crate::http::web::paging::with_query;
 use crate::http::web::parts::Icon;
-use crate::http::web::parts::words::{self, Number};
+use crate::http::web::parts::time::{Took, between};
+use crate::http::web::parts::words;
 use crate::http::web::visitor::Visitor;
 use crate::logs::{ETX, LogError, STX};
 
@@ -49,7 +51,9 @@ pub(super) struct Panel {
     earlier: Option<String>,
     later: Option<String>,
     query: String,
-    hits: Option<String>,
+    hits: Option<Hits>,
+    /// How long the phase took, once it has ended.
+    took: Option<Took>,
     empty: &'static str,
     ended: Option<&'static str>,
     /// The agent may come back and deliver the rest.
@@ -72,16 +76,50 @@ pub(super) struct Wanted {
     pub(super) phase: String,
     pub(super) from: Option<usize>,
     pub(super) query: String,
+    /// The line that is looked at.
+    at: Option<usize>,
+    /// That line is shown with everything that it has.
+    whole: bool,
 }
 
 impl Wanted {
     pub(super) fn of(params: &Params) -> Self {
+        let number = |name: &str| params.get(name).and_then(|number| number.parse().ok());
         Self {
             phase: params.get("phase").unwrap_or_default().to_owned(),
-            from: params.get("from").and_then(|from| from.parse().ok()),
+            from: number("from"),
             query: params.get("find").unwrap_or_default().to_owned(),
+            at: number("at"),
+            whole: params.get("whole").is_some(),
         }
     }
+
+    /// Whether it asks for certain lines.
+    pub(super) fn is_for_lines(&self) -> bool {
+        self.from.is_some() || self.at.is_some()
+    }
+}
+
+/// Where a search leads that names no lines: to the line whose number is typed, or to the first one that was found.
+pub(super) async fn destination(loaded: &Loaded, wanted: &Wanted) -> Option<String> {
+    if wanted.query.is_empty() || wanted.is_for_lines() {
+        return None;
+    }
+    let phase = phase_of(&wanted.phase).ok()?;
+    let log = loaded.log(phase)?;
+    if let Some(line) = hits::line_number(&wanted.query) {
+        let line = line.clamp(1, log.len().max(1));
+        return Some(address_of(loaded, wanted, "", line));
+    }
+    let found = log.find(&wanted.query).await.unwrap_or_default();
+    Some(address_of(loaded, wanted, &wanted.query, *found.first()?))
+}
+
+/// The address of a line that is looked at.
+fn address_of(loaded: &Loaded, wanted: &Wanted, query: &str, line: usize) -> String {
+    let (phase, at) = (wanted.phase.as_str(), line.to_string());
+    let parameters = [("phase", phase), ("find", query), ("at", &at)];
+    format!("{}#{phase}-L{line}", with_query(&loaded.base, &parameters))
 }
 
 /// The phases whose logs a run has, the one that matters now first.
@@ -155,12 +193,11 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
         Some(log) => log.find(query).await.unwrap_or_default(),
         None => Vec::new(),
     };
-    let from = match (wanted.from.filter(|_| asked), found.first()) {
-        (Some(from), _) => Some(from),
-        // Without a number a search shows its first hit.
-        (None, Some(first)) => Some(first.saturating_sub(PAGE / 2).max(1)),
-        (None, None) => None,
-    };
+    let at = wanted.at.filter(|_| asked);
+    // The line that is looked at stands amid its page.
+    let amid = at.map(|at| at.saturating_sub(PAGE / 2).max(1));
+    let from = wanted.from.filter(|_| asked).or(amid);
+    let whole = at.filter(|_| wanted.whole);
     let window = match from {
         Some(from) => {
             let from = from.clamp(1, total.max(1));
@@ -172,7 +209,7 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
     let chunks = match window {
         Some((from, to)) => {
             let lines = text(log, (from, to)).await;
-            vec![chunk(name, (from, to), &lines, &found)]
+            vec![chunk(name, (from, to), &lines, &found, whole)]
         }
         None => {
             let error = log.and_then(LogView::last_error).filter(|_| !live);
@@ -183,7 +220,7 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
                 } else {
                     Vec::new()
                 };
-                chunks.push(chunk(name, (from, to), &lines, &[]));
+                chunks.push(chunk(name, (from, to), &lines, &[], None));
             }
             chunks
         }
@@ -214,14 +251,14 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
             Some((_, to)) if to < total => Some(page(to + 1)),
             Some(_) | None => None,
         },
-        hits: (!query.is_empty()).then(|| match found.first() {
-            Some(first) => format!(
-                "{}, the first in line {}",
-                words::count(found.len() as u64, "line", "lines"),
-                Number(*first as u64)
-            ),
-            None => "Not found".to_owned(),
+        hits: (!query.is_empty()).then(|| {
+            let address = |line: usize| address_of(loaded, wanted, query, line);
+            Hits::of(&found, at, window.unwrap_or((1, total)), address)
         }),
+        took: loaded
+            .job(phase)
+            .and_then(|job| Some(between(job.started_at?, job.finished_at?)))
+            .filter(|_| !live),
         query: query.to_owned(),
         chunks,
         empty: if live {
@@ -238,7 +275,13 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
     }
 }
 
-fn chunk(phase: &str, (from, to): (usize, usize), lines: &[String], hits: &[usize]) -> Chunk {
+fn chunk(
+    phase: &str,
+    (from, to): (usize, usize),
+    lines: &[String],
+    hits: &[usize],
+    whole: Option<usize>,
+) -> Chunk {
     let mut html = String::new();
     for (number, text) in (from..=to).zip(lines) {
         let hit = hits.binary_search(&number).is_ok();
@@ -249,7 +292,8 @@ fn chunk(phase: &str, (from, to): (usize, usize), lines: &[String], hits: &[usiz
                 phase,
                 number,
                 text,
-                hit
+                hit,
+                whole: whole == Some(number),
             }
         );
     }
@@ -329,7 +373,7 @@ pub(super) async fn lines(
     let to = number("to").unwrap_or(from).min(from + PAGE - 1).min(log.len());
     let html = if from <= to {
         let lines = log.range(from, to).await.map_err(refused)?;
-        chunk(phase.as_str(), (from, to), &lines, &[]).html
+        chunk(phase.as_str(), (from, to), &lines, &[], None).html
     } else {
         String::new()
     };

@@ -16,6 +16,7 @@ mod actions;
 mod curve;
 mod events;
 mod facts;
+mod hits;
 mod list;
 mod load;
 mod log;

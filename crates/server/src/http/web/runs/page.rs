@@ -103,7 +103,10 @@ pub(super) async fn show(
         text: params.get("address").unwrap_or_default().to_owned(),
     };
     let wanted = Wanted::of(&params);
-    let filtered = !filter.action.is_empty() || !filter.text.is_empty() || wanted.from.is_some();
+    let filtered = !filter.action.is_empty() || !filter.text.is_empty() || wanted.is_for_lines();
+    if let Some(line) = log::destination(&loaded, &wanted).await {
+        return see(&line);
+    }
     let panels = log::panels(&loaded, &wanted).await;
     let view = view::view(&loaded, &filter, panels);
     let workspace = &loaded.listed.workspace;
