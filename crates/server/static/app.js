@@ -176,22 +176,40 @@ $("[data-theme-form]")?.addEventListener("submit", (ev) => {
 // --- live: server-sent events carry ready HTML; an element with the same id is replaced ----------------------------
 // event: swap   data: <tr id="agent-…">…</tr>      event: log   data: {"into":"plan-lines","html":"…"}
 // event: say    data: text                         event: title data: text         event: end: nothing more comes
+// event: stale  data: why a reload helps
 const src = document.documentElement.dataset.events;
 if (src) connect(new EventSource(src));
 export function connect(source) {
   const live = $("#live");
   // what came while the keyboard was inside its element
   const held = new Map();
-  let timer;
-  function mark(on) {
-    if (!live) return;
+  // since when nothing can come; whether the tab was hidden for long
+  let lost = 0, idle, paused;
+  function mark() {
+    const age = lost && Date.now() - lost;
+    const on = age < 5000;
     live.hidden = false;
     live.dataset.state = on ? "on" : "off";
     live.className = "st " + (on ? "good" : "warn");
-    $("[data-word]", live).textContent = on ? "Live" : "Reconnecting";
+    $("[data-word]", live).textContent = on ? "Live" : "Reconnecting, shown as it was " + ago(age / 1000);
+    if (age > 60000) offer("The server cannot be reached: this page is not up to date.");
   }
-  source.addEventListener("open", () => { clearTimeout(timer); mark(true); });
-  source.addEventListener("error", () => { clearTimeout(timer); timer = setTimeout(() => mark(false), 5000); });
+  // a reload is offered, never forced
+  function offer(why) {
+    const banner = $("#stale");
+    if (!banner.hidden) return;
+    banner.hidden = false;
+    $("p", banner).textContent = why;
+  }
+  const timer = setInterval(() => lost && mark(), 1000);
+  source.addEventListener("open", () => { if (lost) $("#stale").hidden = true; lost = 0; mark(); });
+  source.addEventListener("error", () => (lost ||= Date.now()));
+  source.addEventListener("stale", ({ data }) => offer(data));
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(idle);
+    if (document.hidden) idle = setTimeout(() => { source.close(); paused = live && !live.hidden; }, 300000);
+    else if (paused) $(":popover-open") ? offer("Updates were paused while this tab was hidden.") : location.reload();
+  });
   source.addEventListener("swap", ({ data }) => {
     const next = new DOMParser().parseFromString(`<template>${data}</template>`, "text/html").querySelector("template").content.firstElementChild;
     if (next) swap(next);
@@ -207,8 +225,8 @@ export function connect(source) {
     for (const log of $$(".log", fresh)) follow(log);
     bindOpen(fresh);
   }
-  document.addEventListener("focusout", () => setTimeout(() => { for (const next of [...held.values()]) swap(next); }, 0));
-  document.addEventListener("toggle", () => setTimeout(() => { for (const next of [...held.values()]) swap(next); }, 0), true);
+  for (const left of ["focusout", "toggle"])
+    document.addEventListener(left, () => setTimeout(() => { for (const next of [...held.values()]) swap(next); }, 0), true);
   source.addEventListener("log", ({ data }) => {
     const { into, html } = JSON.parse(data);
     const part = new DOMParser().parseFromString(html, "text/html").body;
@@ -218,6 +236,6 @@ export function connect(source) {
   });
   source.addEventListener("say", ({ data }) => say(data));
   source.addEventListener("title", ({ data }) => (document.title = data + " · Terrapool"));
-  source.addEventListener("end", () => { source.close(); clearTimeout(timer); if (live) live.hidden = true; });
+  source.addEventListener("end", () => { source.close(); clearInterval(timer); live.hidden = true; });
   addEventListener("pagehide", () => source.close());
 }

@@ -82,6 +82,20 @@ pub fn script() -> &'static str {
     &SCRIPT.address
 }
 
+/// What pages are made of: another one after an update of the server.
+pub fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let digest = |asset: &Asset| asset.address.split('.').nth(1).unwrap_or_default().to_owned();
+        format!(
+            "{}-{}-{}",
+            env!("CARGO_PKG_VERSION"),
+            digest(&STYLE),
+            digest(&SCRIPT)
+        )
+    });
+    &VERSION
+}
+
 /// Address of the sprite.
 pub fn icons() -> &'static str {
     &ICONS.address

@@ -2,8 +2,10 @@
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
+use axum::response::sse::Event;
 use terrapool_store::overview;
 
+use super::assets;
 use super::error::WebError;
 use super::page::Page;
 use super::runs;
@@ -26,6 +28,7 @@ async fn stream(
     params: Params,
     headers: HeaderMap,
 ) -> Page {
+    let first = stale(&params);
     if let Some(run) = params.get("run") {
         let mut connection = app.db.read().await?;
         let found = overview::organization_of_subject(&mut connection, run).await?;
@@ -37,8 +40,18 @@ async fn stream(
             .and_then(runs::lines_at)
             .unwrap_or_else(|| (number("plan"), number("apply")));
         let names = (organization, workspace, run.to_owned());
-        return runs::stream(app.clone(), visitor, names, lines).await;
+        return runs::stream(app.clone(), visitor, names, lines, first).await;
     }
     let page = params.get("page").ok_or_else(WebError::not_found)?;
-    watch::stream(app.clone(), visitor, &organization, page).await
+    watch::stream(app.clone(), visitor, &organization, page, first).await
+}
+
+/// Tells a page of another version of the server that it is one.
+fn stale(params: &Params) -> Option<Event> {
+    let version = params.get("v")?;
+    (version != assets::version()).then(|| {
+        Event::default()
+            .event("stale")
+            .data("The server was updated: this page is an older version’s.")
+    })
 }

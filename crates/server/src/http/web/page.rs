@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use terrapool_store::organizations::OrganizationRecord;
 use terrapool_store::overview::Counts;
 
+use super::assets;
 use super::error::WebError;
 use super::parts::time::Ago;
 use super::parts::{Escaped, Tone, words};
@@ -296,10 +297,10 @@ impl Shell {
         self.crumbs.push(Crumb { name, address });
     }
 
-    /// With events from here.
+    /// With events from here: an address with a query.
     #[must_use]
-    pub fn live(mut self, events: impl Into<String>) -> Self {
-        let events = events.into();
+    pub fn live(mut self, events: impl fmt::Display) -> Self {
+        let events = format!("{events}&v={}", assets::version());
         self.root.events = Some(events.clone());
         self.events = Some(events);
         self.refreshes = true;

@@ -23,6 +23,7 @@ pub(super) async fn stream(
     visitor: Visitor,
     organization: &str,
     page: &str,
+    first: Option<Event>,
 ) -> Result<Response, WebError> {
     let (kind, id) = page.split_once(':').ok_or_else(WebError::not_found)?;
     let (organization, kind, id) = (organization.to_owned(), kind.to_owned(), id.to_owned());
@@ -32,6 +33,11 @@ pub(super) async fn stream(
     tokio::spawn(async move {
         let begun = tokio::time::Instant::now();
         let mut sent: Vec<String> = Vec::new();
+        if let Some(first) = first
+            && sender.send(Ok(first)).await.is_err()
+        {
+            return;
+        }
         while begun.elapsed() < LONGEST && app.presence.holds() {
             let Ok(parts) = pools::live_parts(&app, &visitor, &organization, &kind, &id).await else {
                 return;

@@ -40,12 +40,14 @@ struct Watched {
     status: String,
 }
 
-/// The events of a run's page. `plan` and `apply` are the lines that the page has.
+/// The events of a run's page. `plan` and `apply` are the lines that the page has; `first` is told before
+/// all others.
 pub(in crate::http::web) async fn stream(
     app: App,
     visitor: Visitor,
     names: Names,
     (plan, apply): (usize, usize),
+    first: Option<Event>,
 ) -> Result<Response, WebError> {
     let mut connection = app.db.read().await?;
     let (_, loaded) = load::load(&app, &mut connection, &visitor, &names).await?;
@@ -63,6 +65,11 @@ pub(in crate::http::web) async fn stream(
     };
     tokio::spawn(async move {
         let begun = tokio::time::Instant::now();
+        if let Some(first) = first
+            && sender.send(Ok(first)).await.is_err()
+        {
+            return;
+        }
         while begun.elapsed() < LONGEST && watched.app.presence.holds() {
             let (events, active) = match watched.look().await {
                 Ok(seen) => seen,
