@@ -8,7 +8,7 @@ mod prepare;
 mod relay;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use terrapool_agent_core::attempt::{Action, Attempt, Boottime, Event, State, step};
@@ -145,6 +145,9 @@ struct Shell {
     /// An earlier process began it, and where its sandbox stands is not known yet.
     resumed: bool,
     end: Option<RunnerEnd>,
+    /// When this process took it up, and how long it then took until a sandbox had it.
+    begun: Instant,
+    sandbox_ms: Option<u64>,
     /// What was forwarded of the log, for an end that the runner does not report.
     forwarded: (u64, Sha256),
     last_state: Option<StateMark>,
@@ -214,6 +217,8 @@ fn open(shared: Arc<Shared>, attempt: Attempt, memory_mb: u64) -> (Handle, Shell
         assumed_started: false,
         resumed: false,
         end: None,
+        begun: Instant::now(),
+        sandbox_ms: None,
         forwarded: (0, Sha256::new()),
         last_state: None,
     };
@@ -303,6 +308,7 @@ impl Shell {
             Report::StateRemains => self.leave_volumes().await,
             Report::Prepared(ready) => {
                 self.engine = Some(ready.engine);
+                self.sandbox_ms = u64::try_from(self.begun.elapsed().as_millis()).ok();
                 if matches!(self.attempt.state, State::Claimed) {
                     self.attach(ready.sender, ready.receiver, 0);
                     let remaining = self.attempt.remaining_contact(boottime());

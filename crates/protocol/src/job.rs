@@ -315,6 +315,11 @@ pub struct Usage {
     pub cpu_ms: Option<u64>,
     /// Time from the engine's first start to its last end in milliseconds.
     pub engine_ms: Option<u64>,
+    /// Time from the agent's claim until a sandbox had the job, in milliseconds.
+    pub sandbox_ms: Option<u64>,
+    /// Time from then on until the configuration was unpacked and `init` was done, in milliseconds; none when it did
+    /// not get there.
+    pub init_ms: Option<u64>,
 }
 
 /// How many resources a plan or apply touches.

@@ -86,6 +86,8 @@ struct Job<'job> {
     group: ControlGroup,
     clock: Option<Instant>,
     engine_ms: Option<u64>,
+    begun: Instant,
+    init_ms: Option<u64>,
     left: Left,
 }
 
@@ -122,6 +124,8 @@ pub fn execute(
         group,
         clock: None,
         engine_ms: None,
+        begun: Instant::now(),
+        init_ms: None,
         left: Left::default(),
     };
     let result = match received {
@@ -152,6 +156,8 @@ pub fn execute(
         peak_memory_bytes: job.group.peak_memory(),
         cpu_ms: job.group.cpu_ms(),
         engine_ms: job.engine_ms,
+        sandbox_ms: None,
+        init_ms: job.init_ms,
     };
     let (log_size, log_sha256) = spool.finish();
     FromRunner::Finished {
@@ -218,6 +224,7 @@ impl Job<'_> {
         }
         self.init_with_consent(&root, state)?;
         configuration::check_backend(&self.shared.paths, &root)?;
+        self.init_ms = u64::try_from(self.begun.elapsed().as_millis()).ok();
         self.shared.change(|status| {
             status.prepared = true;
             status.stage = RunnerStage::Prepared;

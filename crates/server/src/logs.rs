@@ -65,6 +65,9 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> LogEr
     move |source| LogError::Io { action, path, source }
 }
 
+/// The line before what another attempt writes into a log, when the one before was lost.
+pub const ANEW: &str = "The agent was lost; another one starts again.";
+
 /// Who appends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Writer {
@@ -410,7 +413,7 @@ impl Log {
         if writer.generation > newest {
             if let Some(section) = self.index.sections.last_mut() {
                 section.end = Some(self.length);
-                self.write(b"\nThe agent was lost; another one starts again.\n")?;
+                self.write(format!("\n{ANEW}\n").as_bytes())?;
             }
             self.index.sections.push(Section {
                 generation: writer.generation,

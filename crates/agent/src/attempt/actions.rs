@@ -163,7 +163,10 @@ impl Shell {
             state: end.state,
             artifacts: end.artifacts,
             schemas_key: end.schemas_key,
-            usage: end.usage,
+            usage: Usage {
+                sandbox_ms: self.sandbox_ms,
+                ..end.usage
+            },
             memory: end.memory,
             engine: self.engine.clone(),
         };

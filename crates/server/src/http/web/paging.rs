@@ -26,13 +26,21 @@ pub struct Paging {
 impl Paging {
     /// The page that a request asks for, of a list at `path` with these filters.
     pub fn new(params: &Params, path: &str, filters: &[(&str, &str)], order: &'static str) -> Self {
-        let number = params
-            .get("page")
-            .and_then(|number| number.parse().ok())
-            .unwrap_or(1)
-            .clamp(1, 1_000_000);
+        let number = params.get("page").and_then(|number| number.parse().ok());
+        Self::numbered(number.unwrap_or(1), ROWS, path, filters, order)
+    }
+
+    /// A page of so many rows by its number, from 1.
+    pub fn numbered(
+        number: u32,
+        size: u32,
+        path: &str,
+        filters: &[(&str, &str)],
+        order: &'static str,
+    ) -> Self {
+        let number = number.clamp(1, 1_000_000);
         Self {
-            page: Page { number, size: ROWS },
+            page: Page { number, size },
             total: 0,
             counted: None,
             order,

@@ -188,6 +188,8 @@ impl World {
             peak_memory_bytes: Some(180 << 20),
             cpu_ms: Some(4200),
             engine_ms: Some(9300),
+            sandbox_ms: Some(400),
+            init_ms: Some(6200),
         };
         end.memory = Some(memory(180));
         self.end(agent, &plan, &end).await;

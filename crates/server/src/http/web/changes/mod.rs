@@ -304,9 +304,8 @@ impl Module {
 /// Changes up to which all modules are open.
 const OPEN_UP_TO: usize = 60;
 
-/// Groups changes by module: within one destroy, replace, create, change, then by address. The root comes last.
-pub fn by_module(mut changes: Vec<Change>) -> Vec<Module> {
-    let open = changes.len() <= OPEN_UP_TO;
+/// Changes by module: within one destroy, replace, create, change, then by address. The root comes last.
+pub fn in_order(mut changes: Vec<Change>) -> Vec<Change> {
     changes.sort_by(|one, two| {
         (one.module.is_empty(), &one.module, one.action, &one.name).cmp(&(
             two.module.is_empty(),
@@ -315,6 +314,13 @@ pub fn by_module(mut changes: Vec<Change>) -> Vec<Module> {
             &two.name,
         ))
     });
+    changes
+}
+
+/// Groups changes by module, in their order.
+pub fn by_module(changes: Vec<Change>) -> Vec<Module> {
+    let open = changes.len() <= OPEN_UP_TO;
+    let changes = in_order(changes);
     let mut modules: Vec<(String, Module)> = Vec::new();
     for change in changes {
         match modules.last_mut() {

@@ -9,12 +9,14 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::progress::Steps;
 use super::{CHUNK, text};
-use crate::logs::STX;
+use crate::logs::{ANEW, STX};
 
 /// Bytes of a log that are read at once. A longer line is shown as several.
 pub(super) const BLOCK: usize = 1 << 20;
 /// Errors whose places are kept, the first ones.
 pub(super) const MOST_ERRORS: usize = 5;
+/// Attempts whose places are kept, the first ones.
+const MOST_ATTEMPTS: usize = 10;
 /// Logs whose index is kept.
 const MOST: usize = 256;
 
@@ -43,6 +45,8 @@ pub(super) struct LineIndex {
     pub(super) last_error: Option<usize>,
     /// The first lines that begin errors.
     pub(super) errors: Vec<usize>,
+    /// The lines with which attempts begin that are not the first one, the first ones.
+    pub(super) attempts: Vec<usize>,
 }
 
 impl LineIndex {
@@ -73,6 +77,9 @@ impl LineIndex {
                 self.steps.read(line);
                 if line.contains(": Refreshing state") || line.contains(": Read complete") {
                     self.refreshed += 1;
+                }
+                if line == ANEW && self.attempts.len() < MOST_ATTEMPTS {
+                    self.attempts.push(self.lines + 1);
                 }
                 if text::is_error(line) {
                     self.last_error = Some(self.lines);

@@ -64,6 +64,7 @@ pub struct LogView {
     refreshed: usize,
     last_error: Option<usize>,
     errors: Vec<usize>,
+    attempts: Vec<usize>,
     later: Option<Later>,
 }
 
@@ -170,6 +171,7 @@ impl LogView {
             refreshed: now.refreshed,
             last_error: now.last_error,
             errors: now.errors.clone(),
+            attempts: now.attempts.clone(),
             later: None,
             index: Arc::clone(&index),
         };
@@ -215,6 +217,11 @@ impl LogView {
     /// The resources that an apply has begun with, as the log tells.
     pub fn steps(&self) -> &[Step] {
         self.later.as_ref().map_or(&self.steps, |later| &later.view.steps)
+    }
+
+    /// The lines with which attempts begin that are not the first one: a plan whose agent was lost is made again.
+    pub fn attempts(&self) -> &[usize] {
+        &self.attempts
     }
 
     /// Resources that a plan has refreshed or read.

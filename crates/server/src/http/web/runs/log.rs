@@ -51,6 +51,8 @@ pub(super) struct Panel {
     earlier: Option<String>,
     later: Option<String>,
     query: String,
+    /// Where each attempt begins, when there was more than one: its name, and whether it is the newest.
+    attempts: Vec<(String, String, bool)>,
     hits: Option<Hits>,
     /// How long the phase took, once it has ended.
     took: Option<Took>,
@@ -255,6 +257,7 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
             let address = |line: usize| address_of(loaded, wanted, query, line);
             Hits::of(&found, at, window.unwrap_or((1, total)), address)
         }),
+        attempts: attempts(loaded, phase),
         took: loaded
             .job(phase)
             .and_then(|job| Some(between(job.started_at?, job.finished_at?)))
@@ -273,6 +276,22 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
             && !log.is_some_and(LogView::has_delivery))
         .then_some("Contact was lost here, in mid-apply; nothing was cut by us."),
     }
+}
+
+/// The attempts that wrote a log: the address of the first line of each, its name, and whether it is the newest.
+fn attempts(loaded: &Loaded, phase: Phase) -> Vec<(String, String, bool)> {
+    let later = loaded.log(phase).map_or(&[][..], LogView::attempts);
+    if later.is_empty() || !loaded.job(phase).is_some_and(|job| job.generation > 1) {
+        return Vec::new();
+    }
+    let begins = std::iter::once(&1).chain(later);
+    (1..)
+        .zip(begins)
+        .map(|(number, line)| {
+            let newest = number == later.len() + 1;
+            (link(loaded, phase, *line), format!("Attempt {number}"), newest)
+        })
+        .collect()
 }
 
 fn chunk(

@@ -101,9 +101,13 @@ pub(super) async fn show(
     let filter = Filter {
         action: params.get("action").unwrap_or_default().to_owned(),
         text: params.get("address").unwrap_or_default().to_owned(),
+        page: params.get("page").and_then(|page| page.parse().ok()).unwrap_or(1),
     };
     let wanted = Wanted::of(&params);
-    let filtered = !filter.action.is_empty() || !filter.text.is_empty() || wanted.is_for_lines();
+    let filtered = !filter.action.is_empty()
+        || !filter.text.is_empty()
+        || filter.page > 1
+        || wanted.is_for_lines();
     if let Some(line) = log::destination(&loaded, &wanted).await {
         return see(&line);
     }

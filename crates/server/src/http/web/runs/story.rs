@@ -1,13 +1,13 @@
 //! What happened to a run and when: its phases and its timeline, from what was written down.
 
 use terrapool_model::run::{Aftermath, RunStatus};
-use terrapool_model::time::Timestamp;
+use terrapool_model::time::{Millis, Timestamp};
 use terrapool_store::overview::JobView;
 
 use super::change_words;
 use super::load::Loaded;
 use crate::http::web::parts::status::{self, Status};
-use crate::http::web::parts::time::{Clock, between};
+use crate::http::web::parts::time::{Clock, Took, between};
 use crate::http::web::parts::{Tone, words};
 
 /// A step of a run.
@@ -43,7 +43,7 @@ fn to_come(word: &'static str, detail: &str) -> Step {
     step(Tone::Mute, "pend", word, detail.to_owned(), false)
 }
 
-/// The two steps of a job: its wait and its work. `ended` is how the run ended, when it ended in this phase.
+/// The steps of a job: its wait, what was made ready for it, and its work. `ended` is how the run ended, when it ended in this phase.
 fn job_steps(
     job: &JobView,
     words: (&'static str, &'static str),
@@ -58,13 +58,29 @@ fn job_steps(
             None => step(Tone::Warn, "clock", queued, wait, true),
         }];
     };
-    let work = between(started, job.finished_at.unwrap_or(now)).to_string();
+    let mut steps = vec![done(queued, job.queued_at, started)];
+    let mut work = job.finished_at.unwrap_or(now) - started;
+    let mut word = working;
+    // What came before the engine's work is known once the job has ended.
+    let usage = job.usage.filter(|_| job.finished_at.is_some()).unwrap_or_default();
+    for (before, took) in [("Sandbox", usage.sandbox_ms), ("Init", usage.init_ms)] {
+        if let Some(took) = took {
+            let took = Millis(took.min(work.0));
+            work = Millis(work.0 - took.0);
+            steps.push(step(Tone::Good, "ok", before, Took(took).to_string(), false));
+        }
+    }
+    if usage.sandbox_ms.is_some() && usage.init_ms.is_none() && ended.is_some() {
+        word = "Init";
+    }
+    let work = Took(work).to_string();
     let last = match ended {
-        Some(status) => step(status.tone, status.icon, working, work, true),
-        None if job.finished_at.is_some() => step(Tone::Good, "ok", working, work, false),
-        None => step(Tone::Live, "run", working, work, true),
+        Some(status) => step(status.tone, status.icon, word, work, true),
+        None if job.finished_at.is_some() => step(Tone::Good, "ok", word, work, false),
+        None => step(Tone::Live, "run", word, work, true),
     };
-    vec![done(queued, job.queued_at, started), last]
+    steps.push(last);
+    steps
 }
 
 /// The steps of a run.

@@ -16,11 +16,18 @@ use super::story::{self, Entry, Step, source_icon, source_words};
 use super::verdict::{self, Verdict};
 use crate::http::web::changes::{self, Action, Module};
 use crate::http::web::logs::diagnostics::Diagnostic;
+use crate::http::web::paging::Paging;
 use crate::http::web::parts::chart::Meter;
 use crate::http::web::parts::status::{self, Status};
 use crate::http::web::parts::time::{Ago, Took};
 use crate::http::web::parts::words;
 use crate::http::web::workspaces::{Output, outputs};
+
+/// Changes up to which a plan is shown at once; of a longer one, [`PAGE`] at a time.
+const MOST_SHOWN: usize = 2000;
+
+/// Changes of a page of a long plan.
+const PAGE: u32 = 200;
 
 /// Addresses that the confirmation names; more are counted.
 const MOST_NAMED: usize = 12;
@@ -136,6 +143,8 @@ pub(super) struct Changes {
     pub(super) summary: String,
     pub(super) empty: Option<&'static str>,
     pub(super) chips: Vec<(String, &'static str, &'static str, u64, bool)>,
+    /// Where in a plan of more than can be shown at once.
+    pub(super) paging: Option<Paging>,
     pub(super) open: bool,
 }
 
@@ -144,6 +153,8 @@ pub(super) struct Changes {
 pub(super) struct Filter {
     pub(super) action: String,
     pub(super) text: String,
+    /// The page of a long plan, from 1.
+    pub(super) page: u32,
 }
 
 /// Decides what is shown.
@@ -337,12 +348,14 @@ fn changes_of(loaded: &Loaded, filter: &Filter, progress: Vec<Progress>) -> Chan
         summary: String::new(),
         empty: None,
         chips: Vec::new(),
+        paging: None,
         open: !run.status.is_terminal() || run.apply_counts.is_none(),
     };
     if !shown.progress.is_empty() {
         shown.heading = "Plan";
         shown.open = false;
     }
+    shown.open |= filter.page > 1;
     let Some(plan) = &loaded.plan else {
         shown.empty = Some(match run.status {
             RunStatus::Pending | RunStatus::PlanQueued | RunStatus::Planning => {
@@ -398,13 +411,24 @@ fn changes_of(loaded: &Loaded, filter: &Filter, progress: Vec<Progress>) -> Chan
         (filter.action.is_empty() || change.action.key() == filter.action)
             && (text.is_empty() || change.address().to_lowercase().contains(&text))
     };
-    let fitting: Vec<changes::Change> = all.into_iter().filter(fits).cloned().collect();
+    let mut fitting: Vec<changes::Change> = all.into_iter().filter(fits).cloned().collect();
     if fitting.is_empty() && plan.outputs.is_empty() {
         shown.empty = Some(if filter.action.is_empty() && text.is_empty() {
             "No resource changes."
         } else {
             "No change fits this filter."
         });
+    }
+    if fitting.len() > MOST_SHOWN {
+        let filters = [("action", filter.action.as_str()), ("address", &filter.text)];
+        let paging = Paging::numbered(filter.page, PAGE, &loaded.base, &filters, "in the order below")
+            .of(fitting.len() as u64);
+        fitting = changes::in_order(fitting)
+            .into_iter()
+            .skip(usize::try_from(paging.page.offset()).unwrap_or(0))
+            .take(PAGE as usize)
+            .collect();
+        shown.paging = Some(paging);
     }
     shown.modules = changes::by_module(fitting);
     if filter.action.is_empty() && text.is_empty() {
