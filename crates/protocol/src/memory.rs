@@ -135,7 +135,13 @@ mod tests {
     #[test]
     fn the_most_of_each_step_is_kept() {
         let mut curve = MemoryCurve::default();
-        for (at, total, anonymous) in [(0, 40, 30), (200, 90, 20), (999, 10, 10), (1000, 50, 45), (3100, 60, 50)] {
+        for (at, total, anonymous) in [
+            (0, 40, 30),
+            (200, 90, 20),
+            (999, 10, 10),
+            (1000, 50, 45),
+            (3100, 60, 50),
+        ] {
             curve.note(Millis(at), used(total, anonymous));
         }
         assert_eq!(curve.step(), Millis(1000));

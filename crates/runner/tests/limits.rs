@@ -59,7 +59,12 @@ fn a_job_whose_preparation_takes_too_long_ends_before_its_engine_is_started() {
 #[test]
 fn case_15_at_four_fifths_of_its_memory_an_apply_is_interrupted_and_its_state_is_delivered() {
     for (total, file, before, after) in [
-        ("memory.current", "memory.stat", "anon 1000\nfile 9\n", "anon 430000000\nfile 9\n"),
+        (
+            "memory.current",
+            "memory.stat",
+            "anon 1000\nfile 9\n",
+            "anon 430000000\nfile 9\n",
+        ),
         (
             "memory/memory.usage_in_bytes",
             "memory/memory.stat",
@@ -89,7 +94,10 @@ fn case_15_at_four_fifths_of_its_memory_an_apply_is_interrupted_and_its_state_is
         let curve = ended.memory.expect("its memory is told");
         let most = curve.points().iter().map(|used| used.anonymous_mb).max();
         assert_eq!(most, Some(410), "{curve:?}");
-        assert!(curve.points().iter().any(|used| used.total_mb == 476), "{curve:?}");
+        assert!(
+            curve.points().iter().any(|used| used.total_mb == 476),
+            "{curve:?}"
+        );
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) enum Call {
     Log(JobId, u64, Vec<u8>),
     State(JobId, Copy),
     PlanArchive(JobId, Vec<u8>),
-    Finish(JobId, Finish),
+    Finish(JobId, Box<Finish>),
 }
 
 /// A state, as the runner saw it.

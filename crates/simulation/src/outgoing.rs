@@ -148,7 +148,7 @@ impl World {
             }
         }
         if live.finish.is_some() && calls.is_empty() && live.under_way.is_empty() {
-            calls.push(Call::Finish(job, self.end_of(host, live)));
+            calls.push(Call::Finish(job, Box::new(self.end_of(host, live))));
         }
         for call in calls {
             if self

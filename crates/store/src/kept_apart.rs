@@ -352,9 +352,9 @@ pub async fn roll_back(
     let made = tx
         .execute(
             "INSERT INTO state_versions (id, workspace_id, run_id, created_by, status, serial, lineage, md5, sha256, \
-             size, object_key, resource_count, engine_version, created_at) \
+             size, object_key, resource_count, engine_version, created_at, copy_of) \
              SELECT $2, workspace_id, run_id, $3, 'finalized', COALESCE($8, serial), lineage, $9, $4, $10, $5, \
-             resource_count, engine_version, $6 FROM state_versions \
+             resource_count, engine_version, $6, id FROM state_versions \
              WHERE id = $1 AND workspace_id = $7 AND status = 'finalized'",
             values![
                 &rollback.to,

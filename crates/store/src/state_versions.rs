@@ -87,6 +87,10 @@ pub struct StateVersionRecord {
     pub lineage: Option<String>,
     /// MD5 of the raw state, lower-case hex, as the client said.
     pub md5: Option<String>,
+    /// SHA-256 of the raw state, lower-case hex, once it has arrived.
+    pub sha256: Option<String>,
+    /// The version that it is a copy of: somebody rolled back to that.
+    pub copy_of: Option<StateVersionId>,
     /// Bytes of the raw state.
     pub size: Option<u64>,
     /// The raw state.
@@ -146,8 +150,8 @@ pub struct StateContent {
 /// The resource count of a state that can't be read here.
 const UNREADABLE: i64 = -1;
 
-const COLUMNS: &str = "state_versions.id AS id, workspace_id, run_id, created_by, status, serial, lineage, md5, size, \
-     object_key, json_object_key, outputs, resource_count, state_versions.engine_version AS engine_version, \
+const COLUMNS: &str = "state_versions.id AS id, workspace_id, run_id, created_by, status, serial, lineage, md5, sha256, \
+     copy_of, size, object_key, json_object_key, outputs, resource_count, state_versions.engine_version AS engine_version, \
      state_versions.created_at AS created_at";
 
 fn read(row: &Row) -> Result<StateVersionRecord, StoreError> {
@@ -163,6 +167,8 @@ fn read(row: &Row) -> Result<StateVersionRecord, StoreError> {
         serial: number("serial")?,
         lineage: row.opt_text("lineage")?,
         md5: row.opt_text("md5")?,
+        sha256: row.opt_text("sha256")?,
+        copy_of: row.opt_parse("copy_of")?,
         size: number("size")?,
         object_key: row.opt_text("object_key")?,
         json_object_key: row.opt_text("json_object_key")?,

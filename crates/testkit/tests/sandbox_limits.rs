@@ -99,7 +99,10 @@ async fn case_15_who_reaches_a_limit_is_told_which_and_keeps_the_state(driver: &
     let memory = &apply["data"]["attributes"]["memory"];
     assert_eq!(memory["limit-mb"], json!(768), "{apply}");
     let points = memory["points"].as_array().expect("the apply's memory is told");
-    let most = points.iter().filter_map(|point| point["anonymous-mb"].as_u64()).max();
+    let most = points
+        .iter()
+        .filter_map(|point| point["anonymous-mb"].as_u64())
+        .max();
     assert!((614..=768).contains(&most.unwrap_or(0)), "{memory}");
 
     let fills = "for i in $(seq 1 100); do head -c 8000000 /dev/urandom > /terrapool/work/fill-$i; sleep 0.1; done; sleep 600";

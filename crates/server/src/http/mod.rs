@@ -80,7 +80,8 @@ async fn trace(State(app): State<App>, mut request: Request, next: Next) -> Resp
         let started = Instant::now();
         let response = match AssertUnwindSafe(origin::within(origin, next.run(request)))
             .catch_unwind()
-           .await {
+            .await
+        {
             Ok(response) => response,
             Err(panic) => {
                 let text = panic

@@ -18,4 +18,5 @@ mod web_forms;
 mod web_pages;
 mod web_runs;
 mod web_sign_in;
+mod web_views;
 mod workspaces;

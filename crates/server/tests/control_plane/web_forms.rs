@@ -379,7 +379,7 @@ async fn a_state_that_is_kept_apart_becomes_current_when_its_serial_is_typed() {
     assert!(chosen.contains("Make it current"), "{chosen}");
     let promote = format!("{states}/{version}/promote");
     let current = format!("workspaces/{workspace}/current-state-version");
-    for (typed, expected) in [("4", 400), ("5", 303)] {
+    for (typed, expected) in [("4", 422), ("5", 303)] {
         let answer = browser
             .post(&promote, &[("token", &token), ("name", typed)])
             .await;
@@ -426,10 +426,11 @@ async fn an_entry_of_the_audit_log_opens_to_its_request_and_to_what_it_changed()
     let answer = plane.patch(&path, &changed).await;
     let request = answer.headers["x-request-id"].to_str().unwrap().to_owned();
     answer.expect(200);
-    let variable = |value: &str| {
-        json!({"data": {"type": "vars", "attributes": {"key": "password", "value": value, "category": "env"}}})
-    };
-    let made = plane.post(&format!("{path}/vars"), &variable("hunter2")).await.expect(201);
+    let variable = |value: &str| json!({"data": {"type": "vars", "attributes": {"key": "password", "value": value, "category": "env"}}});
+    let made = plane
+        .post(&format!("{path}/vars"), &variable("hunter2"))
+        .await
+        .expect(201);
     plane
         .patch(&format!("vars/{}", id(&made)), &variable("hunter3"))
         .await
@@ -465,14 +466,24 @@ async fn an_entry_of_the_audit_log_opens_to_its_request_and_to_what_it_changed()
         .get(&format!("/app/acme/audit?q={request}&open={entry}"))
         .await
         .text;
-    for part in ["Request id", &request, "127.0.0.1", "Before and after", "working-directory", "<ins>live</ins>"] {
+    for part in [
+        "Request id",
+        &request,
+        "127.0.0.1",
+        "Before and after",
+        "working-directory",
+        "<ins>live</ins>",
+    ] {
         assert!(open.contains(part), "{part} is not in {open}");
     }
     assert!(!found.contains("Before and after"), "{found}");
 
     // A form's work is done in a task of its own, and for the request all the same.
     let own = browser.get("/app/settings/tokens").await.text;
-    let form = [("token", hidden(&own, "token")), ("description", "mine".to_owned())];
+    let form = [
+        ("token", hidden(&own, "token")),
+        ("description", "mine".to_owned()),
+    ];
     let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
     browser.post("/app/settings/tokens", &form).await;
     let installation = browser.get("/app/admin/audit/export").await.text;

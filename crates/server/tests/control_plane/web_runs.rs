@@ -495,6 +495,31 @@ async fn what_somebody_may_not_do_is_shown_with_what_it_takes() {
 }
 
 #[tokio::test]
+async fn a_plan_of_more_than_two_thousand_changes_has_pages() {
+    let mut scene = Scene::new().await;
+    let (_, page) = scene.run().await;
+    let names: Vec<String> = (1..=2001).map(|number| format!("r{number:04}")).collect();
+    scene
+        .planned(&names.iter().map(String::as_str).collect::<Vec<_>>())
+        .await;
+    let seen = scene.page(&page).await;
+    // The chips count all of them.
+    has(
+        &seen,
+        &[
+            "Add <span class=\"n\">2,001</span>",
+            "r0001",
+            "r0200",
+            "1–200 of 2,001",
+            "page=2",
+        ],
+    );
+    assert!(!seen.contains("r0201"));
+    let last = scene.page(&format!("{page}?page=11")).await;
+    has(&last, &["r2001", "2,001–2,001 of 2,001"]);
+}
+
+#[tokio::test]
 async fn a_log_is_searched_by_the_server_and_shows_long_lines_when_asked() {
     let mut scene = Scene::new().await;
     let mut log: String = (1..=3000).map(|number| format!("line {number}\n")).collect();
@@ -510,7 +535,14 @@ async fn a_log_is_searched_by_the_server_and_shows_long_lines_when_asked() {
     let seen = scene.page(&asked("find=line+200&at=2000")).await;
     has(
         &seen,
-        &["2 of 11 lines", "at=200#", "Previous", "at=2001#", "Next", "class=\"ln hit\" id=\"plan-L2000\""],
+        &[
+            "2 of 11 lines",
+            "at=200#",
+            "Previous",
+            "at=2001#",
+            "Next",
+            "class=\"ln hit\" id=\"plan-L2000\"",
+        ],
     );
     has(&scene.page(&asked("find=nowhere")).await, &["Not found"]);
     let line = scene.browser.get(&asked("find=%3A1200")).await;
@@ -518,9 +550,21 @@ async fn a_log_is_searched_by_the_server_and_shows_long_lines_when_asked() {
 
     // A line of more than 4 kB is cut, until it is asked for.
     let cut = scene.page(&page).await;
-    has(&cut, &["xxx<em", "4 kB more</em>", "?phase=plan&amp;at=3001&amp;whole=1#plan-L3001\">show all"]);
+    has(
+        &cut,
+        &[
+            "xxx<em",
+            "4 kB more</em>",
+            "?phase=plan&amp;at=3001&amp;whole=1#plan-L3001\">show all",
+        ],
+    );
     assert!(!cut.contains("xend"));
-    assert!(scene.page(&asked("at=3001&whole=1")).await.contains("xend</span>"));
+    assert!(
+        scene
+            .page(&asked("at=3001&whole=1"))
+            .await
+            .contains("xend</span>")
+    );
 }
 
 #[tokio::test]

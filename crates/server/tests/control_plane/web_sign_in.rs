@@ -194,10 +194,22 @@ async fn forms_tell_what_is_wrong_and_keep_what_was_filled_in() {
     let answer = browser
         .post(
             "/app/acme/workspaces/made/delete",
-            &[("token", &token), ("name", "mad")],
+            &[("token", &token), ("name", "mad"), ("abandon", "on")],
         )
         .await;
-    assert_eq!(answer.status, 400);
+    // The form again, with what was filled in and what is wrong with it.
+    assert_eq!(answer.status, 422);
+    for part in [
+        "action=\"/app/acme/workspaces/made/delete\"",
+        "name=\"abandon\" value=\"on\"",
+        "Type <b>made</b>",
+        "value=\"mad\"",
+        "aria-invalid=\"true\"",
+        "That is another name.",
+        ">Delete the workspace<",
+    ] {
+        assert!(answer.text.contains(part), "{part}: {}", answer.text);
+    }
     assert_eq!(browser.get("/app/acme/workspaces/made").await.status, 200);
     let answer = browser
         .post(
@@ -341,7 +353,7 @@ async fn a_state_is_rolled_back_when_its_serial_is_typed() {
     let token = hidden(&page.text, "token");
     let path = format!("{states}/{first}/roll-back");
     let current = format!("workspaces/{workspace}/current-state-version");
-    for (typed, expected, serial) in [("2", 400, 2), ("1", 303, 3)] {
+    for (typed, expected, serial) in [("2", 422, 2), ("1", 303, 3)] {
         let answer = browser.post(&path, &[("token", &token), ("name", typed)]).await;
         assert_eq!(answer.status, expected, "{}", answer.text);
         let now = plane.get(&current).await.expect(200);

@@ -39,6 +39,8 @@ pub struct RunFilter {
     pub pool: Option<AgentPoolId>,
     /// Made by this user.
     pub user: Option<UserId>,
+    /// Made by somebody whose name contains this.
+    pub who: Option<String>,
     /// Of this workspace.
     pub workspace: Option<WorkspaceId>,
     /// Workspace or message contain this.
@@ -102,6 +104,13 @@ pub async fn list_runs(
         let number = values.len();
         condition.push_str(&format!(
             " AND (LOWER(w.name) LIKE ${number} ESCAPE '!' OR LOWER(r.message) LIKE ${number} ESCAPE '!')"
+        ));
+    }
+    if let Some(who) = &filter.who {
+        values.push(crate::search::contains(who).into());
+        condition.push_str(&format!(
+            " AND r.created_by IN (SELECT id FROM users WHERE LOWER(username) LIKE ${} ESCAPE '!')",
+            values.len()
         ));
     }
     let seen = filter.sight.of_workspaces("w", &mut values);

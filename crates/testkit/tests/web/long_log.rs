@@ -79,14 +79,17 @@ async fn a_long_log_is_scrolled_from_its_end_to_its_begin() {
     browser
         .open(&format!("{page}?phase=apply&find=line%2077777"))
         .await;
-    browser
-        .wait_for_text("#apply-log .logbar", "1 of 1 line")
-        .await;
-    assert!(browser.script("return location.hash").await.as_str().unwrap_or_default().starts_with("#apply-L777"));
+    browser.wait_for_text("#apply-log .logbar", "1 of 1 line").await;
+    assert!(
+        browser
+            .script("return location.hash")
+            .await
+            .as_str()
+            .unwrap_or_default()
+            .starts_with("#apply-L777")
+    );
     // A colon and a number go to a line.
-    browser
-        .open(&format!("{page}?phase=apply&find=%3A64000"))
-        .await;
+    browser.open(&format!("{page}?phase=apply&find=%3A64000")).await;
     browser.wait_for("#apply-L64000").await;
     assert_eq!(browser.script("return location.hash").await, "#apply-L64000");
     // Keys go from one found line to the next, and back.

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use terrapool_store::error::StoreError;
 use terrapool_store::form_answers::FormAnswer;
 
+use super::retyped::Retyped;
 use crate::http::error::ApiError;
 
 /// Why a page is not shown, or a form did not do its work.
@@ -19,6 +20,9 @@ pub enum WebError {
     /// The form carries another token than this session's.
     #[error("the form's token is not this session's")]
     Forged,
+    /// The name that the form asks for was typed otherwise.
+    #[error("the name was typed otherwise")]
+    Retyped(Box<Retyped>),
     /// The form was sent before; the answer it had, when that is known.
     #[error("the form was sent before")]
     Repeated(Option<FormAnswer>),
@@ -88,6 +92,8 @@ pub struct Failure {
     pub detail: String,
     /// Whether trying again may help.
     pub again: bool,
+    /// The form that was refused for what was typed.
+    pub form: Option<Box<Retyped>>,
 }
 
 fn failure(error: &ApiError) -> Failure {
@@ -95,6 +101,7 @@ fn failure(error: &ApiError) -> Failure {
         title,
         detail,
         again: false,
+        form: None,
     };
     match error {
         ApiError::NotFound => told(
@@ -121,6 +128,7 @@ fn failure(error: &ApiError) -> Failure {
             detail: "Runs go on; agents keep their output and deliver it later. Try again in a moment."
                 .to_owned(),
             again: true,
+            form: None,
         },
     }
 }
@@ -138,6 +146,7 @@ fn repeated(done: bool) -> Failure {
         title: "This form was sent already",
         detail: detail.to_owned(),
         again: false,
+        form: None,
     }
 }
 
@@ -175,6 +184,16 @@ impl IntoResponse for WebError {
                              Go back, reload the page and send it again."
                         .to_owned(),
                     again: false,
+                    form: None,
+                },
+            ),
+            Self::Retyped(form) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                Failure {
+                    title: "Not done: type the name as it is",
+                    detail: "This cannot be undone, so the server asks for the whole name. Nothing was done yet.".to_owned(),
+                    again: false,
+                    form: Some(form),
                 },
             ),
             Self::Api(error) => {

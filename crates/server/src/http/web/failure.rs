@@ -7,6 +7,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::error::Failure;
 use super::page::{RootAttributes, html_with};
+use super::retyped::Retyped;
 use super::visitor::root_attributes;
 use crate::app::App;
 use crate::auth::session;
@@ -22,6 +23,9 @@ struct FailurePage {
     back: String,
     back_word: &'static str,
     user: Option<String>,
+    /// The address that the form was sent to.
+    action: String,
+    form: Option<Box<Retyped>>,
 }
 
 /// The request that failed.
@@ -62,6 +66,8 @@ pub(super) async fn page(app: &App, asked: &Asked, status: StatusCode, failure: 
             "To the workspaces"
         },
         user: user.map(|signed_in| signed_in.user.username),
+        action: asked.path.clone(),
+        form: failure.form,
     };
     match html_with(status, &page) {
         Ok(response) => response,

@@ -33,6 +33,7 @@ mod once;
 mod organizations;
 pub mod paging;
 mod pools;
+mod retyped;
 mod runs;
 mod sign_in;
 mod watch;

@@ -199,7 +199,7 @@ const POLICY: &str = "
 /app/{org}/events GET=read
 /app/{org}/projects GET=member POST=owner
 /app/{org}/projects/delete POST=admin
-/app/{org}/projects/{id} GET=member
+/app/{org}/projects/{id} GET=read
 /app/{org}/access GET=owner
 /app/{org}/fleet GET=owner
 /app/{org}/audit GET=owner

@@ -6,6 +6,7 @@ use super::parts::words::{Number, count};
 use super::parts::{Escaped, Icon, Tone, html};
 
 pub mod plan;
+pub mod raw;
 pub mod state;
 mod values;
 

@@ -212,7 +212,10 @@ mod tests {
         let cut = html(&line);
         assert_eq!(cut, format!("{} and {}", "ä".repeat(2048), 8000 - 4096));
         let coloured = format!("a{line}\u{1b}[31mred");
-        assert_eq!(html(&coloured), format!("a{} and {}", "ä".repeat(2047), 8004 - 4095));
+        assert_eq!(
+            html(&coloured),
+            format!("a{} and {}", "ä".repeat(2047), 8004 - 4095)
+        );
     }
 
     #[test]

@@ -53,9 +53,16 @@ impl fmt::Display for Line<'_> {
             out,
             r##"<div class="{class}" id="{phase}-L{number}"><a href="#{phase}-L{number}" data-n="{number}" tabindex="-1" aria-label="Line {number}"></a><span>"##
         )?;
-        let most = if *whole { ansi::LONGEST_WHOLE } else { ansi::LONGEST };
+        let most = if *whole {
+            ansi::LONGEST_WHOLE
+        } else {
+            ansi::LONGEST
+        };
         if let Some(left) = (ansi::Html { line: text, most }).write(out)? {
-            let (left, more) = (bytes(left as u64), if *whole { "; the raw log has it" } else { "" });
+            let (left, more) = (
+                bytes(left as u64),
+                if *whole { "; the raw log has it" } else { "" },
+            );
             write!(out, r#"<em class="k"> … {left} more{more}</em>"#)?;
             if !*whole {
                 write!(

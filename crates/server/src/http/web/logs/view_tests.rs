@@ -172,3 +172,20 @@ async fn what_is_delivered_after_the_end_follows_it_and_makes_its_last_line_and_
         "the log itself has not changed"
     );
 }
+
+#[tokio::test]
+async fn a_log_that_another_attempt_goes_on_with_tells_where_it_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, lines) = (LogStore::open(folder.path()).unwrap(), LogLines::default());
+    store.append(ID, &writer(), 0, b"one\ntwo\n").unwrap();
+    assert!(view(&store, &lines).await.attempts().is_empty());
+    let second = Writer {
+        generation: 2,
+        attempt: AttemptId::from_random([2; 16]),
+        holds_job: true,
+    };
+    store.append(ID, &second, 0, b"again\n").unwrap();
+    let seen = view(&store, &lines).await;
+    assert_eq!(seen.attempts(), [5]);
+    assert_eq!(seen.range(5, 5).await.unwrap(), ["again"]);
+}

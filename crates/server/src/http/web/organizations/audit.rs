@@ -238,13 +238,18 @@ fn more(record: &AuditRecord) -> More {
     facts.extend(request.into_iter().chain(address).chain([subject, detail]));
     facts.retain(|(_, text)| !text.is_empty());
     let side = |name: &str| record.detail.get(name).and_then(Value::as_object);
-    let text = |members: Option<&Map<String, Value>>, name: &str| match members.and_then(|all| all.get(name)) {
+    let text = |members: Option<&Map<String, Value>>, name: &str| match members.and_then(|all| all.get(name))
+    {
         None | Some(Value::Null) => "—".to_owned(),
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };
     let (before, after) = (side("before"), side("after"));
-    let names: BTreeSet<&String> = [before, after].into_iter().flatten().flat_map(Map::keys).collect();
+    let names: BTreeSet<&String> = [before, after]
+        .into_iter()
+        .flatten()
+        .flat_map(Map::keys)
+        .collect();
     More {
         facts,
         changed: names

@@ -8,6 +8,7 @@ pub(super) mod audit_export;
 mod choice;
 mod fleet;
 mod people;
+mod project;
 mod projects;
 mod settings;
 
@@ -20,7 +21,7 @@ pub(super) fn routes() -> Routes {
         .route("/app/{org}/search", get(choice::search))
         .route("/app/{org}/projects", get(projects::show).post(projects::save))
         .route("/app/{org}/projects/delete", post(projects::delete))
-        .route("/app/{org}/projects/{id}", get(projects::show_one))
+        .route("/app/{org}/projects/{id}", get(project::show))
         .route("/app/{org}/access", get(access::show))
         .route("/app/{org}/fleet", get(fleet::show))
         .route("/app/{org}/audit", get(audit::show))

@@ -4,6 +4,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 use terrapool_model::execution::ExecutionMode;
+use terrapool_model::id::ProjectId;
 use terrapool_store::page::Page as StorePage;
 use terrapool_store::pools::{self, PoolFilter, PoolRecord};
 use terrapool_store::projects::{self, ProjectFilter, ProjectRecord};
@@ -40,6 +41,14 @@ struct Row {
     workspaces: u64,
     runs_on: String,
     pools: String,
+}
+
+/// The pools that the workspaces of a project may use because of it.
+pub(super) fn usable<'p>(pools: &'p [PoolRecord], project: &ProjectId) -> Vec<&'p PoolRecord> {
+    pools
+        .iter()
+        .filter(|pool| pool.access.organization_scoped || pool.access.allowed_projects.contains(project))
+        .collect()
 }
 
 #[derive(Default)]
@@ -123,13 +132,8 @@ async fn page(
             .map_or_else(|| "as the organization says".to_owned(), |(_, words)| words)
     };
     let row = |record: &ProjectRecord| {
-        let usable: Vec<String> = pools
-            .iter()
-            .filter(|pool| {
-                pool.access.organization_scoped || pool.access.allowed_projects.contains(&record.id)
-            })
-            .map(|pool| pool.name.clone())
-            .collect();
+        let usable = usable(&pools, &record.id).into_iter();
+        let usable: Vec<String> = usable.map(|pool| pool.name.clone()).collect();
         Row {
             id: record.id.to_string(),
             name: record.name.clone(),
@@ -184,15 +188,6 @@ pub(super) async fn show(
     params: Params,
 ) -> Page {
     page(&app, &visitor, &organization, params.get("edit"), None).await
-}
-
-/// `GET /app/:org/projects/:id`
-pub(super) async fn show_one(
-    State(app): State<App>,
-    visitor: Visitor,
-    Path((organization, id)): Path<(String, String)>,
-) -> Page {
-    page(&app, &visitor, &organization, Some(&id), None).await
 }
 
 /// `POST /app/:org/projects`

@@ -22,8 +22,8 @@ use crate::http::web::form::{self, Fields, SignedForm, request};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
 use crate::http::web::parts::time::Day;
 use crate::http::web::parts::{Icon, words};
+use crate::http::web::retyped::require_name;
 use crate::http::web::visitor::Visitor;
-use crate::http::web::workspaces::require_name;
 
 /// Seconds of a minute.
 const SECONDS: u64 = 60;
@@ -325,7 +325,8 @@ pub(super) async fn delete(State(app): State<App>, Path(names): Path<Names>, for
     )
     .await?;
     drop(connection);
-    require_name(fields.text("name"), &pool.name)?;
+    let settings = place.address(&format!("/agent-pools/{}/settings", pool.id));
+    require_name(&fields, &pool.name, "Delete the pool", &settings)?;
     let id = Path(pool.id.to_string());
     tfe::agent_pools::delete(State(app), visitor.caller.clone(), id).await?;
     let said = format!("Pool {} is deleted.", pool.name);

@@ -15,8 +15,8 @@ use crate::http::web::error::WebError;
 use crate::http::web::form::{Fields, SignedForm, made_id, own_headers, request, request_with};
 use crate::http::web::page::{Page, see, see_with};
 use crate::http::web::parts::words::megabytes;
+use crate::http::web::retyped::require_name;
 use crate::http::web::visitor::{Place, Visitor};
-use crate::http::web::workspaces::require_name;
 
 /// The run, as far as the visitor sees it; what may be done with it is checked by the action.
 async fn found(app: &App, visitor: &Visitor, names: &Names) -> Result<(Place, ListedRun), WebError> {
@@ -45,7 +45,8 @@ pub(super) async fn confirm(State(app): State<App>, Path(names): Path<Names>, fo
         ));
     }
     if destroys && run.is_destroy {
-        require_name(fields.text("name"), &listed.workspace)?;
+        let page = address(&place, &listed.workspace, &run.id);
+        require_name(&fields, &listed.workspace, "Destroy everything here", &page)?;
     }
     let id = Path(run.id.to_string());
     tfe::run_actions::apply(State(app), visitor.caller, id, comment(&fields)).await?;
@@ -82,10 +83,11 @@ pub(super) async fn force_cancel(State(app): State<App>, Path(names): Path<Names
         WorkspacePermission::ForceCancelRuns,
     )
     .await?;
-    require_name(fields.text("name"), &listed.workspace)?;
+    let page = address(&place, &listed.workspace, &listed.run.id);
+    require_name(&fields, &listed.workspace, "Give the run up", &page)?;
     let id = Path(listed.run.id.to_string());
     tfe::run_actions::force_cancel(State(app), visitor.caller, id, comment(&fields)).await?;
-    see(&address(&place, &listed.workspace, &listed.run.id))
+    see(&page)
 }
 
 /// `POST …/memory`: the memory of the workspace's runs, and the run again with it.

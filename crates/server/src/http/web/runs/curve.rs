@@ -208,7 +208,11 @@ mod tests {
     fn a_curve_is_drawn_below_its_two_limits() {
         let memory = of(Phase::Plan, &curve(&[(0, 0), (256, 128), (512, 480)]), 512, true);
         assert_eq!(memory.heading, "Memory of the plan");
-        assert!(memory.legend.contains("asked to stop at 410 MB, killed at 512 MB"));
+        assert!(
+            memory
+                .legend
+                .contains("asked to stop at 410 MB, killed at 512 MB")
+        );
         let svg = memory.chart.to_string();
         assert!(!svg.contains("style="), "{svg}");
         for part in [

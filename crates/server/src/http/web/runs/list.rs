@@ -20,6 +20,7 @@ struct ListPage {
     base: String,
     organization: String,
     query: String,
+    who: String,
     pools: Vec<(String, String)>,
     chosen_pool: String,
     filtered: bool,
@@ -60,11 +61,12 @@ pub(super) async fn show(
         .organization(&app, &mut connection, &name, OrganizationPermission::Read)
         .await?;
     let value = |name: &str| params.get(name).unwrap_or_default().to_owned();
-    let (query, status, pool) = (value("q"), value("status"), value("pool"));
+    let (query, status, pool, who) = (value("q"), value("status"), value("pool"), value("who"));
     let path = place.address("/runs");
     let filters = [
         ("q", query.as_str()),
         ("pool", pool.as_str()),
+        ("who", who.as_str()),
         ("status", status.as_str()),
     ];
     let paging = Paging::new(&params, &path, &filters, "newest first");
@@ -76,6 +78,7 @@ pub(super) async fn show(
         statuses: statuses.to_vec(),
         pool: pool.parse().ok(),
         text: Some(query.clone()).filter(|query| !query.is_empty()),
+        who: Some(who.clone()).filter(|who| !who.is_empty()),
         sight: place.sight.clone(),
         ..RunFilter::default()
     };
@@ -91,7 +94,10 @@ pub(super) async fn show(
         word,
         icon: *icon,
         count: None,
-        address: with_query(&path, &[("q", &query), ("pool", &pool), ("status", value)]),
+        address: with_query(
+            &path,
+            &[("q", &query), ("pool", &pool), ("who", &who), ("status", value)],
+        ),
         current: *value == status,
     };
     let page = ListPage {
@@ -103,6 +109,7 @@ pub(super) async fn show(
         filtered: filters.iter().any(|(_, value)| !value.is_empty()),
         paging: paging.counted(listed.total),
         query,
+        who,
         pools,
         chosen_pool: pool,
     };

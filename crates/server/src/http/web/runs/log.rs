@@ -281,7 +281,8 @@ async fn panel(loaded: &Loaded, phase: Phase, wanted: &Wanted, telling: bool) ->
 /// The attempts that wrote a log: the address of the first line of each, its name, and whether it is the newest.
 fn attempts(loaded: &Loaded, phase: Phase) -> Vec<(String, String, bool)> {
     let later = loaded.log(phase).map_or(&[][..], LogView::attempts);
-    if later.is_empty() || !loaded.job(phase).is_some_and(|job| job.generation > 1) {
+    let made_again = loaded.job(phase).is_some_and(|job| job.generation > 1);
+    if later.is_empty() || !made_again {
         return Vec::new();
     }
     let begins = std::iter::once(&1).chain(later);

@@ -104,10 +104,8 @@ pub(super) async fn show(
         page: params.get("page").and_then(|page| page.parse().ok()).unwrap_or(1),
     };
     let wanted = Wanted::of(&params);
-    let filtered = !filter.action.is_empty()
-        || !filter.text.is_empty()
-        || filter.page > 1
-        || wanted.is_for_lines();
+    let filtered =
+        !filter.action.is_empty() || !filter.text.is_empty() || filter.page > 1 || wanted.is_for_lines();
     if let Some(line) = log::destination(&loaded, &wanted).await {
         return see(&line);
     }

@@ -62,7 +62,10 @@ fn job_steps(
     let mut work = job.finished_at.unwrap_or(now) - started;
     let mut word = working;
     // What came before the engine's work is known once the job has ended.
-    let usage = job.usage.filter(|_| job.finished_at.is_some()).unwrap_or_default();
+    let usage = job
+        .usage
+        .filter(|_| job.finished_at.is_some())
+        .unwrap_or_default();
     for (before, took) in [("Sandbox", usage.sandbox_ms), ("Init", usage.init_ms)] {
         if let Some(took) = took {
             let took = Millis(took.min(work.0));

@@ -10,6 +10,7 @@ use crate::http::tfe;
 use crate::http::web::error::WebError;
 use crate::http::web::form::{SignedForm, made_id, own_headers, request, request_with};
 use crate::http::web::page::{Page, see, see_with};
+use crate::http::web::retyped::require_name;
 
 /// `POST /app/:org/workspaces/:name/runs`
 pub(super) async fn start_run(
@@ -70,16 +71,6 @@ pub(super) async fn unlock(
     see_with(&visitor, &address, "The workspace is unlocked.")
 }
 
-/// Refuses unless the name was typed: a button that the browser disables is no check.
-pub(in crate::http::web) fn require_name(typed: &str, name: &str) -> Result<(), WebError> {
-    if typed == name {
-        return Ok(());
-    }
-    Err(WebError::bad_request(format!(
-        "the name was not typed as it is: `{name}`. Nothing was done. Go back and try again"
-    )))
-}
-
 /// `POST /app/:org/workspaces/:name/force-unlock`
 pub(super) async fn force_unlock(
     State(app): State<App>,
@@ -88,7 +79,8 @@ pub(super) async fn force_unlock(
 ) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
     let (place, record) = frame::opened(&app, &visitor, &names, WorkspacePermission::ForceUnlock).await?;
-    require_name(fields.text("name"), &record.name)?;
+    let address = place.address(&format!("/workspaces/{}", record.name));
+    require_name(&fields, &record.name, "Take the lock away", &address)?;
     let attempt = fields.some("attempt");
     if attempt.is_some() && !fields.ticked("seen") {
         return Err(WebError::bad_request(
@@ -98,7 +90,6 @@ pub(super) async fn force_unlock(
     let body = request(json!({"acknowledge-running": attempt}));
     let id = Path(record.id.to_string());
     tfe::locks::force_unlock(State(app), visitor.caller.clone(), id, body).await?;
-    let address = place.address(&format!("/workspaces/{}", record.name));
     see_with(&visitor, &address, "The lock was taken away.")
 }
 
@@ -110,7 +101,8 @@ pub(super) async fn delete(
 ) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
     let (place, record) = frame::opened(&app, &visitor, &names, WorkspacePermission::Manage).await?;
-    require_name(fields.text("name"), &record.name)?;
+    let settings = place.address(&format!("/workspaces/{}/settings", record.name));
+    require_name(&fields, &record.name, "Delete the workspace", &settings)?;
     let (caller, id) = (visitor.caller.clone(), Path(record.id.to_string()));
     if fields.ticked("abandon") {
         tfe::workspace_deletion::delete(State(app), caller, id).await?;

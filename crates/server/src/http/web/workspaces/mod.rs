@@ -14,7 +14,6 @@ mod settings;
 mod states;
 mod variables;
 
-pub(super) use actions::require_name;
 pub(super) use states::{Output, outputs, read as read_document};
 
 /// The routes.

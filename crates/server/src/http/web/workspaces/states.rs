@@ -15,24 +15,27 @@ use terrapool_store::page::Page as StorePage;
 use terrapool_store::state_versions::{self, StateStatus, StateVersionRecord};
 use terrapool_store::workspaces::WorkspaceRecord;
 
-use super::actions::require_name;
 use super::frame::{self, Frame, LockEnd, Seen, Tab, plain};
 use crate::app::App;
 use crate::auth::WorkspacePermission;
 use crate::http::answer::Params;
 use crate::http::tfe;
-use crate::http::web::changes::{self, Module, state};
+use crate::http::web::changes::{self, Module, raw, state};
 use crate::http::web::error::WebError;
 use crate::http::web::form::{SignedForm, request, request_with};
 use crate::http::web::page::{Page, Section, Shell, html, see_with};
-use crate::http::web::paging::Paging;
+use crate::http::web::paging::{Paging, with_query};
 use crate::http::web::parts::time::Day;
 use crate::http::web::parts::words::{self, Number};
 use crate::http::web::parts::{Breaking, Icon, Tone};
+use crate::http::web::retyped::require_name;
 use crate::http::web::visitor::Visitor;
 
 /// Largest state that is compared on a page, bytes.
 const LARGEST: u64 = 64 << 20;
+
+/// Largest state that is compared line by line, bytes.
+const LARGEST_RAW: u64 = 8 << 20;
 
 /// An output of a state.
 pub(in crate::http::web) struct Output {
@@ -47,17 +50,20 @@ pub(in crate::http::web) async fn read(
     app: &App,
     version: &StateVersionRecord,
 ) -> Result<Option<state::Document>, WebError> {
+    let bytes = bytes(app, version, LARGEST).await?;
+    Ok(bytes.and_then(|bytes| state::Document::read(&bytes)))
+}
+
+/// A state of at most so many bytes that has arrived.
+async fn bytes(app: &App, version: &StateVersionRecord, most: u64) -> Result<Option<Vec<u8>>, WebError> {
     let Some(key) = &version.object_key else {
         return Ok(None);
     };
-    if version.size.is_some_and(|size| size > LARGEST) {
+    if version.size.is_some_and(|size| size > most) {
         return Ok(None);
     }
-    let bytes = app
-        .objects
-        .get(&ObjectKey::new(key.as_str())?, version.id.as_str())
-        .await?;
-    Ok(state::Document::read(&bytes))
+    let key = ObjectKey::new(key.as_str())?;
+    Ok(Some(app.objects.get(&key, version.id.as_str()).await?))
 }
 
 /// The outputs of a state as people read them.
@@ -107,6 +113,10 @@ struct StatesPage {
     heading: String,
     unreadable: Option<&'static str>,
     modules: Vec<Module>,
+    /// The lines that differ, where they are asked for instead.
+    raw: Vec<raw::Line>,
+    /// The address of either view, and whether it is shown.
+    views: [(&'static str, String, bool); 2],
     footer: String,
 }
 
@@ -117,6 +127,8 @@ struct Version {
     by: String,
     stored: Day,
     size: String,
+    /// The first digits of its SHA-256.
+    digest: String,
     is_to: bool,
     is_from: bool,
 }
@@ -169,7 +181,20 @@ pub(super) async fn show(
         None => None,
     };
     let makers = makers(&mut connection, &records).await?;
-    let compared = compare(&app, from.as_ref(), to.as_ref(), may_read).await?;
+    let is_raw = params.get("view") == Some("raw");
+    let compared = if is_raw {
+        compare_raw(&app, from.as_ref(), to.as_ref(), may_read).await?
+    } else {
+        compare(&app, from.as_ref(), to.as_ref(), may_read).await?
+    };
+    let id = |record: &Option<StateVersionRecord>| {
+        record.as_ref().map_or("", |record| record.id.as_str()).to_owned()
+    };
+    let view = |name: &str| with_query(&path, &[("to", &id(&to)), ("from", &id(&from)), ("view", name)]);
+    let views = [
+        ("Resources", view(""), !is_raw),
+        ("Raw JSON", view("raw"), is_raw),
+    ];
     let page = StatesPage {
         shell: seen.shell("States"),
         versions: records
@@ -196,6 +221,8 @@ pub(super) async fn show(
         unreadable: compared.unreadable,
         footer: compared.footer,
         modules: compared.modules,
+        raw: compared.raw,
+        views,
         frame: seen.frame,
     };
     html(&page)
@@ -268,18 +295,25 @@ fn version(
         serial: serial(record),
         tag: match record.status {
             _ if is_current => Some((Tone::Good, "current")),
+            _ if record.copy_of.is_some() => Some((Tone::Mute, "rollback")),
             StateStatus::Pending => Some((Tone::Warn, "announced")),
             StateStatus::Intermediate => Some((Tone::Mute, "during apply")),
             StateStatus::KeptApart => Some((Tone::Warn, "kept apart")),
             StateStatus::Finalized | StateStatus::Discarded => None,
         },
         by: match (run, user) {
+            (_, Some(user)) if record.copy_of.is_some() => format!("rolled back by {user}"),
             (Some(listed), _) => format!("{}, {}", words::theirs(&listed.run.message), listed.who()),
             (None, Some(user)) => format!("from the command line, {user}"),
             (None, None) => "uploaded".to_owned(),
         },
         stored: Day::new(record.created_at, seen.now),
         size: record.size.map(words::bytes).unwrap_or_default(),
+        digest: record
+            .sha256
+            .iter()
+            .flat_map(|digest| digest.chars().take(8))
+            .collect(),
         is_to: to.is_some_and(|to| to.id == record.id),
         is_from: from.is_some_and(|from| from.id == record.id),
     }
@@ -296,6 +330,9 @@ fn facts(record: &StateVersionRecord, seen: &Seen) -> Vec<(&'static str, String)
     if let Some(version) = &record.engine_version {
         facts.push(("Written by", version.clone()));
     }
+    if let Some(digest) = &record.sha256 {
+        facts.push(("SHA-256", digest.clone()));
+    }
     if let Some(lineage) = &record.lineage {
         facts.push(("Lineage", lineage.clone()));
     }
@@ -307,6 +344,7 @@ fn facts(record: &StateVersionRecord, seen: &Seen) -> Vec<(&'static str, String)
 #[derive(Default)]
 struct Compared {
     modules: Vec<Module>,
+    raw: Vec<raw::Line>,
     unreadable: Option<&'static str>,
     footer: String,
 }
@@ -339,11 +377,56 @@ async fn compare(
     let (changes, unchanged) = state::difference(&old, &new);
     Ok(Compared {
         modules: changes::by_module(changes),
+        raw: Vec::new(),
         unreadable: None,
         footer: format!(
             "{} unchanged. Sensitive values are never shown.",
             words::count(unchanged as u64, "resource", "resources")
         ),
+    })
+}
+
+/// The same of the states as they are written.
+async fn compare_raw(
+    app: &App,
+    from: Option<&StateVersionRecord>,
+    to: Option<&StateVersionRecord>,
+    may_read: bool,
+) -> Result<Compared, WebError> {
+    let refused = |reason| Compared {
+        unreadable: Some(reason),
+        ..Compared::default()
+    };
+    let Some(to) = to else {
+        return Ok(Compared::default());
+    };
+    if !may_read {
+        return Ok(refused("Your account may not read states."));
+    }
+    let old = match from {
+        Some(from) => bytes(app, from, LARGEST_RAW).await?,
+        None => Some(b"{\"resources\":[]}".to_vec()),
+    };
+    let (Some(old), Some(new)) = (old, bytes(app, to, LARGEST_RAW).await?) else {
+        return Ok(refused(
+            "The states are too large to be compared line by line here, or have not arrived. A download gives them as they are.",
+        ));
+    };
+    // Long texts take a moment, and the executor has others to serve.
+    let lines = tokio::task::spawn_blocking(move || {
+        let (old, new) = (raw::masked(&old)?, raw::masked(&new)?);
+        Some(raw::difference(&old, &new))
+    });
+    Ok(match lines.await.unwrap_or_default() {
+        None => {
+            refused("The state can’t be read here: its engine encrypted it. A download gives it as it is.")
+        }
+        Some(None) => refused("The two differ in too many lines. Their resources tell more."),
+        Some(Some(lines)) => Compared {
+            raw: lines,
+            footer: "Members in the order of their names. Sensitive values are never shown.".to_owned(),
+            ..Compared::default()
+        },
     })
 }
 
@@ -390,7 +473,19 @@ pub(super) async fn act(
         .filter(|version| version.workspace_id == record.id)
         .ok_or_else(WebError::not_found)?;
     drop(connection);
-    require_name(fields.text("name"), &serial(&version))?;
+    let button = match action.as_str() {
+        "promote" => "Make it current",
+        "dismiss" => "Remove",
+        "roll-back" => "Roll back",
+        _ => return Err(WebError::not_found()),
+    };
+    let address = place.address(&format!("/workspaces/{}/states", record.name));
+    require_name(
+        &fields,
+        &serial(&version),
+        button,
+        &format!("{address}?to={}", version.id),
+    )?;
     let (caller, id) = (visitor.caller.clone(), Path(version.id.to_string()));
     let said = match action.as_str() {
         "promote" => {
@@ -407,7 +502,6 @@ pub(super) async fn act(
         }
         _ => return Err(WebError::not_found()),
     };
-    let address = place.address(&format!("/workspaces/{}/states", record.name));
     see_with(&visitor, &address, said)
 }
 
