@@ -10,6 +10,7 @@ pub mod image;
 pub mod job;
 pub mod lock;
 pub mod permission;
+pub mod pool_minutes;
 pub mod refusal;
 pub mod run;
 pub mod schedule;

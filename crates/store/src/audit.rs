@@ -81,6 +81,26 @@ pub async fn newest(
     list(connection, Some(organization), &AuditFilter::default(), limit).await
 }
 
+/// The newest entries about something, newest first.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn of_subject(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    subject: &str,
+    limit: u32,
+) -> Result<Vec<AuditRecord>, StoreError> {
+    let rows = connection
+        .fetch_all(
+            "SELECT id, organization_id, actor, action, subject, detail, at, request_id, address FROM audit_entries \
+             WHERE subject = $1 AND organization_id = $2 ORDER BY at DESC, id LIMIT $3",
+            values![subject, organization, limit],
+        )
+        .await?;
+    rows.iter().map(read).collect()
+}
+
 fn read(row: &Row) -> Result<AuditRecord, StoreError> {
     Ok(AuditRecord {
         id: row.parse("id")?,

@@ -26,6 +26,7 @@ pub mod organizations;
 pub mod orphans;
 pub mod overview;
 pub mod page;
+pub mod pool_minutes;
 pub mod pools;
 pub mod projects;
 pub mod runs;

@@ -17,8 +17,8 @@ use crate::auth::Caller;
 /// What the audit log says of a change.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Whose log.
-    pub organization: OrganizationId,
+    /// Whose log; `None`: the installation's.
+    pub organization: Option<OrganizationId>,
     /// What is done (`team.update`).
     pub action: &'static str,
     /// The id of what it is done to.
@@ -81,7 +81,7 @@ where
             let (actor, entry, change) = (actor.clone(), entry.clone(), Arc::clone(&change));
             Box::pin(async move {
                 let made = change(tx).await?;
-                let organization = Some(&entry.organization);
+                let organization = entry.organization.as_ref();
                 audit::record(
                     tx,
                     organization,

@@ -19,7 +19,7 @@ pub use contacts::flush_contacts;
 pub use leases::{Leases, end_quarantines};
 pub use sweeps::{
     count_resources, forget_form_answers, remove_silent_agents, schedule, seal_logs, sweep_objects,
-    try_to_write,
+    try_to_write, write_pool_minutes,
 };
 
 /// Something that a reconciler could not do; it tries again at its next turn.
@@ -100,6 +100,13 @@ pub fn start(app: App) -> Reconcilers {
         "forms",
         Duration::from_secs(600),
         |app| async move { forget_form_answers(&app).await },
+    ));
+    tasks.spawn(woken(
+        app.clone(),
+        "pool minutes",
+        Duration::from_secs(60),
+        |_| false,
+        |app| async move { write_pool_minutes(&app).await },
     ));
     tasks.spawn(timed(
         app.clone(),

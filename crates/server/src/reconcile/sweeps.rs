@@ -4,7 +4,7 @@ use terrapool_model::times::Times;
 use terrapool_objects::ObjectKey;
 use terrapool_store::error::StoreError;
 use terrapool_store::{
-    agents, artifacts, form_answers, host_memory, locks, logs, state_copies, state_versions,
+    agents, artifacts, form_answers, host_memory, locks, logs, pool_minutes, state_copies, state_versions,
 };
 use terrapool_tfe::state;
 
@@ -159,4 +159,21 @@ pub async fn forget_form_answers(app: &App) -> Result<(), ReconcileError> {
         .write::<_, StoreError, _>(|tx| Box::pin(form_answers::forget(tx)))
         .await?;
     Ok(())
+}
+
+/// Writes what each pool did in the minutes that are over, and forgets what is not shown any more.
+///
+/// # Errors
+/// [`ReconcileError`] when the database fails.
+pub async fn write_pool_minutes(app: &App) -> Result<(), ReconcileError> {
+    loop {
+        let unwritten = pool_minutes::unwritten(&mut app.db.read().await?, app.now()).await?;
+        let Some(unwritten) = unwritten else { return Ok(()) };
+        app.db
+            .write::<_, StoreError, _>(move |tx| {
+                let unwritten = unwritten.clone();
+                Box::pin(async move { pool_minutes::write(tx, &unwritten).await })
+            })
+            .await?;
+    }
 }

@@ -14,7 +14,7 @@ use terrapool_protocol::memory::MemoryCurve;
 use crate::db::{Connection, Row, Value};
 use crate::error::StoreError;
 use crate::jobs::RecordedEnd;
-use crate::values;
+use crate::{pool_minutes, values};
 
 /// A job with the names around it.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +59,14 @@ pub struct JobView {
     pub outcome: Option<Outcome>,
     /// What it used.
     pub usage: Option<Usage>,
+}
+
+impl JobView {
+    /// Whether it failed by a fault of the platform: not by its configuration's, and not because somebody wanted it.
+    pub fn is_platform_failure(&self) -> bool {
+        let given_up = self.state == JobState::Lost && self.finished_at.is_some();
+        pool_minutes::is_platform_failure(given_up, self.outcome.as_ref())
+    }
 }
 
 const COLUMNS: &str = "j.id, j.run_id, r.message, w.name AS workspace_name, o.name AS organization_name, j.pool_id, \
@@ -203,6 +211,31 @@ pub async fn finished_since(
         values![pool, since, limit],
     )
     .await
+}
+
+/// Failed jobs that are looked at, for those of them that the platform is to blame for.
+const LOOKED_AT: u32 = 500;
+
+/// The jobs of an organization in a pool that ended since a time by a fault of the platform, newest first.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn platform_failures(
+    connection: &mut Connection,
+    organization: &OrganizationId,
+    pool: &AgentPoolId,
+    since: Timestamp,
+) -> Result<Vec<JobView>, StoreError> {
+    let mut found = select(
+        connection,
+        "WHERE w.organization_id = $1 AND j.pool_id = $2 AND j.finished_at IS NOT NULL AND j.finished_at >= $3 \
+         AND (j.outcome IS NULL OR j.outcome NOT LIKE '{\"outcome\":{\"result\":\"succeeded\"%') \
+         ORDER BY j.finished_at DESC, j.id LIMIT $4",
+        values![organization, pool, since, LOOKED_AT],
+    )
+    .await?;
+    found.retain(JobView::is_platform_failure);
+    Ok(found)
 }
 
 /// A job that waits for an agent.

@@ -8,6 +8,7 @@ mod clocks;
 mod durability;
 mod losses;
 mod people;
+mod pool_minutes;
 mod restores;
 mod states;
 mod support;

@@ -22,6 +22,7 @@ use terrapool_tfe::time::iso8601;
 
 use super::organizations::is_plain_name;
 use super::{AppState, lease_times, sandbox_settings};
+use crate::access_log;
 use crate::app::App;
 use crate::auth::{self, Caller, OrganizationPermission, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
@@ -38,28 +39,42 @@ impl From<PoolError> for ApiError {
     }
 }
 
-/// The pool with an id and its organization, if the caller may do this. The shared pool is nobody's.
+/// What the shared pool is called where a pool's id is wanted.
+const SHARED: &str = "shared";
+
+/// The pool with an id and its organization, if the caller may do this. The shared pool has none, and is the site
+/// administrators'.
 pub(in crate::http) async fn find(
     connection: &mut Connection,
     caller: &Caller,
     id: &str,
     permission: OrganizationPermission,
-) -> Result<(PoolRecord, OrganizationRecord)> {
-    let id = id.parse().map_err(|_| ApiError::NotFound)?;
-    let pool = pools::get(connection, &id).await?.ok_or(ApiError::NotFound)?;
-    let organization = pool.organization_id.clone().ok_or(ApiError::NotFound)?;
+) -> Result<(PoolRecord, Option<OrganizationRecord>)> {
+    let pool = match id {
+        SHARED => pools::find_shared(connection).await?,
+        id => pools::get(connection, &id.parse().map_err(|_| ApiError::NotFound)?).await?,
+    };
+    let pool = pool.ok_or(ApiError::NotFound)?;
+    let Some(organization) = pool.organization_id.clone() else {
+        let administers = caller.user().is_some_and(|user| user.site_admin);
+        return if administers {
+            Ok((pool, None))
+        } else {
+            Err(ApiError::NotFound)
+        };
+    };
     auth::require(connection, caller, &organization, permission).await?;
     let organization = organizations::get(connection, &organization)
         .await?
         .ok_or(ApiError::NotFound)?;
-    Ok((pool, organization))
+    Ok((pool, Some(organization)))
 }
 
 async fn resource(
     app: &App,
     connection: &mut Connection,
     pool: &PoolRecord,
-    organization: &OrganizationRecord,
+    organization: Option<&OrganizationRecord>,
 ) -> Result<Resource> {
     let users = pools::workspaces(connection, &pool.id).await?;
     let count = agents::count(connection, &pool.id, app.now(), &pool.settings.times).await?;
@@ -82,8 +97,12 @@ async fn resource(
         .map(|id| (Kind::Projects, id.to_string()))
         .collect();
     let path = format!("/api/v2/agent-pools/{}", pool.id);
-    Ok(Resource::new(Kind::AgentPools, pool.id.to_string(), &attributes)
-        .one("organization", Kind::Organizations, &organization.name)
+    let resource = Resource::new(Kind::AgentPools, pool.id.to_string(), &attributes);
+    let resource = match organization {
+        Some(organization) => resource.one("organization", Kind::Organizations, &organization.name),
+        None => resource,
+    };
+    Ok(resource
         .related("agents", format!("{path}/agents"))
         .related("authentication-tokens", format!("{path}/authentication-tokens"))
         .many("workspaces", &workspaces(&mut users.iter().map(|(id, _)| id)))
@@ -166,6 +185,20 @@ async fn requested_projects(
     Ok(Some(ids))
 }
 
+/// The settings that a request asks for; `None` when it asks for none.
+fn requested_settings(item: &Item, settings: &PoolSettings) -> Result<Option<PoolSettings>> {
+    let times = lease_times::requested(item, &settings.times)?;
+    let sandbox = sandbox_settings::requested(item, settings)?;
+    let paused = item.flag("paused")?;
+    let changed = times.is_some() || sandbox.is_some() || paused.is_some();
+    let next = PoolSettings {
+        times: times.unwrap_or(settings.times),
+        paused: paused.unwrap_or(settings.paused),
+        ..sandbox.unwrap_or_else(|| settings.clone())
+    };
+    Ok(changed.then_some(next))
+}
+
 /// What a request changes.
 async fn requested(
     connection: &mut Connection,
@@ -177,15 +210,6 @@ async fn requested(
     if let Some(name) = &name {
         check_name(name)?;
     }
-    let times = lease_times::requested(item, &settings.times)?;
-    let sandbox = sandbox_settings::requested(item, settings)?;
-    let paused = item.flag("paused")?;
-    let changed = times.is_some() || sandbox.is_some() || paused.is_some();
-    let next = PoolSettings {
-        times: times.unwrap_or(settings.times),
-        paused: paused.unwrap_or(settings.paused),
-        ..sandbox.unwrap_or_else(|| settings.clone())
-    };
     Ok(PoolChange {
         name,
         organization_scoped: item.flag("organization-scoped")?,
@@ -194,7 +218,28 @@ async fn requested(
         allowed_projects: requested_projects(connection, organization, item).await?,
         excluded_workspaces: requested_workspaces(connection, organization, item, "excluded-workspaces")
             .await?,
-        settings: changed.then_some(next),
+        settings: requested_settings(item, settings)?,
+    })
+}
+
+/// What a request changes of the shared pool: its settings.
+fn requested_of_shared(item: &Item, settings: &PoolSettings) -> Result<PoolChange> {
+    const FIXED: &str =
+        "The shared pool is for every organization: its name and who may use it cannot be changed";
+    if item.text("name")?.is_some() {
+        return Err(ApiError::attribute("name", FIXED));
+    }
+    if item.flag("organization-scoped")?.is_some() {
+        return Err(ApiError::attribute("organization-scoped", FIXED));
+    }
+    for name in ["allowed-workspaces", "allowed-projects", "excluded-workspaces"] {
+        if item.related_many(name).is_some() {
+            return Err(Problem::relationship(name, FIXED).into());
+        }
+    }
+    Ok(PoolChange {
+        settings: requested_settings(item, settings)?,
+        ..PoolChange::default()
     })
 }
 
@@ -239,7 +284,7 @@ pub(in crate::http) async fn list(
     .await?;
     let mut resources = Vec::new();
     for pool in &listed.items {
-        resources.push(resource(&app, &mut connection, pool, &organization).await?);
+        resources.push(resource(&app, &mut connection, pool, Some(&organization)).await?);
     }
     let counts = json!({"total": everything.total, "matching": listed.total});
     Ok(Answer::ok(
@@ -285,7 +330,8 @@ pub(in crate::http) async fn create(
             Box::pin(async move {
                 let pool = pools::create(tx, &new).await?;
                 let (organization, subject) = (Some(&new.organization_id), pool.id.as_str());
-                let detail = json!({"name": pool.name});
+                let mut detail = json!({"name": pool.name});
+                access_log::note(&mut detail, &PoolAccess::default(), &pool.access);
                 audit::record(tx, organization, &actor, "agent-pool.create", subject, &detail).await?;
                 Ok::<_, ApiError>(pool)
             })
@@ -293,7 +339,7 @@ pub(in crate::http) async fn create(
         .await
         .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
     Ok(Answer::created(Document::one(
-        resource(&app, &mut connection, &pool, &organization).await?,
+        resource(&app, &mut connection, &pool, Some(&organization)).await?,
     )))
 }
 
@@ -307,8 +353,10 @@ pub(in crate::http) async fn show(
     let mut connection = app.db.read().await?;
     let (pool, organization) = find(&mut connection, &caller, &id, OrganizationPermission::Read).await?;
     let mut included = Vec::new();
-    let standing = auth::standing(&mut connection, &caller, &organization.id).await?;
-    if params.includes().contains("workspaces") {
+    if params.includes().contains("workspaces")
+        && let Some(organization) = &organization
+    {
+        let standing = auth::standing(&mut connection, &caller, &organization.id).await?;
         for (id, _) in pools::workspaces(&mut connection, &pool.id).await? {
             if let Some(workspace) = workspaces::get(&mut connection, &id).await?
                 && standing.may_in_workspace(&id, &workspace.project_id, WorkspacePermission::Read)
@@ -317,7 +365,7 @@ pub(in crate::http) async fn show(
             }
         }
     }
-    let resource = resource(&app, &mut connection, &pool, &organization).await?;
+    let resource = resource(&app, &mut connection, &pool, organization.as_ref()).await?;
     Ok(Answer::ok(Document::one(resource).include(included)))
 }
 
@@ -368,16 +416,18 @@ pub(in crate::http) async fn update(
         OrganizationPermission::ManageAgentPools,
     )
     .await?;
-    let change = requested(&mut connection, &organization.id, &body, &pool.settings).await?;
+    let change = match &organization {
+        Some(organization) => requested(&mut connection, &organization.id, &body, &pool.settings).await?,
+        None => requested_of_shared(&body, &pool.settings)?,
+    };
+    let after = changed(&pool, &change);
+    let mut detail = audited::with_change(json!({"name": pool.name}), &told(&pool), &told(&after));
+    access_log::note(&mut detail, &pool.access, &after.access);
     let entry = Entry {
-        organization: organization.id.clone(),
+        organization: pool.organization_id.clone(),
         action: "agent-pool.update",
         subject: pool.id.to_string(),
-        detail: audited::with_change(
-            json!({"name": pool.name}),
-            &told(&pool),
-            &told(&changed(&pool, &change)),
-        ),
+        detail,
     };
     let pool = audited::change(&app, &caller, entry, move |tx| {
         let (id, change) = (pool.id.clone(), change.clone());
@@ -386,7 +436,7 @@ pub(in crate::http) async fn update(
     .await
     .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
     Ok(Answer::ok(Document::one(
-        resource(&app, &mut connection, &pool, &organization).await?,
+        resource(&app, &mut connection, &pool, organization.as_ref()).await?,
     )))
 }
 
@@ -401,6 +451,11 @@ pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(i
     )
     .await?;
     drop(connection);
+    let Some(organization) = organization else {
+        return Err(ApiError::Conflict(
+            "the shared pool cannot be deleted: pause it, or revoke its tokens".to_owned(),
+        ));
+    };
     let actor = caller.audit_name();
     app.db
         .write(move |tx| {

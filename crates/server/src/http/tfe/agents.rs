@@ -122,7 +122,7 @@ async fn want_drain(app: &App, caller: &Caller, id: &str, drain: bool) -> Result
         .await?
         .ok_or(ApiError::NotFound)?;
     let pool = agent.pool_id.as_str();
-    let (pool, organization) = find(
+    let (pool, _) = find(
         &mut connection,
         caller,
         pool,
@@ -130,24 +130,21 @@ async fn want_drain(app: &App, caller: &Caller, id: &str, drain: bool) -> Result
     )
     .await?;
     drop(connection);
-    let actor = caller.audit_name();
+    let (actor, times) = (caller.audit_name(), pool.settings.times);
     let agent = app
         .db
         .write(move |tx| {
-            let (id, actor, organization) = (agent.id.clone(), actor.clone(), organization.id.clone());
+            let (id, actor) = (agent.id.clone(), actor.clone());
+            let organization = pool.organization_id.clone();
             Box::pin(async move {
                 agents::want_drain(tx, &id, drain).await?;
                 let action = if drain { "agent.drain" } else { "agent.resume" };
-                audit::record(tx, Some(&organization), &actor, action, id.as_str(), &json!({})).await?;
+                audit::record(tx, organization.as_ref(), &actor, action, id.as_str(), &json!({})).await?;
                 agents::get(tx, &id).await?.ok_or(ApiError::NotFound)
             })
         })
         .await?;
-    Ok(Answer::ok(Document::one(resource(
-        &agent,
-        app.now(),
-        &pool.settings.times,
-    ))))
+    Ok(Answer::ok(Document::one(resource(&agent, app.now(), &times))))
 }
 
 /// `DELETE agents/:id`: only one that is not alive.
@@ -157,7 +154,7 @@ pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(i
     let agent = agents::get(&mut connection, &id)
         .await?
         .ok_or(ApiError::NotFound)?;
-    let (pool, organization) = find(
+    let (pool, _) = find(
         &mut connection,
         &caller,
         agent.pool_id.as_str(),
@@ -169,12 +166,12 @@ pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(i
     app.db
         .write(move |tx| {
             let (id, times, actor) = (agent.id.clone(), pool.settings.times, actor.clone());
-            let organization = organization.id.clone();
+            let organization = pool.organization_id.clone();
             Box::pin(async move {
                 agents::delete(tx, &id, &times).await?;
                 audit::record(
                     tx,
-                    Some(&organization),
+                    organization.as_ref(),
                     &actor,
                     "agent.delete",
                     id.as_str(),

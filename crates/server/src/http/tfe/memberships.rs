@@ -174,7 +174,7 @@ pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(i
     let record = find(&mut connection, &caller, &id, OrganizationPermission::Manage).await?;
     drop(connection);
     let entry = Entry {
-        organization: record.organization_id.clone(),
+        organization: Some(record.organization_id.clone()),
         action: "membership.delete",
         subject: record.id.to_string(),
         detail: json!({"user": record.username}),

@@ -243,7 +243,7 @@ pub(in crate::http) async fn update(
     record.default_execution_mode = own.mode;
     record.default_agent_pool_id = own.pool;
     let entry = Entry {
-        organization: record.organization_id.clone(),
+        organization: Some(record.organization_id.clone()),
         action: "project.update",
         subject: record.id.to_string(),
         detail: audited::with_change(json!({"name": record.name}), &before, &told(&record)),
@@ -274,7 +274,7 @@ pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(i
     }
     drop(connection);
     let entry = Entry {
-        organization: record.organization_id.clone(),
+        organization: Some(record.organization_id.clone()),
         action: "project.delete",
         subject: record.id.to_string(),
         detail: json!({"name": record.name}),

@@ -99,7 +99,7 @@ async fn change(app: &App, caller: &Caller, id: &str, body: &Body, change: Chang
     }
     drop(connection);
     let entry = Entry {
-        organization: record.organization_id.clone(),
+        organization: Some(record.organization_id.clone()),
         action: match change {
             Change::Add => "workspace.share-state",
             Change::Replace => "workspace.set-state-sharing",

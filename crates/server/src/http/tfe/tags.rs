@@ -152,7 +152,7 @@ async fn keys(
 /// What the audit log says of a workspace's tags.
 fn entry(workspace: &WorkspaceRecord, action: &'static str, keys: &[String]) -> Entry {
     Entry {
-        organization: workspace.organization_id.clone(),
+        organization: Some(workspace.organization_id.clone()),
         action,
         subject: workspace.id.to_string(),
         detail: json!({"tags": keys}),

@@ -108,7 +108,7 @@ fn entry(
         detail["access"] = json!(access);
     }
     Entry {
-        organization: organization.clone(),
+        organization: Some(organization.clone()),
         action,
         subject: subject.to_owned(),
         detail,

@@ -297,7 +297,7 @@ pub(in crate::http) async fn update(
     team.visibility = changed.visibility;
     team.organization_access = changed.organization_access;
     let entry = Entry {
-        organization: team.organization_id.clone(),
+        organization: Some(team.organization_id.clone()),
         action: "team.update",
         subject: team.id.to_string(),
         detail: audited::with_change(
@@ -327,7 +327,7 @@ pub(in crate::http) async fn delete(State(app): AppState, caller: Caller, Path(i
         ));
     }
     let entry = Entry {
-        organization: team.organization_id.clone(),
+        organization: Some(team.organization_id.clone()),
         action: "team.delete",
         subject: team.id.to_string(),
         detail: json!({"name": team.name}),

@@ -235,7 +235,7 @@ pub(in crate::http) async fn delete_of_organization(
     };
     let ids: Vec<TokenId> = records.iter().map(|record| record.id.clone()).collect();
     let entry = audited::Entry {
-        organization,
+        organization: Some(organization),
         action: "token.delete",
         subject: ids.iter().map(TokenId::as_str).collect::<Vec<_>>().join(", "),
         detail: json!({"cut-off": false}),
@@ -400,7 +400,7 @@ pub(in crate::http) async fn create_for_pool(
     ApiBody(body): ApiBody,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let (pool, organization) = super::agent_pools::find(
+    let (pool, _) = super::agent_pools::find(
         &mut connection,
         &caller,
         &id,
@@ -416,15 +416,16 @@ pub(in crate::http) async fn create_for_pool(
     let record = app
         .db
         .write(move |tx| {
+            let organization = pool.organization_id.clone();
             let (pool, hash, description) = (pool.id.clone(), hash.clone(), description.clone());
-            let (organization, user, actor) = (organization.id.clone(), user.clone(), actor.clone());
+            let (user, actor) = (user.clone(), actor.clone());
             Box::pin(async move {
                 let record =
                     agent_tokens::create(tx, &pool, &hash, &description, user.as_ref(), expires_at).await?;
                 let (subject, detail) = (record.id.as_str(), json!({"pool": pool.as_str()}));
                 audit::record(
                     tx,
-                    Some(&organization),
+                    organization.as_ref(),
                     &actor,
                     "agent-token.create",
                     subject,

@@ -53,12 +53,25 @@ struct AdminPage {
 struct Shared {
     status: Status,
     reason: String,
-    agents: Vec<(String, Status, String, String, String, Ago)>,
+    paused: bool,
+    agents: Vec<SharedAgent>,
     waiting: Vec<(Status, String, String)>,
 }
 
+struct SharedAgent {
+    id: String,
+    name: String,
+    status: Status,
+    slots: String,
+    memory: String,
+    version: String,
+    seen: Ago,
+    /// A person wants it drained.
+    drained: bool,
+}
+
 /// Others are told that there is nothing.
-fn require_administrator(visitor: &Visitor) -> Result<(), WebError> {
+pub(super) fn require_administrator(visitor: &Visitor) -> Result<(), WebError> {
     if visitor.user.site_admin {
         Ok(())
     } else {
@@ -83,23 +96,26 @@ async fn page(app: &App, visitor: &Visitor, new: Option<Code>, problem: Option<S
             Some(Shared {
                 status,
                 reason,
+                paused: state.pool.settings.paused,
                 agents: state
                     .agents
                     .iter()
                     .map(|agent| {
                         let capacity = &agent.capacity;
-                        (
-                            agent.name.clone(),
-                            statuses::of_agent(agent, now, needs, &state.pool.settings.times),
-                            format!("{} of {} free", capacity.free_slots, capacity.slots),
-                            format!(
+                        SharedAgent {
+                            id: agent.id.to_string(),
+                            name: agent.name.clone(),
+                            status: statuses::of_agent(agent, now, needs, &state.pool.settings.times),
+                            slots: format!("{} of {} free", capacity.free_slots, capacity.slots),
+                            memory: format!(
                                 "{} of {}",
                                 megabytes(capacity.free_memory_mb),
                                 megabytes(capacity.memory_mb)
                             ),
-                            agent.version.clone(),
-                            Ago::new(agent.last_ping_at, now),
-                        )
+                            version: agent.version.clone(),
+                            seen: Ago::new(agent.last_ping_at, now),
+                            drained: agent.drain_wanted,
+                        }
                     })
                     .collect(),
                 waiting: state

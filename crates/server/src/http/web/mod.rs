@@ -35,6 +35,7 @@ pub mod paging;
 mod pools;
 mod retyped;
 mod runs;
+mod shared_pool;
 mod sign_in;
 mod watch;
 mod workspaces;
@@ -61,6 +62,7 @@ pub fn router(app: &App) -> Routes {
         .merge(account::routes())
         .merge(authorize::routes())
         .merge(administration::routes())
+        .merge(shared_pool::routes())
         .around(|router| {
             router
                 .layer(middleware::from_fn_with_state(app.clone(), once::keep))

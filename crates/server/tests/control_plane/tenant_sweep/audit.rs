@@ -7,7 +7,7 @@ use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{Finished, StateFate};
 use terrapool_protocol::job::{ArtifactName, Outcome};
 use terrapool_protocol::secret::Secret;
-use terrapool_server::http;
+use terrapool_server::{http, shared_agent};
 use terrapool_store::audit::{self, AuditFilter};
 use terrapool_store::organizations;
 use terrapool_testkit::agent::SimulatedAgent;
@@ -221,6 +221,11 @@ impl World {
             }
             (_, "/app/{org}/agent-pools/{pool}/agents/{agent}/delete")
             | ("DELETE", "/api/v2/agents/{id}") => self.end_agent().await,
+            (
+                _,
+                "/app/admin/shared-pool/agents/{agent}/drain"
+                | "/app/admin/shared-pool/agents/{agent}/resume",
+            ) => self.shared_agent().await,
             ("POST", "/api/v2/team-workspaces") => {
                 let body = document(json!({"name": format!("other{}", self.made)}), &[]);
                 let team = self.post("organizations/acme/teams", &body).await;
@@ -340,6 +345,14 @@ impl World {
         let mut agent = SimulatedAgent::register(&router, &token, "ended", "1").await;
         agent.draining = true;
         agent.sync(Millis::ZERO).await;
+        self.things.insert("agent", agent.registered.agent.to_string());
+    }
+
+    /// An agent of the shared pool.
+    async fn shared_agent(&mut self) {
+        let app = &self.plane.running.app;
+        let token = shared_agent::create_token(app, "played").await.unwrap();
+        let agent = SimulatedAgent::register(&http::router(app), &token, "shared", "1").await;
         self.things.insert("agent", agent.registered.agent.to_string());
     }
 

@@ -200,7 +200,7 @@ const POLICY: &str = "
 /app/{org}/projects GET=member POST=owner
 /app/{org}/projects/delete POST=admin
 /app/{org}/projects/{id} GET=read
-/app/{org}/access GET=owner
+/app/{org}/access GET=owner POST=owner
 /app/{org}/fleet GET=owner
 /app/{org}/audit GET=owner
 /app/{org}/audit/export GET=owner
@@ -270,6 +270,10 @@ const POLICY: &str = "
 /app/admin GET=site
 /app/admin/shared-token POST=site
 /app/admin/shared-token/revoke POST=site
+/app/admin/shared-pool GET=site POST=site
+/app/admin/shared-pool/pause POST=site
+/app/admin/shared-pool/agents/{agent}/drain POST=absent
+/app/admin/shared-pool/agents/{agent}/resume POST=absent
 /app/admin/audit GET=site
 /app/admin/audit/export GET=site
 ";

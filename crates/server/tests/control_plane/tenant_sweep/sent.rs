@@ -135,6 +135,9 @@ impl World {
             ("place", self.thing("project")),
             ("project", self.thing("project")),
             ("role", "read"),
+            ("pool", self.thing("pool")),
+            ("subject", self.thing("workspace-name")),
+            ("change", "exclude-workspace"),
         ])
     }
 }

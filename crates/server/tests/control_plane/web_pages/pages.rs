@@ -135,6 +135,7 @@ fn pages(world: &World) -> Vec<(&'static str, String, String)> {
         ("account-keys", "/app/settings/keys", ""),
         ("admin", "/app/admin", ""),
         ("admin-audit", "/app/admin/audit", ""),
+        ("admin-shared-pool", "/app/admin/shared-pool", ""),
     ] {
         pages.push((name, page.to_owned(), format!("{page}{query}")));
     }

@@ -11,7 +11,7 @@ use terrapool_protocol::health::{Health, Room};
 use terrapool_protocol::job::{ArtifactName, ChangeCounts, FailureReason, Outcome, Usage};
 use terrapool_protocol::memory::{MemoryCurve, MemoryUse};
 use terrapool_protocol::secret::Secret;
-use terrapool_server::http;
+use terrapool_server::{http, shared_agent};
 use terrapool_testkit::agent::{Attempt, SimulatedAgent, state_mark};
 use terrapool_testkit::installation::free_port;
 use terrapool_testkit::wait::until;
@@ -109,7 +109,15 @@ impl World {
 
         world.network().await;
         world.others().await;
+        world.operators_agent().await;
         world
+    }
+
+    /// An agent of the shared pool.
+    async fn operators_agent(&self) {
+        let app = &self.plane.running.app;
+        let token = shared_agent::create_token(app, "of the operators").await.unwrap();
+        SimulatedAgent::register(&http::router(app), &token, "operators-1", "1").await;
     }
 
     fn place(&mut self, name: &'static str, address: String) {

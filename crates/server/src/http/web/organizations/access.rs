@@ -10,6 +10,7 @@ use terrapool_store::pools::{self, PoolFilter, PoolRecord};
 use terrapool_store::projects::{self, ProjectFilter, ProjectRecord};
 use terrapool_store::workspaces::{self, WorkspaceFilter, WorkspaceOrder, WorkspaceRecord};
 
+use super::why::{self, Why};
 use crate::app::App;
 use crate::auth::OrganizationPermission;
 use crate::http::answer::Params;
@@ -52,15 +53,6 @@ struct Cell {
     current: bool,
 }
 
-/// Which rule decides a cell.
-struct Why {
-    subject: String,
-    pool: String,
-    verdict: &'static str,
-    lines: Vec<(Tone, &'static str, String)>,
-    address: String,
-}
-
 /// What the rule says of a whole project.
 fn of_project(
     access: &PoolAccess,
@@ -98,7 +90,8 @@ fn of_workspace(
     }
 }
 
-fn uses(record: &WorkspaceRecord, pool: &AgentPoolId) -> bool {
+/// Whether the runs of a workspace go to a pool.
+pub(super) fn in_use(record: &WorkspaceRecord, pool: &AgentPoolId) -> bool {
     record.effective.execution_mode == ExecutionMode::Agent
         && record.effective.agent_pool_id.as_ref() == Some(pool)
 }
@@ -190,7 +183,7 @@ pub(super) async fn show(
                 cells: pools
                     .iter()
                     .map(|pool| {
-                        let uses = uses(record, &pool.id);
+                        let uses = in_use(record, &pool.id);
                         let look = of_workspace(&pool.access, &record.id, &project.id, uses);
                         cell(&record.name, pool, look)
                     })
@@ -218,15 +211,17 @@ pub(super) async fn show(
         .iter()
         .flat_map(|record| pools.iter().map(move |pool| (record, pool)))
         .filter(|(record, pool)| {
-            uses(record, &pool.id) && !pool.access.allows(&record.id, &record.project_id)
+            in_use(record, &pool.id) && !pool.access.allows(&record.id, &record.project_id)
         })
         .map(|(record, pool)| (record.name.clone(), pool.name.clone()))
         .collect();
+    let known = (pools.as_slice(), projects.as_slice(), all.as_slice());
+    let why = why::of(&mut connection, &place, chosen, known, app.now()).await?;
     let page = AccessPage {
         shell: place.shell(Section::Access, "Pool access"),
         query: query.to_owned(),
         conflicts,
-        why: why(&base, chosen, &pools, &projects, &workspaces),
+        why,
         pools: pools
             .iter()
             .map(|pool| {
@@ -248,68 +243,18 @@ pub(super) async fn show(
     html(&page)
 }
 
-fn why(
-    base: &str,
-    (subject, pool): (&str, &str),
-    pools: &[PoolRecord],
-    projects: &[ProjectRecord],
-    workspaces: &[WorkspaceRecord],
-) -> Option<Why> {
-    let pool = pools.iter().find(|found| found.name == pool)?;
-    let access = &pool.access;
-    let workspace = workspaces.iter().find(|record| record.name == subject);
+/// What a row is about: the project, and the workspace when the name is one's.
+pub(super) fn named<'a>(
+    name: &str,
+    projects: &'a [ProjectRecord],
+    workspaces: &'a [WorkspaceRecord],
+) -> Option<(&'a ProjectRecord, Option<&'a WorkspaceRecord>)> {
+    let workspace = workspaces.iter().find(|record| record.name == name);
     let project = match workspace {
-        Some(record) => projects.iter().find(|project| project.id == record.project_id)?,
-        None => projects.iter().find(|project| project.name == subject)?,
+        Some(record) => projects.iter().find(|project| project.id == record.project_id),
+        None => projects.iter().find(|project| project.name == name),
     };
-    let line = |holds: bool, yes: String, no: String| {
-        if holds {
-            (Tone::Good, "ok", yes)
-        } else {
-            (Tone::Mute, "discard", no)
-        }
-    };
-    let mut lines = vec![
-        line(
-            access.organization_scoped,
-            "Every workspace of the organization may use the pool".to_owned(),
-            "The pool is not for every workspace of the organization".to_owned(),
-        ),
-        line(
-            access.allowed_projects.contains(&project.id),
-            format!("Project {} is allowed", project.name),
-            format!("Project {} is not among the allowed ones", project.name),
-        ),
-    ];
-    let allowed = match workspace {
-        Some(record) => {
-            lines.push(line(
-                access.allowed_workspaces.contains(&record.id),
-                "The workspace itself is allowed".to_owned(),
-                "The workspace itself is not among the allowed ones".to_owned(),
-            ));
-            if access.excluded_workspaces.contains(&record.id) {
-                lines.push((
-                    Tone::Bad,
-                    "stop",
-                    "The workspace is excluded, whatever else is said".to_owned(),
-                ));
-            }
-            access.allows(&record.id, &record.project_id)
-        }
-        None => access.organization_scoped || access.allowed_projects.contains(&project.id),
-    };
-    Some(Why {
-        subject: subject.to_owned(),
-        pool: pool.name.clone(),
-        verdict: if allowed {
-            "may run there."
-        } else {
-            "may not run there."
-        },
-        lines,
-        address: format!("{base}/agent-pools/{}/access", pool.id),
-    })
+    Some((project?, workspace))
 }
 
 #[cfg(test)]

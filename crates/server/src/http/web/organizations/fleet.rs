@@ -2,10 +2,10 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use terrapool_model::job::Phase;
-use terrapool_model::time::{Millis, Timestamp};
+use terrapool_model::time::Timestamp;
 use terrapool_store::overview::{self, JobView};
 
+use super::trouble::{self, Addresses, Trouble};
 use crate::app::App;
 use crate::auth::OrganizationPermission;
 use crate::http::answer::Params;
@@ -14,19 +14,19 @@ use crate::http::web::parts::chart::{Bars, Spark};
 use crate::http::web::parts::status::{self as statuses, Status};
 use crate::http::web::parts::time::{Took, between};
 use crate::http::web::parts::{Icon, Tone, words};
-use crate::http::web::pools::figures::{self, Figures};
+use crate::http::web::pools::figures::{self, Figures, GOAL, Period};
 use crate::http::web::pools::status;
 use crate::http::web::visitor::Visitor;
 use crate::waiting;
 
-/// Rows of the two lists.
+/// Rows of the lists.
 const MOST: usize = 12;
 
-/// Periods: value in the address, word, milliseconds, in words.
-const PERIODS: [(&str, &str, Millis, &str); 3] = [
-    ("1h", "1 h", Millis::from_seconds(3600), "hour"),
-    ("24h", "24 h", Millis::from_seconds(24 * 3600), "24 hours"),
-    ("7d", "7 d", Millis::from_seconds(7 * 24 * 3600), "7 days"),
+/// Periods: value in the address, word, the period, in words.
+const PERIODS: [(&str, &str, Period, &str); 3] = [
+    ("1h", "1 h", figures::HOUR, "hour"),
+    ("24h", "24 h", figures::DAY, "24 hours"),
+    ("7d", "7 d", figures::WEEK, "7 days"),
 ];
 
 #[derive(Template)]
@@ -41,11 +41,13 @@ struct FleetPage {
     stalled: usize,
     longest: (String, String),
     all: Figures,
+    jobs: u64,
+    goal: Took,
     used: u32,
     slots: u32,
     rows: Vec<Row>,
     queue: Vec<Line>,
-    failures: Vec<Line>,
+    trouble: Vec<Trouble>,
 }
 
 struct Row {
@@ -56,13 +58,14 @@ struct Row {
     waiting: usize,
     oldest: String,
     figures: Figures,
+    jobs: u64,
     spark: Spark,
     bars: Bars,
     used: u32,
     slots: u32,
 }
 
-/// A run in one of the two lists.
+/// A run that waits.
 struct Line {
     address: String,
     workspace: String,
@@ -96,13 +99,24 @@ pub(super) async fn show(
         .into_iter()
         .find(|(value, _, _, _)| *value == chosen)
         .unwrap_or(PERIODS[1]);
-    let since = Timestamp(now.0 - i64::try_from(period.0).unwrap_or(0));
+    let since = Timestamp(now.0 - i64::try_from(trouble::DAY.0).unwrap_or(0));
     let states = waiting::of_organization(&mut connection, &place.organization.id, false, now).await?;
-    let (mut rows, mut everything, mut queue) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut queue) = (Vec::new(), Vec::new());
+    let (mut failures, mut refused) = (Vec::new(), Vec::new());
     for state in &states {
         let pool = &state.pool;
-        let jobs = overview::finished_since(&mut connection, &pool.id, since, figures::MOST).await?;
-        let figures = figures::count(&jobs, period, now);
+        let figures = figures::of(&mut connection, &pool.id, period, now).await?;
+        failures.extend(
+            overview::platform_failures(&mut connection, &place.organization.id, &pool.id, since).await?,
+        );
+        if pool.organization_id.is_some() {
+            let lately = app.refusals.of(&pool.id).into_iter();
+            refused.extend(
+                lately
+                    .filter(|refusal| refusal.tries.last >= since)
+                    .map(|refusal| (state, refusal)),
+            );
+        }
         let (status, reason) = status::of(state, now);
         let (used, slots) = status::slots(state, now);
         let oldest = state.queue.iter().map(|(waiting, _)| waiting.job.queued_at).min();
@@ -130,13 +144,13 @@ pub(super) async fn show(
             reason,
             waiting: state.queue.len(),
             oldest: oldest.map_or_else(String::new, |at| format!("oldest {}", between(at, now))),
+            jobs: figures.jobs(),
             spark: figures.spark(&of),
-            bars: figures.bars(&of),
+            bars: figures.used_over_time(&of),
             figures,
             used,
             slots,
         });
-        everything.extend(jobs.into_iter().map(|job| (pool.name.clone(), job)));
     }
     rows.sort_by_key(|row| match row.status.tone {
         Tone::Bad => 0,
@@ -146,23 +160,17 @@ pub(super) async fn show(
     queue.sort_by_key(|(line, _)| std::cmp::Reverse(line.waits));
     let agents: usize = states.iter().map(|state| state.agents.len()).sum();
     let slots: u32 = rows.iter().map(|row| row.slots).sum();
-    let failures = everything
-        .iter()
-        .filter(|(_, job)| figures::is_platform_failure(job))
-        .take(MOST)
-        .map(|(pool, job)| Line {
-            address: address(job),
-            workspace: job.workspace.clone(),
-            pool: pool.clone(),
-            status: statuses::of_outcome(job.outcome.as_ref(), job.phase == Phase::Apply),
-            why: job.agent.clone().unwrap_or_default(),
-            waits: between(job.finished_at.unwrap_or(job.queued_at), now),
-        })
-        .collect();
-    let jobs: Vec<JobView> = everything.into_iter().map(|(_, job)| job).collect();
+    failures.sort_by_key(|job| std::cmp::Reverse(job.finished_at));
+    let base = place.address("");
+    let addresses = Addresses {
+        base: &base,
+        run: address,
+    };
+    let mut trouble = trouble::of(&addresses, &states, &failures, &refused, now);
+    trouble.truncate(MOST);
+    let all = Figures::together(rows.iter().map(|row| &row.figures), period);
     let page = FleetPage {
         shell: place.shell(Section::Fleet, "Fleet"),
-        base: place.address(""),
         summary: format!(
             "{}, {}, {}",
             words::count(rows.len() as u64, "pool", "pools"),
@@ -180,12 +188,15 @@ pub(super) async fn show(
             || ("—".to_owned(), String::new()),
             |(line, _)| (line.waits.to_string(), line.workspace.clone()),
         ),
-        all: figures::count(&jobs, period, now),
+        jobs: all.jobs(),
+        all,
+        goal: Took(GOAL),
         used: rows.iter().map(|row| row.used).sum(),
         slots,
         rows,
         queue: queue.into_iter().map(|(line, _)| line).take(MOST).collect(),
-        failures,
+        trouble,
+        base,
     };
     html(&page)
 }

@@ -11,6 +11,8 @@ mod people;
 mod project;
 mod projects;
 mod settings;
+mod trouble;
+mod why;
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -22,7 +24,7 @@ pub(super) fn routes() -> Routes {
         .route("/app/{org}/projects", get(projects::show).post(projects::save))
         .route("/app/{org}/projects/delete", post(projects::delete))
         .route("/app/{org}/projects/{id}", get(project::show))
-        .route("/app/{org}/access", get(access::show))
+        .route("/app/{org}/access", get(access::show).post(why::change))
         .route("/app/{org}/fleet", get(fleet::show))
         .route("/app/{org}/audit", get(audit::show))
         .route("/app/{org}/audit/export", get(audit_export::show))

@@ -3,7 +3,6 @@
 use askama::Template;
 use axum::extract::{Path, State};
 use terrapool_model::job::Phase;
-use terrapool_model::time::Timestamp;
 use terrapool_model::wait::WaitReason;
 use terrapool_store::agents::AgentRecord;
 use terrapool_store::db::Connection;
@@ -11,7 +10,7 @@ use terrapool_store::overview::{self, JobView, QueuedView};
 
 use super::frame::{self, Frame, Names, Seen, Tab};
 use super::observed::{self, Observed};
-use super::{figures, list, status};
+use super::{figures, status};
 use crate::app::App;
 use crate::auth::WorkspacePermission;
 use crate::http::web::error::WebError;
@@ -59,6 +58,8 @@ struct Live {
     spark: Spark,
     jobs: u64,
     bars: Bars,
+    used: Bars,
+    waited: Spark,
 }
 
 /// The bottleneck, in a sentence.
@@ -110,9 +111,7 @@ struct JobLine {
 async fn live(app: &App, connection: &mut Connection, seen: &Seen) -> Result<Live, WebError> {
     let (now, state, pool) = (seen.now, &seen.state, seen.pool());
     let running = overview::running_on(connection, &pool.id).await?;
-    let since = Timestamp(now.0 - 24 * 3_600_000);
-    let jobs = overview::finished_since(connection, &pool.id, since, figures::MOST).await?;
-    let figures = figures::count(&jobs, list::DAY, now);
+    let figures = figures::of(connection, &pool.id, figures::DAY, now).await?;
     let (used, slots) = status::slots(state, now);
     let connected = state.connected(now).count();
     let organization = &seen.place.organization.name;
@@ -178,8 +177,10 @@ async fn live(app: &App, connection: &mut Connection, seen: &Seen) -> Result<Liv
         ),
         wait: figures.wait_words(),
         spark: figures.spark(""),
-        jobs: figures.jobs,
-        bars: figures.bars(""),
+        jobs: figures.jobs(),
+        bars: figures.jobs_over_time(),
+        used: figures.used_over_time(""),
+        waited: figures.waiting_over_time(),
     })
 }
 

@@ -1,95 +1,102 @@
-//! Figures of a pool's last day, counted from its jobs.
+//! Figures of a pool over a period, from what was kept of it minute by minute.
 
+use terrapool_model::id::AgentPoolId;
+use terrapool_model::pool_minutes::Activity;
 use terrapool_model::time::{Millis, Timestamp};
-use terrapool_protocol::job::{FailureReason, Outcome};
-use terrapool_store::overview::JobView;
+use terrapool_store::db::Connection;
+use terrapool_store::error::StoreError;
+use terrapool_store::pool_minutes;
 
 use crate::http::web::parts::Tone;
 use crate::http::web::parts::chart::{Bars, Spark};
 use crate::http::web::parts::time::Took;
 
-/// Jobs of a pool that are counted at most.
-pub(in crate::http::web) const MOST: u32 = 5000;
-/// Pieces that a period is cut into.
-const PIECES: usize = 24;
-
-/// What a pool did in a period.
-#[derive(Debug, Clone, Default)]
-pub(in crate::http::web) struct Figures {
-    /// Jobs that were taken.
-    pub(in crate::http::web) jobs: u64,
-    /// Jobs that failed for a reason that is not the configuration's.
-    pub(in crate::http::web) failures: u64,
-    /// Half of the jobs waited no longer.
-    pub(in crate::http::web) median: Option<Millis>,
-    /// 95 of 100 waited no longer.
-    pub(in crate::http::web) p95: Option<Millis>,
-    /// Longest wait in each piece of the period, milliseconds, oldest first.
-    pub(in crate::http::web) waits: Vec<u64>,
-    /// Jobs taken in each piece, oldest first.
-    pub(in crate::http::web) taken: Vec<u64>,
-}
-
-/// Whether a job failed by our fault.
-pub(in crate::http::web) fn is_platform_failure(job: &JobView) -> bool {
-    match &job.outcome {
-        Some(Outcome::EngineLost { .. }) => true,
-        Some(Outcome::Failed { reason, .. }) => match reason {
-            FailureReason::OutOfMemory
-            | FailureReason::Limit
-            | FailureReason::LostContact
-            | FailureReason::Internal
-            | FailureReason::Engine => true,
-            FailureReason::Configuration
-            | FailureReason::Init
-            | FailureReason::Exit
-            | FailureReason::PlanMismatch => false,
-        },
-        Some(Outcome::Succeeded { .. } | Outcome::Canceled | Outcome::NeverStarted { .. }) => false,
-        // Ended without a report: given up.
-        None => job.finished_at.is_some() && job.state == terrapool_model::job::JobState::Lost,
-    }
-}
-
-/// Counts the jobs that were queued in a period that ends now.
-pub(in crate::http::web) fn count(jobs: &[JobView], period: Millis, now: Timestamp) -> Figures {
-    let mut figures = Figures {
-        waits: vec![0; PIECES],
-        taken: vec![0; PIECES],
-        ..Figures::default()
-    };
-    let mut all = Vec::new();
-    let piece = (period.0 / PIECES as u64).max(1);
-    for job in jobs {
-        let Some(started) = job.started_at else {
-            continue;
-        };
-        let wait = (started - job.queued_at).0;
-        let age = (now - job.queued_at).0 / piece;
-        let index = PIECES.saturating_sub(1 + usize::try_from(age).unwrap_or(PIECES));
-        figures.jobs += 1;
-        figures.taken[index] += 1;
-        figures.waits[index] = figures.waits[index].max(wait);
-        figures.failures += u64::from(is_platform_failure(job));
-        all.push(wait);
-    }
-    all.sort_unstable();
-    let at = |hundredth: usize| {
-        let index = (all.len() * hundredth).div_ceil(100).saturating_sub(1);
-        all.get(index).copied().map(Millis)
-    };
-    figures.median = at(50);
-    figures.p95 = at(95);
-    figures
-}
+/// Of a hundred jobs, 95 should wait no longer.
+pub(in crate::http::web) const GOAL: Millis = Millis::from_seconds(10);
 
 /// Waits up to this are calm: all charts are at least so high, so that a calm pool looks calm beside another one.
 const CALM: Millis = Millis::from_seconds(60);
 
+/// A period that ends now: how many pieces it is shown in, and how many minutes each of them has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::http::web) struct Period {
+    pieces: usize,
+    minutes: i64,
+}
+
+/// The last hour.
+pub(in crate::http::web) const HOUR: Period = Period {
+    pieces: 20,
+    minutes: 3,
+};
+/// The last 24 hours.
+pub(in crate::http::web) const DAY: Period = Period {
+    pieces: 24,
+    minutes: 60,
+};
+/// The last seven days.
+pub(in crate::http::web) const WEEK: Period = Period {
+    pieces: 28,
+    minutes: 360,
+};
+
+/// What a pool, or several, did in a period.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::http::web) struct Figures {
+    /// Oldest first.
+    pieces: Vec<Activity>,
+    whole: Activity,
+}
+
+/// Reads what a pool did in a period.
+pub(in crate::http::web) async fn of(
+    connection: &mut Connection,
+    pool: &AgentPoolId,
+    period: Period,
+    now: Timestamp,
+) -> Result<Figures, StoreError> {
+    let pieces = pool_minutes::pieces(connection, pool, (period.pieces, period.minutes), now).await?;
+    Ok(Figures::new(pieces))
+}
+
 impl Figures {
-    /// "1.6 s and 3 min 48 s".
+    fn new(pieces: Vec<Activity>) -> Self {
+        let mut whole = Activity::default();
+        for piece in &pieces {
+            whole.merge(piece);
+        }
+        Self { pieces, whole }
+    }
+
+    /// What several pools did in the same period.
+    pub(in crate::http::web) fn together<'a>(all: impl Iterator<Item = &'a Self>, period: Period) -> Self {
+        let mut pieces = vec![Activity::default(); period.pieces];
+        for figures in all {
+            for (piece, other) in pieces.iter_mut().zip(&figures.pieces) {
+                piece.merge_pool(other);
+            }
+        }
+        Self::new(pieces)
+    }
+
+    /// Jobs that were taken.
+    pub(in crate::http::web) fn jobs(&self) -> u64 {
+        self.whole.waits.count()
+    }
+
+    /// Jobs that failed by a fault of the platform.
+    pub(in crate::http::web) fn failures(&self) -> u64 {
+        self.whole.failures
+    }
+
+    /// Whether 95 of 100 jobs waited no longer than they should.
+    pub(in crate::http::web) fn is_within_goal(&self) -> bool {
+        self.whole.percentile(95).is_none_or(|p95| p95 <= GOAL)
+    }
+
+    /// "1.6 s / 3 min 48 s".
     pub(in crate::http::web) fn wait_words(&self) -> String {
-        match (self.median, self.p95) {
+        match (self.whole.percentile(50), self.whole.percentile(95)) {
             (Some(median), Some(p95)) => format!("{} / {}", Took(median), Took(p95)),
             _ => "—".to_owned(),
         }
@@ -97,9 +104,9 @@ impl Figures {
 
     /// The longest waits over time.
     pub(in crate::http::web) fn spark(&self, of: &str) -> Spark {
-        let most = Millis(self.waits.iter().copied().max().unwrap_or(0));
+        let most = self.whole.longest_wait;
         Spark {
-            values: self.waits.clone(),
+            values: self.pieces.iter().map(|piece| piece.longest_wait.0).collect(),
             whole: CALM.0,
             tone: if most > CALM { Tone::Warn } else { Tone::Live },
             sentence: format!("Longest queue wait{of} over time, at most {}", Took(most)),
@@ -107,61 +114,82 @@ impl Figures {
     }
 
     /// The jobs over time.
-    pub(in crate::http::web) fn bars(&self, of: &str) -> Bars {
+    pub(in crate::http::web) fn jobs_over_time(&self) -> Bars {
         Bars {
-            values: self.taken.clone(),
+            values: self.pieces.iter().map(|piece| piece.waits.count()).collect(),
             tone: Tone::Live,
-            sentence: format!("Jobs taken{of} over time, {} in all", self.jobs),
+            sentence: format!("Jobs taken over time, {} in all", self.jobs()),
+        }
+    }
+
+    /// The slots in use over time.
+    pub(in crate::http::web) fn used_over_time(&self, of: &str) -> Bars {
+        Bars {
+            values: self.pieces.iter().map(|piece| piece.most_used).collect(),
+            tone: Tone::Live,
+            sentence: format!("Slots in use{of} over time, at most {}", self.whole.most_used),
+        }
+    }
+
+    /// The jobs that waited at once over time.
+    pub(in crate::http::web) fn waiting_over_time(&self) -> Spark {
+        Spark {
+            values: self.pieces.iter().map(|piece| piece.most_waiting).collect(),
+            whole: 0,
+            tone: Tone::Live,
+            sentence: format!(
+                "Jobs waiting at once over time, at most {}",
+                self.whole.most_waiting
+            ),
+        }
+    }
+
+    /// The failures by a fault of the platform over time.
+    pub(in crate::http::web) fn failures_over_time(&self) -> Spark {
+        Spark {
+            values: self.pieces.iter().map(|piece| piece.failures).collect(),
+            whole: 0,
+            tone: Tone::Bad,
+            sentence: format!("Failures by the platform over time, {} in all", self.failures()),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use terrapool_model::id::{AgentPoolId, JobId, RunId};
-    use terrapool_model::job::{JobState, Phase};
-    use terrapool_protocol::job::Limits;
-
     use super::*;
 
-    fn job(queued: i64, wait: i64) -> JobView {
-        JobView {
-            id: JobId::from_random([1; 16]),
-            run_id: RunId::from_random([1; 16]),
-            message: String::new(),
-            workspace: String::new(),
-            organization: String::new(),
-            pool_id: AgentPoolId::from_random([1; 16]),
-            phase: Phase::Plan,
-            state: JobState::Done,
-            generation: 1,
-            attempt: None,
-            agent_id: None,
-            agent: None,
-            tries: 1,
-            last_contact: None,
-            queued_at: Timestamp(queued),
-            started_at: Some(Timestamp(queued + wait)),
-            finished_at: None,
-            limits: Limits::default(),
-            outcome: None,
-            usage: None,
+    fn piece(waits: impl Iterator<Item = u64>, used: u64) -> Activity {
+        let mut piece = Activity {
+            most_used: used,
+            ..Activity::default()
+        };
+        for wait in waits {
+            piece.waits.add(Millis(wait));
+            piece.longest_wait = piece.longest_wait.max(Millis(wait));
         }
+        piece
     }
 
     #[test]
-    fn waits_are_counted_where_they_happened() {
-        let period = Millis(24_000);
-        let jobs: Vec<JobView> = (0..20)
-            .map(|index| job(23_500, index * 10))
-            .chain([job(500, 9_000)])
-            .collect();
-        let figures = count(&jobs, period, Timestamp(24_000));
-        assert_eq!(figures.jobs, 21);
-        assert_eq!(figures.median, Some(Millis(100)));
-        assert_eq!(figures.p95, Some(Millis(190)));
-        assert_eq!((figures.taken[0], figures.taken[23]), (1, 20));
-        assert_eq!(figures.waits[0], 9_000);
-        assert_eq!(count(&[], period, Timestamp(0)).wait_words(), "—");
+    fn percentiles_are_those_of_all_pieces_and_pools_together() {
+        let period = Period {
+            pieces: 2,
+            minutes: 1,
+        };
+        let quick = Figures::new(vec![piece((0..60).map(|_| 2), 1), piece((0..30).map(|_| 3), 2)]);
+        let slow = Figures::new(vec![piece((0..10).map(|_| 20_000), 3), Activity::default()]);
+        assert_eq!(quick.wait_words(), "0.0 s / 0.0 s");
+        assert!(quick.is_within_goal() && !slow.is_within_goal());
+        let both = Figures::together([&quick, &slow].into_iter(), period);
+        assert_eq!(both.jobs(), 100);
+        assert_eq!(both.whole.percentile(90), Some(Millis(3)));
+        assert_eq!(both.whole.percentile(95), Some(Millis(19_456)));
+        assert!(!both.is_within_goal());
+        assert_eq!(both.used_over_time("").values, [4, 2]);
+        assert_eq!(both.jobs_over_time().values, [70, 30]);
+        assert_eq!(both.spark("").tone, Tone::Live);
+        let none = Figures::together([].into_iter(), period);
+        assert_eq!((none.wait_words().as_str(), none.is_within_goal()), ("—", true));
     }
 }

@@ -2,9 +2,9 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use terrapool_model::time::{Millis, Timestamp};
+use terrapool_model::time::Timestamp;
 use terrapool_store::db::Connection;
-use terrapool_store::{overview, pools};
+use terrapool_store::pools;
 
 use super::{figures, frame, status};
 use crate::app::App;
@@ -17,9 +17,6 @@ use crate::http::web::parts::time::between;
 use crate::http::web::parts::{Icon, Tone, words};
 use crate::http::web::visitor::{Place, Visitor};
 use crate::waiting::{self, PoolState};
-
-/// The period of the small charts.
-pub(super) const DAY: Millis = Millis::from_seconds(24 * 3600);
 
 #[derive(Template)]
 #[template(path = "pools/list.html")]
@@ -124,13 +121,7 @@ async fn row(
         .connected(now)
         .map(|agent| agent.capacity.free_memory_mb)
         .sum();
-    let jobs = overview::finished_since(
-        connection,
-        &pool.id,
-        Timestamp(now.0 - 24 * 3_600_000),
-        figures::MOST,
-    )
-    .await?;
+    let figures = figures::of(connection, &pool.id, figures::DAY, now).await?;
     let oldest = state.queue.iter().map(|(waiting, _)| waiting.job.queued_at).min();
     let users = pools::workspaces(connection, &pool.id).await?.len();
     Ok(Row {
@@ -160,7 +151,7 @@ async fn row(
         },
         waiting: state.queue.len(),
         oldest: oldest.map_or_else(String::new, |at| format!("oldest {}", between(at, now))),
-        spark: figures::count(&jobs, DAY, now).spark(&format!(" in {}", pool.name)),
+        spark: figures.spark(&format!(" in {}", pool.name)),
         access: if shared {
             "Everyone".to_owned()
         } else {

@@ -16,7 +16,7 @@ mod health;
 mod install;
 mod list;
 mod observed;
-mod settings;
+pub(super) mod settings;
 pub(super) mod status;
 pub(super) mod tokens;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use askama::Template;
 use axum::extract::{Path, State};
 use serde_json::{Map, Value, json};
+use terrapool_model::id::AgentPoolId;
 use terrapool_model::image::PinnedImage;
 use terrapool_model::time::{Millis, Timestamp};
 use terrapool_protocol::job::{Limit, SandboxNetwork, SandboxProxy};
@@ -12,8 +13,7 @@ use terrapool_store::db::Connection;
 use terrapool_store::overview;
 use terrapool_store::pools::{self, PoolRecord, PoolSettings};
 
-use super::figures;
-use super::frame::{self, Frame, Names, Seen, Tab};
+use super::frame::{self, Frame, Names, Tab};
 use crate::app::App;
 use crate::auth::OrganizationPermission;
 use crate::http::tfe;
@@ -34,11 +34,78 @@ struct SettingsPage {
     shell: Shell,
     frame: Frame,
     problem: Option<String>,
-    filled: Filled,
-    peaks: String,
+    form: SettingsForm,
     created: Day,
     users: Vec<String>,
-    networks: &'static [(&'static str, &'static str)],
+}
+
+/// The form with a pool's settings.
+pub(in crate::http::web) struct SettingsForm {
+    /// Where it is sent to.
+    pub(in crate::http::web) action: String,
+    /// The pool has a name of its own.
+    pub(in crate::http::web) named: bool,
+    pub(in crate::http::web) filled: Filled,
+    /// What runs of the pool needed lately.
+    pub(in crate::http::web) peaks: String,
+    pub(in crate::http::web) networks: &'static [(&'static str, &'static str)],
+}
+
+/// What was sent and is not saved, and why not.
+pub(in crate::http::web) type Refused = (Filled, String);
+
+impl SettingsForm {
+    /// The form of a pool, filled with what is stored or with what was refused, and what is wrong with that.
+    pub(in crate::http::web) async fn of(
+        connection: &mut Connection,
+        pool: &PoolRecord,
+        action: String,
+        refused: Option<Refused>,
+        now: Timestamp,
+    ) -> Result<(Self, Option<String>), WebError> {
+        let peaks = peaks(connection, &pool.id, now).await?;
+        let (filled, problem) = form::filled(refused, || Filled::stored(&pool.name, &pool.settings));
+        let form = Self {
+            action,
+            named: pool.organization_id.is_some(),
+            filled,
+            peaks,
+            networks: &NETWORKS,
+        };
+        Ok((form, problem))
+    }
+}
+
+/// Saves what was sent for a pool by the API's handler, which says who may.
+pub(in crate::http::web) async fn save_as_sent(
+    app: &App,
+    visitor: &Visitor,
+    pool: &PoolRecord,
+    fields: &Fields,
+) -> Result<Result<(), Refused>, WebError> {
+    let (caller, id) = (visitor.caller.clone(), Path(pool.id.to_string()));
+    let body = request(wanted(pool, fields));
+    match tfe::agent_pools::update(State(app.clone()), caller, id, body).await {
+        Ok(_) => Ok(Ok(())),
+        Err(error) => Ok(Err((Filled::of(fields), WebError::from(error).problem()?))),
+    }
+}
+
+/// Pauses a pool, or ends that, as the form says. Answers what to tell.
+pub(in crate::http::web) async fn pause_as_sent(
+    app: &App,
+    visitor: &Visitor,
+    pool: String,
+    fields: &Fields,
+) -> Result<&'static str, WebError> {
+    let paused = fields.text("paused") == "yes";
+    let body = request(json!({"paused": paused}));
+    tfe::agent_pools::update(State(app.clone()), visitor.caller.clone(), Path(pool), body).await?;
+    Ok(if paused {
+        "The pool is paused. What runs goes on; nothing new is given out."
+    } else {
+        "The pool gives out runs again."
+    })
 }
 
 /// The choices of a sandbox's network, as the API names them, and their words.
@@ -118,11 +185,11 @@ const TIMES: [(&str, &str, u64); 4] = [
 ];
 
 /// What is in the form.
-struct Filled(BTreeMap<&'static str, String>);
+pub(in crate::http::web) struct Filled(BTreeMap<&'static str, String>);
 
 impl Filled {
     /// The text of a field.
-    fn get(&self, field: &str) -> &str {
+    pub(in crate::http::web) fn get(&self, field: &str) -> &str {
         self.0.get(field).map_or("", String::as_str)
     }
 
@@ -219,15 +286,19 @@ fn wanted(pool: &PoolRecord, fields: &Fields) -> Value {
         }
     }
     let mut attributes = json!({"sandbox": sandbox, "lease-times": times});
-    if let Some(name) = changed("name") {
+    // The shared pool's is not in the form.
+    if let Some(name) = changed("name").filter(|_| pool.organization_id.is_some()) {
         attributes["name"] = json!(name);
     }
     attributes
 }
 
-async fn peaks(connection: &mut Connection, seen: &Seen) -> Result<String, WebError> {
-    let since = Timestamp(seen.now.0 - 30 * 24 * 3_600_000);
-    let jobs = overview::finished_since(connection, &seen.pool().id, since, figures::MOST).await?;
+/// Jobs whose memory is looked at.
+const COUNTED: u32 = 5000;
+
+async fn peaks(connection: &mut Connection, pool: &AgentPoolId, now: Timestamp) -> Result<String, WebError> {
+    let since = Timestamp(now.0 - 30 * 24 * 3_600_000);
+    let jobs = overview::finished_since(connection, pool, since, COUNTED).await?;
     let mut peaks: Vec<u64> = jobs
         .iter()
         .filter_map(|job| job.usage?.peak_memory_bytes)
@@ -245,23 +316,19 @@ async fn peaks(connection: &mut Connection, seen: &Seen) -> Result<String, WebEr
     })
 }
 
-async fn page(app: &App, visitor: &Visitor, names: &Names, refused: Option<(Filled, String)>) -> Page {
+async fn page(app: &App, visitor: &Visitor, names: &Names, refused: Option<Refused>) -> Page {
     let mut connection = app.db.read().await?;
     let seen = frame::see(app, &mut connection, visitor, names, Tab::Settings).await?;
     let users = pools::workspaces(&mut connection, &seen.pool().id).await?;
-    let peaks = peaks(&mut connection, &seen).await?;
     let status = form::status(refused.is_some());
-    let (filled, problem) = form::filled(refused, || {
-        Filled::stored(&seen.pool().name, &seen.pool().settings)
-    });
+    let action = format!("{}/settings", seen.frame.base);
+    let (form, problem) = SettingsForm::of(&mut connection, seen.pool(), action, refused, seen.now).await?;
     let page = SettingsPage {
         shell: seen.shell("Settings"),
         problem,
-        filled,
-        peaks,
+        form,
         created: Day::new(seen.pool().created_at, seen.now),
         users: users.into_iter().map(|(_, name)| name).collect(),
-        networks: &NETWORKS,
         frame: seen.frame,
     };
     html_with(status, &page)
@@ -285,11 +352,8 @@ pub(super) async fn save(State(app): State<App>, Path(names): Path<Names>, form:
     )
     .await?;
     drop(connection);
-    let (caller, id) = (visitor.caller.clone(), Path(pool.id.to_string()));
-    let body = request(wanted(&pool, &fields));
-    if let Err(error) = tfe::agent_pools::update(State(app.clone()), caller, id, body).await {
-        let problem = WebError::from(error).problem()?;
-        return page(&app, &visitor, &names, Some((Filled::of(&fields), problem))).await;
+    if let Err(refused) = save_as_sent(&app, &visitor, &pool, &fields).await? {
+        return page(&app, &visitor, &names, Some(refused)).await;
     }
     let address = place.address(&format!("/agent-pools/{}/settings", pool.id));
     see_with(&visitor, &address, "The settings are saved.")
@@ -297,14 +361,8 @@ pub(super) async fn save(State(app): State<App>, Path(names): Path<Names>, form:
 
 /// `POST /app/:org/agent-pools/:id/pause`
 pub(super) async fn pause(State(app): State<App>, Path(names): Path<Names>, form: SignedForm) -> Page {
-    let (visitor, paused) = (form.visitor, form.fields.text("paused") == "yes");
-    let (caller, id) = (visitor.caller.clone(), Path(names.1.clone()));
-    tfe::agent_pools::update(State(app), caller, id, request(json!({"paused": paused}))).await?;
-    let said = if paused {
-        "The pool is paused. What runs goes on; nothing new is given out."
-    } else {
-        "The pool gives out runs again."
-    };
+    let visitor = form.visitor;
+    let said = pause_as_sent(&app, &visitor, names.1.clone(), &form.fields).await?;
     see_with(
         &visitor,
         &format!("/app/{}/agent-pools/{}", names.0, names.1),

@@ -19,6 +19,26 @@ pub(in crate::http::web) fn slots(state: &PoolState, now: Timestamp) -> (u32, u3
     })
 }
 
+/// What a pool has to offer, for somebody who chooses one: "healthy, 2 agents, 3 slots free".
+pub(in crate::http::web) fn offer(state: &PoolState, now: Timestamp) -> String {
+    let (status, _) = of(state, now);
+    let (used, all) = slots(state, now);
+    let connected = state.connected(now).count();
+    let waiting = match state.queue.len() {
+        0 => String::new(),
+        waiting => format!(", {waiting} waiting"),
+    };
+    if connected == 0 {
+        return format!("{}{waiting}", status.word.to_lowercase());
+    }
+    format!(
+        "{}, {}, {} free{waiting}",
+        status.word.to_lowercase(),
+        words::count(connected as u64, "agent", "agents"),
+        words::count(u64::from(all.saturating_sub(used)), "slot", "slots")
+    )
+}
+
 /// The status of a pool, the worst first, and why.
 pub(in crate::http::web) fn of(state: &PoolState, now: Timestamp) -> (Status, String) {
     let connected = state.connected(now).count();

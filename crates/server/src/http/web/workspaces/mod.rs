@@ -9,6 +9,7 @@ mod actions;
 mod create;
 mod frame;
 mod list;
+mod origin;
 mod overview;
 mod settings;
 mod states;

@@ -4,13 +4,15 @@ use askama::Template;
 use axum::extract::{Path, State};
 use terrapool_model::execution::ExecutionMode;
 use terrapool_model::run::RunStatus;
+use terrapool_protocol::job::Limits;
 use terrapool_store::db::Connection;
 use terrapool_store::overview::{self, RunFilter};
 use terrapool_store::page::Page as StorePage;
-use terrapool_store::state_versions;
+use terrapool_store::{pools, projects, state_versions};
 
 use super::frame::{self, Frame, LockEnd, Seen, Tab};
 use super::list::{cloud_block, first_commands};
+use super::origin::{Origin, limit};
 use super::states::{self, Output};
 use crate::app::App;
 use crate::auth::WorkspacePermission;
@@ -138,24 +140,22 @@ async fn verdict(connection: &mut Connection, seen: &Seen) -> Result<Option<Verd
 
 async fn facts(connection: &mut Connection, seen: &Seen) -> Result<Vec<(&'static str, String)>, WebError> {
     let record = &seen.record;
-    let from = if record.execution_mode.is_some() {
-        ""
-    } else {
-        " (inherited)"
+    let project = projects::get(connection, &record.project_id).await?;
+    let origin = Origin::of(record, project.as_ref(), &seen.place.organization);
+    let pool = match &record.effective.agent_pool_id {
+        Some(id) => pools::get(connection, id).await?,
+        None => None,
     };
-    let limit = |name: &str| record.settings.get(name).and_then(serde_json::Value::as_u64);
-    let memory = match limit("memory-mb") {
-        Some(own) => megabytes(own),
-        None => match &record.effective.agent_pool_id {
-            Some(id) => terrapool_store::pools::get(connection, id).await?.map_or_else(
-                || "512 MB".to_owned(),
-                |pool| format!("{} (pool)", megabytes(pool.settings.default_limits.memory_mb)),
-            ),
-            None => "512 MB (pool)".to_owned(),
-        },
+    let limits = match &pool {
+        Some(pool) => pool.settings.default_limits,
+        None => pools::find_shared(connection)
+            .await?
+            .map_or_else(Limits::default, |pool| pool.settings.default_limits),
     };
+    let own = |name: &str| record.settings.get(name).and_then(serde_json::Value::as_u64);
+    let pool = pool.as_ref().map(|pool| pool.name.as_str());
     let mut facts = vec![
-        ("Runs on", format!("{}{from}", seen.frame.pool)),
+        ("Runs on", format!("{}, {origin}", seen.frame.pool)),
         ("Engine", seen.frame.engine.clone()),
         (
             "Apply",
@@ -179,7 +179,15 @@ async fn facts(connection: &mut Connection, seen: &Seen) -> Result<Vec<(&'static
         ("Created", format!("{} ago", between(record.created_at, seen.now))),
     ];
     if record.effective.execution_mode != ExecutionMode::Local {
+        let memory = limit(own("memory-mb"), pool, limits.memory_mb, megabytes);
+        let cpu = limit(own("cpu-millis"), pool, limits.cpu_millis, |millis| {
+            format!("{}.{:03}", millis / 1000, millis % 1000)
+                .trim_end_matches('0')
+                .trim_end_matches('.')
+                .to_owned()
+        });
         facts.insert(2, ("Memory of a run", memory));
+        facts.insert(3, ("CPU of a run", cpu));
     }
     if let Some(description) = record.description.as_ref().filter(|text| !text.is_empty()) {
         facts.insert(0, ("Description", description.clone()));

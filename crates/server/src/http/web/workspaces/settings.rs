@@ -14,6 +14,7 @@ use terrapool_store::workspaces::WorkspaceRecord;
 
 use super::create::execution;
 use super::frame::{self, Frame, LockEnd, Tab};
+use super::origin::Origin;
 use crate::app::App;
 use crate::auth::{ProjectPermission, WorkspacePermission};
 use crate::http::tfe;
@@ -21,7 +22,9 @@ use crate::http::web::error::WebError;
 use crate::http::web::form::{self, Fields, SignedForm, request_with};
 use crate::http::web::page::{Page, Section, Shell, html_with, see_with};
 use crate::http::web::parts::{Code, Icon};
+use crate::http::web::pools::status as pool_status;
 use crate::http::web::visitor::Visitor;
+use crate::waiting;
 
 #[derive(Template)]
 #[template(path = "workspace/settings.html")]
@@ -32,8 +35,11 @@ struct SettingsPage {
     filled: Filled,
     projects: Vec<(String, String)>,
     pools: Vec<(String, String)>,
-    refused: usize,
+    /// Pools that it may not use.
+    refused: Vec<String>,
     inherited: String,
+    /// Who says so.
+    origin: Origin,
     pool_memory: u64,
     pool_cpu: u64,
     resources: u64,
@@ -125,10 +131,20 @@ async fn page(
     let (usable, others): (Vec<_>, Vec<_>) = listed.items.into_iter().partition(|pool| {
         pool.access.allows(&record.id, &record.project_id) || record.agent_pool_id.as_ref() == Some(&pool.id)
     });
-    let limits = usable
+    let mut usable_states = Vec::new();
+    for pool in usable {
+        usable_states.push(waiting::of_pool(&mut connection, pool, seen.now).await?);
+    }
+    let own_pool = usable_states
         .iter()
-        .find(|pool| record.effective.agent_pool_id.as_ref() == Some(&pool.id))
-        .map_or_else(Limits::default, |pool| pool.settings.default_limits);
+        .map(|state| &state.pool)
+        .find(|pool| record.effective.agent_pool_id.as_ref() == Some(&pool.id));
+    let limits = match own_pool {
+        Some(pool) => pool.settings.default_limits,
+        None => pools::find_shared(&mut connection)
+            .await?
+            .map_or_else(Limits::default, |pool| pool.settings.default_limits),
+    };
     let project = projects::get(&mut connection, &record.project_id).await?;
     let names_of_pools = overview::pool_names(&mut connection, &organization.id).await?;
     let (mode, pool) = match &project {
@@ -167,12 +183,16 @@ async fn page(
         problem,
         filled,
         projects,
-        pools: usable
-            .into_iter()
-            .map(|pool| (pool.id.to_string(), pool.name))
+        pools: usable_states
+            .iter()
+            .map(|state| {
+                let about = pool_status::offer(state, seen.now);
+                (state.pool.id.to_string(), format!("{}: {about}", state.pool.name))
+            })
             .collect(),
-        refused: others.len(),
+        refused: others.into_iter().map(|pool| pool.name).collect(),
         inherited,
+        origin: Origin::inherited(project.as_ref(), organization),
         pool_memory: limits.memory_mb,
         pool_cpu: limits.cpu_millis,
         resources: record.resource_count,
