@@ -53,7 +53,11 @@ impl Browser {
             .expect("an address with a port");
         let program = ["chromedriver", &format!("--port={port}")];
         let driver = secluded::start(profile.path(), target, port, &program).await;
-        let http = reqwest::Client::new();
+        // chromedriver closes connections that wait, also at the moment when the next command is sent on one.
+        let http = reqwest::Client::builder()
+            .pool_max_idle_per_host(0)
+            .build()
+            .expect("a client");
         let address = format!("http://127.0.0.1:{port}");
         let status = format!("{address}/status");
         let ready = until(PATIENCE, async || {
