@@ -15,6 +15,7 @@ use terrapool_agent_core::capacity::{Held, free_slots, reserve};
 use terrapool_model::id::AttemptId;
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{Register, Registered, Settings, Sync, SyncMode, Synced};
+use terrapool_protocol::health::SelfTest;
 use terrapool_protocol::job::{Limits, SandboxNetwork};
 use terrapool_protocol::secret::Secret;
 use tokio::sync::{Notify, mpsc, watch};
@@ -121,6 +122,8 @@ struct Service {
     pause: Option<tokio::time::Instant>,
     /// Whether the container engine answers.
     engine_answers: watch::Receiver<bool>,
+    /// What came of the first sandbox with the pool's settings.
+    tested: watch::Receiver<Option<SelfTest>>,
     /// How long it works by itself.
     span: Span,
     /// It has worked so long.
@@ -233,6 +236,7 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
         );
     }
     let engine_answers = shared.driver.answers();
+    let tested = shared.warm.tested();
     let driver = Arc::clone(&shared.driver);
     let tidying = tokio::spawn(remove_old_engines(driver));
     let mut service = Service {
@@ -256,6 +260,7 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
         clock_said: false,
         pause: None,
         engine_answers,
+        tested,
         span: Span::new(lifetime, boottime()),
         is_spent: false,
         supervisor: Supervisor::start(),
@@ -379,10 +384,12 @@ impl Service {
             let shared = Arc::clone(&self.shared);
             let paused = self.pause.is_some();
             let mut engine_answers = self.engine_answers.clone();
+            let mut tested = self.tested.clone();
             let look_again = self.span.look_again(boottime());
             let heard = tokio::select! {
                 // What it can take has changed.
                 Ok(()) = engine_answers.changed(), if !paused => Heard::Changed,
+                Ok(()) = tested.changed(), if !paused => Heard::Changed,
                 heard = self.exchange() => heard,
                 () = shared.changed.notified(), if !paused => Heard::Changed,
                 told = signals.next() => Heard::Told(told),
@@ -397,6 +404,7 @@ impl Service {
                 Heard::Rested => self.pause = None,
                 Heard::Changed => {
                     self.engine_answers.mark_unchanged();
+                    self.tested.mark_unchanged();
                 }
                 Heard::Told(told) => {
                     if !self.told_to_end(told).await {

@@ -91,6 +91,8 @@ async fn plan(main_tf: &str) -> (Outcome, String) {
         .create_sandbox(&driver.key(None, SandboxNetwork::default(), Limits::default()))
         .await
         .unwrap();
+    // The kernel keeps the limit: the runner sees it from inside.
+    assert_eq!(sandbox.memory_limit, Some(Limits::default().memory_mb << 20));
     let work = ToRunner::Work {
         spec: Box::new(spec),
         engine_path,

@@ -19,6 +19,24 @@ pub struct Health {
     pub failed_calls: u64,
     /// What the last of them met with, as a sentence for people.
     pub last_failure: Option<String>,
+    /// What came of the first sandbox with the pool's present settings; `None`: none was made yet.
+    pub self_test: Option<SelfTest>,
+}
+
+/// What came of a sandbox that was made as the pool wants them, before any job needs one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct SelfTest {
+    /// Milliseconds until its runner answered, an image that had to be pulled included.
+    pub took_ms: u64,
+    /// Why there is none, as a sentence for people. Then what follows says nothing.
+    pub failure: Option<String>,
+    /// Memory in MiB that it was to be limited to.
+    pub wanted_memory_mb: u64,
+    /// The limit in MiB that its runner found; `None`: it cannot see one, and `u64::MAX`: there is none.
+    pub memory_mb: Option<u64>,
+    /// It is connected with the network that the pool wants, or with none where the pool wants none.
+    pub connected: bool,
 }
 
 /// How much of something is left.
@@ -38,9 +56,11 @@ impl Health {
     /// The report with no sentence that is longer than anybody reads.
     #[must_use]
     pub fn bounded(mut self) -> Self {
-        self.last_failure = self
-            .last_failure
-            .map(|text| text.chars().take(Self::LONGEST).collect());
+        let cut = |text: String| text.chars().take(Self::LONGEST).collect();
+        self.last_failure = self.last_failure.map(cut);
+        if let Some(test) = &mut self.self_test {
+            test.failure = test.failure.take().map(cut);
+        }
         self
     }
 }
@@ -68,8 +88,14 @@ mod tests {
     fn a_sentence_that_never_ends_is_cut() {
         let endless = Health {
             last_failure: Some("é".repeat(10_000)),
+            self_test: Some(SelfTest {
+                failure: Some("é".repeat(10_000)),
+                ..SelfTest::default()
+            }),
             ..Health::default()
         };
-        assert_eq!(endless.bounded().last_failure.unwrap().chars().count(), 300);
+        let cut = endless.bounded();
+        assert_eq!(cut.last_failure.unwrap().chars().count(), 300);
+        assert_eq!(cut.self_test.unwrap().failure.unwrap().chars().count(), 300);
     }
 }

@@ -225,6 +225,10 @@ pub enum FromRunner {
         /// The engine of its job and the digest of its binary, once it has one.
         #[serde(default)]
         engine: Option<(Engine, String)>,
+        /// The most memory in bytes that the kernel lets the sandbox use, as it is seen from inside; `u64::MAX` when
+        /// there is no limit, `None` when that cannot be seen.
+        #[serde(default)]
+        memory_limit: Option<u64>,
     },
     /// `init` is done and the engine is verified. An apply now waits for [`ToRunner::Go`]; a plan goes on by itself.
     Prepared,

@@ -24,6 +24,7 @@ use crate::remains;
 use crate::shared::{Cause, LOG_PIECE, Shared, StateCopy};
 use crate::state;
 use crate::stop::DeadMan;
+use crate::usage::ControlGroup;
 
 /// Longest first message.
 const LONGEST_HELLO: u32 = 64 << 10;
@@ -355,6 +356,7 @@ impl Sender {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stage,
             engine: self.shared.status().engine.clone(),
+            memory_limit: ControlGroup::new(&self.shared.paths.cgroup).memory_limit(),
         };
         frames::write(output, &ready, b"")?;
         let mut said = Said::default();

@@ -73,6 +73,15 @@ impl ControlGroup {
             .or_else(|| self.number("memory/memory.usage_in_bytes"))
     }
 
+    /// The most memory that the kernel lets it use, in bytes; `u64::MAX` when there is no limit.
+    pub fn memory_limit(&self) -> Option<u64> {
+        match fs::read_to_string(self.root.join("memory.max")) {
+            Ok(text) if text.trim() == "max" => Some(u64::MAX),
+            Ok(text) => text.trim().parse().ok(),
+            Err(_) => self.number("memory/memory.limit_in_bytes"),
+        }
+    }
+
     /// Memory in use that is no page cache, in bytes.
     pub fn anonymous_memory(&self) -> Option<u64> {
         self.entry("memory.stat", "anon")
@@ -141,6 +150,19 @@ mod tests {
             group.out_of_memory_kills(),
             group.refused_processes(),
         ]
+    }
+
+    #[test]
+    fn the_limit_is_read_where_there_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = ControlGroup::new(folder.path());
+        assert_eq!(group.memory_limit(), None);
+        write(folder.path(), &[("memory/memory.limit_in_bytes", "536870912\n")]);
+        assert_eq!(group.memory_limit(), Some(512 << 20));
+        write(folder.path(), &[("memory.max", "268435456\n")]);
+        assert_eq!(group.memory_limit(), Some(256 << 20));
+        write(folder.path(), &[("memory.max", "max\n")]);
+        assert_eq!(group.memory_limit(), Some(u64::MAX));
     }
 
     /// As a kernel 6.18 with version 1 shows a container's group.

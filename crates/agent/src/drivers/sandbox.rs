@@ -25,6 +25,13 @@ pub struct SandboxKey {
     pub limits: Limits,
 }
 
+impl SandboxKey {
+    /// Whether a sandbox that was made for this one serves the other, once it has its limits.
+    pub fn is_of_kind(&self, other: &Self) -> bool {
+        self.image == other.image && self.user == other.user && self.network == other.network
+    }
+}
+
 /// How far the pull of an image is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullProgress {
@@ -47,6 +54,8 @@ pub struct Sandbox {
     pub key: SandboxKey,
     /// What had to be done for it that people may want to know.
     pub note: Option<String>,
+    /// The most memory in bytes that the kernel lets it use, as its runner sees that.
+    pub memory_limit: Option<u64>,
     /// What it was connected with, where sandboxes share a network.
     pub(super) connection: Option<Connection>,
     /// What the names of its volumes begin with.
@@ -111,6 +120,7 @@ pub struct Found {
 pub(super) struct Greeting {
     pub(super) stage: RunnerStage,
     pub(super) engine: Option<(Engine, String)>,
+    pub(super) memory_limit: Option<u64>,
 }
 
 /// Says hello and waits for the runner's answer.
@@ -124,7 +134,19 @@ pub(super) async fn greet(link: &mut RunnerLink, key: &Secret, log_from: u64) ->
         .ok()?;
     let answer = tokio::time::timeout(ANSWER, link.receiver.next()).await.ok()??;
     match answer {
-        (FromRunner::Ready { stage, engine, .. }, _) => Some(Greeting { stage, engine }),
+        (
+            FromRunner::Ready {
+                stage,
+                engine,
+                memory_limit,
+                ..
+            },
+            _,
+        ) => Some(Greeting {
+            stage,
+            engine,
+            memory_limit,
+        }),
         _ => None,
     }
 }

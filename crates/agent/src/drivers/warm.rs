@@ -7,14 +7,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use terrapool_protocol::health::SelfTest;
 use terrapool_protocol::runner::ToRunner;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
 use super::sandbox::{Place, Sandbox, SandboxKey};
 use super::{Driver, DriverError};
+use crate::control_plane::describe;
 use crate::runner_link::RunnerSender;
 
 /// Sandboxes that wait.
@@ -46,11 +48,22 @@ pub struct WarmSandboxes {
     working: watch::Sender<usize>,
     ending: watch::Sender<bool>,
     leaving: Mutex<JoinSet<()>>,
+    /// What came of the first sandbox of the kind that waits.
+    tested: watch::Sender<Option<SelfTest>>,
 }
 
 /// A job that is worked on, until this is dropped.
 #[derive(Debug)]
 pub struct Working(Arc<WarmSandboxes>);
+
+/// Whole MiB; a limit that is none stays none.
+fn in_mb(bytes: u64) -> u64 {
+    if bytes == u64::MAX {
+        bytes
+    } else {
+        bytes.div_ceil(1 << 20)
+    }
+}
 
 impl Drop for Working {
     fn drop(&mut self) {
@@ -70,6 +83,7 @@ impl WarmSandboxes {
             working: watch::Sender::new(0),
             ending: watch::Sender::new(false),
             leaving: Mutex::default(),
+            tested: watch::Sender::new(None),
         })
     }
 
@@ -114,6 +128,7 @@ impl WarmSandboxes {
             memory_mb = key.limits.memory_mb,
             "the pool's sandboxes have other settings; warm ones are made anew"
         );
+        self.tested.send_replace(None);
         let warm = Arc::clone(self);
         tokio::spawn(async move {
             warm.remove_ready().await;
@@ -148,7 +163,7 @@ impl WarmSandboxes {
                     break;
                 }
                 let key = warm.key.borrow().clone();
-                match warm.driver.create_sandbox(&key).await {
+                match warm.create(&key).await {
                     Ok(sandbox) if key == *warm.key.borrow() => warm.ready.lock().await.push_back(sandbox),
                     Ok(sandbox) => warm.driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await,
                     Err(error) => {
@@ -166,6 +181,42 @@ impl WarmSandboxes {
             }
             warm.rest();
         });
+    }
+
+    /// Makes a sandbox. The first one of the kind that waits is a test of this host.
+    async fn create(&self, wanted: &SandboxKey) -> Result<Sandbox, DriverError> {
+        let is_due = self
+            .tested
+            .borrow()
+            .as_ref()
+            .is_none_or(|test| test.failure.is_some());
+        let begun = Instant::now();
+        let made = self.driver.create_sandbox(wanted).await;
+        if !is_due || !self.key.borrow().is_of_kind(wanted) {
+            return made;
+        }
+        let mut test = SelfTest {
+            took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            wanted_memory_mb: wanted.limits.memory_mb,
+            ..SelfTest::default()
+        };
+        match &made {
+            Ok(sandbox) => {
+                test.memory_mb = sandbox.memory_limit.map(in_mb);
+                test.connected = self.driver.is_connected(sandbox).await;
+            }
+            Err(error) => test.failure = Some(describe(error)),
+        }
+        // The pool's settings may have changed meanwhile.
+        if self.key.borrow().is_of_kind(wanted) {
+            self.tested.send_replace(Some(test));
+        }
+        made
+    }
+
+    /// What came of the first sandbox of the kind that waits; `None` until one was tried.
+    pub fn tested(&self) -> watch::Receiver<Option<SelfTest>> {
+        self.tested.subscribe()
     }
 
     /// Gives back memory that the last jobs took, when none comes for a while: it would want the same again.
@@ -206,10 +257,7 @@ impl WarmSandboxes {
     /// # Errors
     /// [`DriverError`] when none can be made.
     pub async fn take(&self, wanted: &SandboxKey) -> Result<Sandbox, DriverError> {
-        let fits = {
-            let key = self.key.borrow();
-            key.image == wanted.image && key.user == wanted.user && key.network == wanted.network
-        };
+        let fits = self.key.borrow().is_of_kind(wanted);
         if fits {
             if let Some(sandbox) = self.next().await {
                 return Ok(sandbox);
@@ -222,7 +270,7 @@ impl WarmSandboxes {
                 }
             }
         }
-        let made = self.driver.create_sandbox(wanted).await;
+        let made = self.create(wanted).await;
         if made.is_err() {
             self.driver.check().await;
         }

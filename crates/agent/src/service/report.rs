@@ -155,6 +155,7 @@ impl Service {
             clock_ahead_seconds: self.shared.control_plane.clock_ahead_seconds(),
             failed_calls: self.counters.failed_calls,
             last_failure: self.last_failure.clone(),
+            self_test: self.tested.borrow().clone(),
         }
     }
 }

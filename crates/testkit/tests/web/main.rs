@@ -94,6 +94,13 @@ async fn from_the_first_sign_in_to_the_deletion_of_the_pool() {
     assert!(commands.contains("tpa_"), "{commands}");
     let shell = paste(&installation, &commands).await;
     browser.wait_for_text("#arrival", "pasted is connected").await;
+    // Its first sandbox proves the host before a run needs it.
+    browser
+        .wait_for_text("#arrival", "Sandbox started, limited and connected")
+        .await;
+    browser
+        .wait_for_text("#arrival", "limited to 512 MB, network as the pool wants it")
+        .await;
 
     // A workspace in the pool, with a hostile message for its run.
     browser.open("/app/acme/workspaces/new").await;

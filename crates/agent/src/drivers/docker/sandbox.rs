@@ -170,13 +170,14 @@ impl DockerDriver {
         let silent = || DriverError::RunnerSilent {
             image: key.image.clone(),
         };
-        greet(&mut link, &runner_key, 0).await.ok_or_else(silent)?;
+        let greeting = greet(&mut link, &runner_key, 0).await.ok_or_else(silent)?;
         Ok(Sandbox {
             id: created.id,
             runner_key,
             link,
             key: key.clone(),
             note,
+            memory_limit: greeting.memory_limit,
             connection: None,
             name: name.to_owned(),
         })

@@ -201,16 +201,17 @@ impl NativeDriver {
             }
             self.start(&name, key, "run").await?;
             let mut link = self.connect(&name).await?;
-            greet(&mut link, &runner_key, 0).await.ok_or_else(silent)?;
-            Ok(link)
+            let greeting = greet(&mut link, &runner_key, 0).await.ok_or_else(silent)?;
+            Ok((link, greeting.memory_limit))
         };
         match made.await {
-            Ok(link) => Ok(Sandbox {
+            Ok((link, memory_limit)) => Ok(Sandbox {
                 id: name.clone(),
                 runner_key,
                 link,
                 key: key.clone(),
                 note: None,
+                memory_limit,
                 connection: None,
                 name,
             }),

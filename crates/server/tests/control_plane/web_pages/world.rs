@@ -7,7 +7,7 @@ use terrapool_model::id::AttemptId;
 use terrapool_model::job::Phase;
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{Finished, StateFate};
-use terrapool_protocol::health::{Health, Room};
+use terrapool_protocol::health::{Health, Room, SelfTest};
 use terrapool_protocol::job::{ArtifactName, ChangeCounts, FailureReason, Outcome, Usage};
 use terrapool_protocol::memory::{MemoryCurve, MemoryUse};
 use terrapool_protocol::secret::Secret;
@@ -250,6 +250,13 @@ impl World {
             clock_ahead_seconds: Some(-75),
             failed_calls: 2,
             last_failure: Some(HOSTILE.to_owned()),
+            self_test: Some(SelfTest {
+                took_ms: 7200,
+                failure: None,
+                wanted_memory_mb: 512,
+                memory_mb: Some(512),
+                connected: true,
+            }),
         });
         let network = self.workspace("network", &pool, false).await;
         for (key, value, sensitive) in [

@@ -2,15 +2,16 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use terrapool_model::time::Millis;
+use terrapool_model::time::{Millis, Timestamp};
 use terrapool_store::agent_tokens::{self, AgentTokenRecord};
+use terrapool_store::agents::AgentRecord;
 use terrapool_store::db::Connection;
 use terrapool_store::overview;
 use terrapool_store::page::Page as StorePage;
 
 use super::frame::{self, Names, Seen, Tab};
 use super::install::{Commands, Ingredients, NewToken, commands, own_ca};
-use super::observed;
+use super::{health, observed};
 use crate::app::App;
 use crate::http::web::error::WebError;
 use crate::http::web::page::{Page, Section, Shell, html};
@@ -87,6 +88,44 @@ fn to_come(text: &str, more: &str) -> Check {
     }
 }
 
+const SANDBOX: &str = "Sandbox started, limited and connected";
+const WHY_SANDBOX: &str = "proves engine, image, memory and network before your first run does";
+
+/// Whether a sandbox as the pool wants it could be made.
+fn sandbox(agent: &AgentRecord, now: Timestamp) -> Check {
+    let test = agent.health.as_ref().and_then(|health| health.self_test.as_ref());
+    let Some(test) = test else {
+        let answers = agent.health.as_ref().is_none_or(|health| health.driver_answers);
+        return if answers && now - agent.created_at <= LATE {
+            now_doing("Sandbox started", WHY_SANDBOX)
+        } else if answers {
+            // Agents of older versions do not tell, and one that is busy makes none ahead.
+            to_come("Sandbox started", "the agent has not told of one yet")
+        } else {
+            Check {
+                status: Status::new(Tone::Bad, "bad", ""),
+                text: "No sandbox can be made".to_owned(),
+                more: "its container engine does not answer. On that machine: sudo terrapool-agent doctor"
+                    .to_owned(),
+                at: None,
+            }
+        };
+    };
+    let found = health::of_self_test(test);
+    let good = found.tone == Tone::Good;
+    Check {
+        status: Status::new(found.tone, found.icon, ""),
+        text: if good {
+            SANDBOX
+        } else {
+            "The sandbox is not as the pool wants it"
+        }
+        .to_owned(),
+        more: found.found,
+        at: None,
+    }
+}
+
 /// A step that takes longer than so has the usual causes beside it.
 const LATE: Millis = Millis::from_seconds(60);
 
@@ -150,6 +189,7 @@ async fn arrival(app: &App, connection: &mut Connection, seen: &Seen) -> Result<
         let rest = [
             token,
             to_come("Registered, clock and version checked", ""),
+            to_come(SANDBOX, WHY_SANDBOX),
             to_come(
                 "First run taken",
                 "the first one that waits, or the next one that is started",
@@ -187,6 +227,7 @@ async fn arrival(app: &App, connection: &mut Connection, seen: &Seen) -> Result<
                 format!("{}, {} on {}", agent.version, agent.kernel, agent.hostname),
                 Some(Ago::new(agent.created_at, now)),
             ),
+            sandbox(agent, now),
             match taken {
                 Some(job) => done(
                     format!("First run taken: {}, {}", job.workspace, job.phase.as_str()),

@@ -1,8 +1,10 @@
 //! What an agent has found when it looked at itself, for people.
 
-use terrapool_protocol::health::{Health, Room};
+use terrapool_model::time::Millis;
+use terrapool_protocol::health::{Health, Room, SelfTest};
 
 use crate::http::web::parts::Tone;
+use crate::http::web::parts::time::Took;
 use crate::http::web::parts::words::{count, megabytes};
 
 /// One thing that was looked at.
@@ -42,6 +44,44 @@ fn room(name: &'static str, room: Room, little: u64, nothing: u64) -> Check {
 /// Less free disk than this, in MiB, and soon something fails; less than the other, and everything does.
 const DISK: (u64, u64) = (2048, 200);
 
+/// What came of the first sandbox with the pool's settings, and what helps where it is not as it should be.
+pub(super) fn of_self_test(test: &SelfTest) -> Check {
+    const NAME: &str = "Sandbox as the pool wants it";
+    const DOCTOR: &str = "On the host, sudo terrapool-agent doctor names the cause";
+    let wanted = megabytes(test.wanted_memory_mb);
+    if let Some(failure) = &test.failure {
+        return check(
+            Tone::Bad,
+            NAME,
+            format!("none could be made: {failure}. {DOCTOR}"),
+        );
+    }
+    let limited = match test.memory_mb {
+        Some(limit) if limit > test.wanted_memory_mb => {
+            let limit = if limit > 1 << 40 {
+                "not at all".to_owned()
+            } else {
+                format!("to {}", megabytes(limit))
+            };
+            let found = format!("its memory is limited {limit} instead of to {wanted}. {DOCTOR}");
+            return check(Tone::Bad, NAME, found);
+        }
+        Some(limit) => format!("limited to {}", megabytes(limit)),
+        None => format!("to be limited to {wanted}, which cannot be seen from inside"),
+    };
+    let started = format!("started in {}, {limited}", Took(Millis(test.took_ms)));
+    if test.connected {
+        check(
+            Tone::Good,
+            NAME,
+            format!("{started}, network as the pool wants it"),
+        )
+    } else {
+        let found = format!("{started}, but without the network that the pool wants. {DOCTOR}");
+        check(Tone::Bad, NAME, found)
+    }
+}
+
 /// The report as a list. `reserve_mb` is what the agent keeps for its host.
 pub(super) fn checks(health: &Health, driver: &str, reserve_mb: u64) -> Vec<Check> {
     let name = match driver {
@@ -77,6 +117,7 @@ pub(super) fn checks(health: &Health, driver: &str, reserve_mb: u64) -> Vec<Chec
     if let Some(memory) = health.memory {
         checks.push(room("Host’s memory", memory, reserve_mb, reserve_mb / 2));
     }
+    checks.extend(health.self_test.as_ref().map(of_self_test));
     checks.push(match (&health.last_failure, health.failed_calls) {
         (_, 0) => check(Tone::Good, "Calls to this server", "all were answered".to_owned()),
         (last, failed) => {
@@ -130,6 +171,57 @@ mod tests {
             said.found,
             "1 was not answered since the agent started; the last: timed out"
         );
+    }
+
+    #[test]
+    fn a_sandbox_that_is_not_as_the_pool_wants_it_is_told_with_what_helps() {
+        let good = SelfTest {
+            took_ms: 400,
+            failure: None,
+            wanted_memory_mb: 512,
+            memory_mb: Some(512),
+            connected: true,
+        };
+        let found = of_self_test(&good);
+        assert_eq!(found.tone, Tone::Good);
+        assert_eq!(
+            found.found,
+            "started in 0.4 s, limited to 512 MB, network as the pool wants it"
+        );
+        for (test, says) in [
+            (
+                SelfTest {
+                    failure: Some("the sandbox image x cannot be had: no such image".to_owned()),
+                    ..good.clone()
+                },
+                "none could be made: the sandbox image x cannot be had: no such image. On the host",
+            ),
+            (
+                SelfTest {
+                    memory_mb: Some(u64::MAX),
+                    ..good.clone()
+                },
+                "its memory is limited not at all instead of to 512 MB. On the host",
+            ),
+            (
+                SelfTest {
+                    memory_mb: Some(1024),
+                    ..good.clone()
+                },
+                "its memory is limited to 1.0 GB instead of to 512 MB. On the host",
+            ),
+            (
+                SelfTest {
+                    connected: false,
+                    ..good
+                },
+                "started in 0.4 s, limited to 512 MB, but without the network that the pool wants. On the host",
+            ),
+        ] {
+            let found = of_self_test(&test);
+            assert_eq!(found.tone, Tone::Bad, "{test:?}");
+            assert!(found.found.starts_with(says), "{}", found.found);
+        }
     }
 
     #[test]
