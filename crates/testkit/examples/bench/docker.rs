@@ -1,6 +1,7 @@
 //! The container engine's API, as far as the other side of each comparison needs it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -141,6 +142,9 @@ impl Docker {
     }
 }
 
+/// A shell that says nothing for so long will not.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// A shell inside a container.
 pub(crate) struct Shell {
     stream: UnixStream,
@@ -164,7 +168,13 @@ impl Shell {
                 return String::from_utf8_lossy(&read).into_owned();
             }
             let mut buffer = [0; 65536];
-            let count = self.stream.read(&mut buffer).await.expect("the shell answers");
+            let count = tokio::time::timeout(SILENCE, self.stream.read(&mut buffer))
+                .await
+                .unwrap_or_else(|_| {
+                    let said = String::from_utf8_lossy(&self.output);
+                    panic!("the shell says nothing any more while {text:?} is waited for: {said}")
+                })
+                .expect("the shell answers");
             assert!(
                 count > 0,
                 "the shell has ended: {}",

@@ -182,10 +182,11 @@ pub(super) async fn show(
     };
     let makers = makers(&mut connection, &records).await?;
     let is_raw = params.get("view") == Some("raw");
-    let compared = if is_raw {
-        compare_raw(&app, from.as_ref(), to.as_ref(), may_read).await?
-    } else {
-        compare(&app, from.as_ref(), to.as_ref(), may_read).await?
+    let compared = match &to {
+        None => Compared::default(),
+        Some(_) if !may_read => Compared::refused("Your account may not read states."),
+        Some(to) if is_raw => compare_raw(&app, from.as_ref(), to).await?,
+        Some(to) => compare(&app, from.as_ref(), to).await?,
     };
     let id = |record: &Option<StateVersionRecord>| {
         record.as_ref().map_or("", |record| record.id.as_str()).to_owned()
@@ -349,28 +350,26 @@ struct Compared {
     footer: String,
 }
 
+impl Compared {
+    fn refused(reason: &'static str) -> Self {
+        Self {
+            unreadable: Some(reason),
+            ..Self::default()
+        }
+    }
+}
+
 async fn compare(
     app: &App,
     from: Option<&StateVersionRecord>,
-    to: Option<&StateVersionRecord>,
-    may_read: bool,
+    to: &StateVersionRecord,
 ) -> Result<Compared, WebError> {
-    let refused = |reason| Compared {
-        unreadable: Some(reason),
-        ..Compared::default()
-    };
-    let Some(to) = to else {
-        return Ok(Compared::default());
-    };
-    if !may_read {
-        return Ok(refused("Your account may not read states."));
-    }
     let old = match from {
         Some(from) => read(app, from).await?,
         None => Some(state::Document::default()),
     };
     let (Some(old), Some(new)) = (old, read(app, to).await?) else {
-        return Ok(refused(
+        return Ok(Compared::refused(
             "The state can’t be read here: its engine encrypted it, or it has not arrived. A download gives it as it is.",
         ));
     };
@@ -390,25 +389,14 @@ async fn compare(
 async fn compare_raw(
     app: &App,
     from: Option<&StateVersionRecord>,
-    to: Option<&StateVersionRecord>,
-    may_read: bool,
+    to: &StateVersionRecord,
 ) -> Result<Compared, WebError> {
-    let refused = |reason| Compared {
-        unreadable: Some(reason),
-        ..Compared::default()
-    };
-    let Some(to) = to else {
-        return Ok(Compared::default());
-    };
-    if !may_read {
-        return Ok(refused("Your account may not read states."));
-    }
     let old = match from {
         Some(from) => bytes(app, from, LARGEST_RAW).await?,
         None => Some(b"{\"resources\":[]}".to_vec()),
     };
     let (Some(old), Some(new)) = (old, bytes(app, to, LARGEST_RAW).await?) else {
-        return Ok(refused(
+        return Ok(Compared::refused(
             "The states are too large to be compared line by line here, or have not arrived. A download gives them as they are.",
         ));
     };
@@ -418,10 +406,10 @@ async fn compare_raw(
         Some(raw::difference(&old, &new))
     });
     Ok(match lines.await.unwrap_or_default() {
-        None => {
-            refused("The state can’t be read here: its engine encrypted it. A download gives it as it is.")
-        }
-        Some(None) => refused("The two differ in too many lines. Their resources tell more."),
+        None => Compared::refused(
+            "The state can’t be read here: its engine encrypted it. A download gives it as it is.",
+        ),
+        Some(None) => Compared::refused("The two differ in too many lines. Their resources tell more."),
         Some(Some(lines)) => Compared {
             raw: lines,
             footer: "Members in the order of their names. Sensitive values are never shown.".to_owned(),
