@@ -208,7 +208,7 @@ mod tests {
                     memory_mb: Some(1024),
                     ..good.clone()
                 },
-                "its memory is limited to 1.0 GB instead of to 512 MB. On the host",
+                "its memory is limited to 1,024 MB instead of to 512 MB. On the host",
             ),
             (
                 SelfTest {
