@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use terrapool_agent_core::attempt::{Action, Attempt, Boottime, Event, State, step};
 use terrapool_model::engine::Engine;
 use terrapool_model::time::Millis;
-use terrapool_protocol::agent::{Offer, Verdict};
+use terrapool_protocol::agent::{Offer, Progress, Verdict};
 use terrapool_protocol::job::{Artifact, JobSpec, Limits, Outcome, SandboxNetwork, StateMark, Usage};
 use terrapool_protocol::memory::MemoryCurve;
 use terrapool_protocol::runner::{Egress, FromRunner, ToRunner};
@@ -131,6 +131,7 @@ struct Shell {
     preparing: Option<tokio::task::JoinHandle<()>>,
     searching: Option<tokio::task::JoinHandle<()>>,
     delivering: Option<tokio::task::JoinHandle<()>>,
+    telling: Option<tokio::task::JoinHandle<()>>,
     runner: Option<RunnerSender>,
     frames: Option<RunnerReceiver>,
     log: Option<LogDelivery>,
@@ -207,6 +208,7 @@ fn open(shared: Arc<Shared>, attempt: Attempt, memory_mb: u64) -> (Handle, Shell
         preparing: None,
         searching: None,
         delivering: None,
+        telling: None,
         runner: None,
         frames: None,
         log: None,
@@ -391,6 +393,13 @@ impl Shell {
                         .await;
                 }
             }
+            FromRunner::Progress { usage, memory } => {
+                let usage = Usage {
+                    sandbox_ms: self.sandbox_ms,
+                    ..usage
+                };
+                self.tell_progress(Progress { usage, memory });
+            }
             FromRunner::Finished {
                 outcome,
                 log_size,
@@ -421,6 +430,23 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// Tells the control plane what was used so far, unless it is still being told what was before.
+    fn tell_progress(&mut self, progress: Progress) {
+        let told = self
+            .telling
+            .as_ref()
+            .is_none_or(tokio::task::JoinHandle::is_finished);
+        let Some(to) = self.recipient().filter(|_| told && self.end.is_none()) else {
+            return;
+        };
+        self.telling = Some(tokio::spawn(async move {
+            let _ = to
+                .control_plane
+                .put_progress(&to.credential, &to.job, &progress)
+                .await;
+        }));
     }
 
     async fn apply(&mut self, event: Event) {

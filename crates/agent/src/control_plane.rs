@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use terrapool_model::id::JobId;
 use terrapool_protocol::agent::{
-    CONTENT_SHA256, Claim, Claimed, Finish, Finished, Incomplete, LogPosition, Refused, Register, Registered,
-    SERVER_VERSION, STATE_LINEAGE, STATE_SERIAL, Start, Started, StateStored, Sync, Synced,
+    CONTENT_SHA256, Claim, Claimed, Finish, Finished, Incomplete, LogPosition, Progress, Refused, Register,
+    Registered, SERVER_VERSION, STATE_LINEAGE, STATE_SERIAL, Start, Started, StateStored, Sync, Synced,
 };
 use terrapool_protocol::job::{Artifact, StateMark};
 use terrapool_protocol::secret::Secret;
@@ -399,6 +399,23 @@ impl ControlPlane {
             .header(CONTENT_SHA256, &artifact.sha256)
             .header(reqwest::header::CONTENT_LENGTH, artifact.size)
             .body(body);
+        check(self.send(request).await?).await.map(|_| ())
+    }
+
+    /// Tells what the job has used so far.
+    ///
+    /// # Errors
+    /// [`CallError`]; it is not worth another try.
+    pub async fn put_progress(
+        &self,
+        credential: &Secret,
+        job: &JobId,
+        body: &Progress,
+    ) -> Result<(), CallError> {
+        let request = self
+            .request(Method::PUT, &format!("jobs/{job}/progress"), credential)
+            .json(body)
+            .timeout(ANSWER_TIMEOUT);
         check(self.send(request).await?).await.map(|_| ())
     }
 

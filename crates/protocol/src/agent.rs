@@ -11,6 +11,7 @@
 //! | `PATCH jobs/:id/log?offset=N` | job | raw bytes | [`LogPosition`], 416 [`LogPosition`] |
 //! | `PUT jobs/:id/state` | job | raw bytes; headers [`STATE_SERIAL`], [`STATE_LINEAGE`], [`CONTENT_SHA256`] | [`StateStored`] |
 //! | `PUT jobs/:id/artifacts/:name` | job | raw bytes; header [`CONTENT_SHA256`] | 204 |
+//! | `PUT jobs/:id/progress` | job | [`Progress`] | 204 |
 //! | `POST jobs/:id/finish` | job | [`Finish`] | [`Finished`], 409 [`Incomplete`] |
 //!
 //! Credentials are bearer tokens. 401 means the credential is not valid (any more), for a session also that the control
@@ -29,6 +30,16 @@ use crate::health::Health;
 use crate::job::{Artifact, ChangeCounts, JobSpec, Limits, Outcome, Phase, SandboxNetwork, StateMark, Usage};
 use crate::memory::MemoryCurve;
 use crate::secret::Secret;
+
+/// What an attempt has used so far, told every few seconds while it runs. It is for people: nothing is decided by it,
+/// none of it is kept, and what does not arrive is not sent again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What it has used.
+    pub usage: Usage,
+    /// Its memory since its start, where the kernel tells it.
+    pub memory: Option<MemoryCurve>,
+}
 
 /// Header of a state upload: the serial, when the document could be read.
 pub const STATE_SERIAL: &str = "terrapool-state-serial";

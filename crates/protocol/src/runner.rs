@@ -277,6 +277,13 @@ pub enum FromRunner {
         /// Which request.
         request: u64,
     },
+    /// What the job has used so far. Sent every few seconds while it runs.
+    Progress {
+        /// What it has used.
+        usage: Usage,
+        /// Its memory since its start, where the kernel tells it.
+        memory: Option<MemoryCurve>,
+    },
     /// The job has ended; log and files are complete. Sent again on each new connection.
     Finished {
         /// How.

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use terrapool_model::time::Millis;
-use terrapool_protocol::job::{FailureReason, Limit, Limits, Phase};
-use terrapool_protocol::runner::StopKind;
+use terrapool_protocol::job::{FailureReason, Limit, Limits, Phase, Usage};
+use terrapool_protocol::runner::{FromRunner, StopKind};
 
 use crate::error::Failure;
 use crate::shared::{Cause, Shared};
@@ -18,6 +18,9 @@ use crate::usage::ControlGroup;
 
 /// How often memory and time are looked at.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// How often is told what the job has used: first after the first time, then after the second one each.
+const TELL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
 
 /// How often disk use is counted, at most; counting takes at most a twentieth of the time.
 const COUNT: Duration = Duration::from_secs(2);
@@ -43,6 +46,8 @@ pub struct Guard {
     limits: Limits,
     phase: Phase,
     begin: Instant,
+    /// When what was used is told next, after the beginning.
+    tell: Duration,
     disk: Disk,
 }
 
@@ -63,6 +68,7 @@ impl Guard {
                 limits,
                 phase,
                 begin,
+                tell: TELL.0,
                 disk: Disk::of(folders),
             };
             while guard.look() {
@@ -84,8 +90,13 @@ impl Guard {
                 status.stop.is_some(),
             )
         };
-        let elapsed = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.group.look(Millis(elapsed));
+        let elapsed = self.begin.elapsed();
+        self.group
+            .look(Millis(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)));
+        if elapsed >= self.tell {
+            self.tell = elapsed + TELL.1;
+            self.tell();
+        }
         // What is being stopped has no limit to reach any more; how its memory goes on is still told.
         if stopping {
             return true;
@@ -99,6 +110,21 @@ impl Guard {
         let failure = Failure::new(FailureReason::Limit, message);
         self.shared.request_stop(StopKind::Cancel, Cause::Limit(failure));
         true
+    }
+
+    /// Has told what the job has used so far.
+    fn tell(&self) {
+        let (peak, cpu, memory) = (self.group.peak_memory(), self.group.cpu_ms(), self.group.curve());
+        let mut status = self.shared.status();
+        let usage = Usage {
+            peak_memory_bytes: peak,
+            cpu_ms: cpu,
+            init_ms: status.init_ms,
+            ..Usage::default()
+        };
+        status.progress = Some(FromRunner::Progress { usage, memory });
+        drop(status);
+        self.shared.outgoing();
     }
 
     fn time(&self) -> Option<String> {

@@ -87,7 +87,6 @@ struct Job<'job> {
     clock: Option<Instant>,
     engine_ms: Option<u64>,
     begun: Instant,
-    init_ms: Option<u64>,
     left: Left,
 }
 
@@ -125,7 +124,6 @@ pub fn execute(
         clock: None,
         engine_ms: None,
         begun: Instant::now(),
-        init_ms: None,
         left: Left::default(),
     };
     let result = match received {
@@ -157,7 +155,7 @@ pub fn execute(
         cpu_ms: job.group.cpu_ms(),
         engine_ms: job.engine_ms,
         sandbox_ms: None,
-        init_ms: job.init_ms,
+        init_ms: shared.status().init_ms,
     };
     let (log_size, log_sha256) = spool.finish();
     FromRunner::Finished {
@@ -224,8 +222,9 @@ impl Job<'_> {
         }
         self.init_with_consent(&root, state)?;
         configuration::check_backend(&self.shared.paths, &root)?;
-        self.init_ms = u64::try_from(self.begun.elapsed().as_millis()).ok();
+        let init_ms = u64::try_from(self.begun.elapsed().as_millis()).ok();
         self.shared.change(|status| {
+            status.init_ms = init_ms;
             status.prepared = true;
             status.stage = RunnerStage::Prepared;
         });

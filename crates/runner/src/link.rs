@@ -418,6 +418,9 @@ impl Sender {
                 status.log_rests_until = Some(Instant::now() + LOG_EACH);
                 return Next::Log { offset, length };
             }
+            if let Some(progress) = status.progress.take() {
+                return Next::Message(progress);
+            }
             if let Some(name) = status.fetches.pop_front() {
                 return Next::Artifact(name);
             }

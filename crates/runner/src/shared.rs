@@ -76,6 +76,10 @@ pub struct Status {
     pub process: Option<Pid>,
     /// When the engine phase printed something last.
     pub last_output: Option<Instant>,
+    /// Time until `init` was done, in milliseconds.
+    pub init_ms: Option<u64>,
+    /// What the job has used so far, to be sent.
+    pub progress: Option<FromRunner>,
     /// Bytes in the spool.
     pub log_size: u64,
     /// Bytes that the agent has taken.
@@ -149,6 +153,8 @@ impl Shared {
                 stop: None,
                 process: None,
                 last_output: None,
+                init_ms: None,
+                progress: None,
                 log_size: 0,
                 log_taken: 0,
                 log_next: 0,

@@ -8,7 +8,7 @@ use std::fs;
 
 use common::{Job, Sandbox, planned, scripted, scripted_plan};
 use terrapool_protocol::job::{FailureReason, Outcome};
-use terrapool_protocol::runner::ToRunner;
+use terrapool_protocol::runner::{StopKind, StopReason, ToRunner};
 
 fn failed(outcome: Outcome) -> String {
     match outcome {
@@ -99,6 +99,27 @@ fn case_15_at_four_fifths_of_its_memory_an_apply_is_interrupted_and_its_state_is
             "{curve:?}"
         );
     }
+}
+
+#[test]
+fn what_a_job_uses_is_told_while_it_runs() {
+    let (sandbox, job) = scripted_plan("trap 'exit 0' INT; echo ready; while :; do sleep 0.05; done\n");
+    fs::create_dir_all(&sandbox.paths.cgroup).unwrap();
+    fs::write(sandbox.paths.cgroup.join("memory.current"), "300000000").unwrap();
+    fs::write(sandbox.paths.cgroup.join("memory.stat"), "anon 200000000\n").unwrap();
+    let mut agent = sandbox.begin(&job);
+    assert!(agent.until(|agent| !agent.progress.is_empty()));
+    assert!(agent.finished.is_none());
+    let (usage, curve) = agent.progress[0].clone();
+    assert!(usage.init_ms.is_some(), "{usage:?}");
+    assert_eq!(usage.peak_memory_bytes, Some(300_000_000));
+    let used = curve.unwrap().points().last().copied().unwrap();
+    assert_eq!((used.total_mb, used.anonymous_mb), (286, 190));
+    agent.send(&ToRunner::Stop {
+        kind: StopKind::Cancel,
+        reason: StopReason::Canceled,
+    });
+    agent.finish();
 }
 
 #[test]

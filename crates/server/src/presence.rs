@@ -7,13 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use terrapool_model::id::{AgentId, AgentPoolId, JobId};
 use terrapool_model::time::Millis;
-use terrapool_protocol::agent::{AttemptKey, Capacity, Verdict};
+use terrapool_protocol::agent::{AttemptKey, Capacity, Progress, Verdict};
 use terrapool_protocol::health::Health;
+use terrapool_protocol::memory::MemoryCurve;
 use terrapool_store::jobs::Ready;
 use tokio::sync::watch;
 
 /// How long an offered job is kept for the agent it was offered to.
 pub const RESERVATION: Millis = Millis::from_seconds(5);
+
+/// What a job has used is shown for this long after it was told: an agent tells every few seconds.
+const PROGRESS_HOLDS: Millis = Millis::from_seconds(60);
 
 /// A verdict is told again after this long, in case the answer was lost.
 const TELL_AGAIN: Millis = Millis::from_seconds(1);
@@ -67,6 +71,9 @@ struct State {
     reserved: HashMap<JobId, Reservation>,
     waiting: HashMap<AgentPoolId, u32>,
     told: HashMap<AttemptKey, (Verdict, Millis)>,
+    progress: HashMap<JobId, Heard<(u64, Progress)>>,
+    /// When progress that nobody goes on with was looked for last.
+    swept: Millis,
 }
 
 #[derive(Debug)]
@@ -233,6 +240,40 @@ impl Presence {
             .is_some_and(|(told, _)| *told == verdict)
     }
 
+    /// Notes what a job has used so far, as the attempt of a generation tells.
+    pub fn note_progress(&self, job: JobId, generation: u64, progress: Progress, now: Millis) {
+        let progress = Progress {
+            memory: progress.memory.map(MemoryCurve::bounded),
+            ..progress
+        };
+        let mut state = self.lock();
+        if now.0.saturating_sub(state.swept.0) >= PROGRESS_HOLDS.0 {
+            state.swept = now;
+            state
+                .progress
+                .retain(|_, heard| now.0.saturating_sub(heard.at.0) < PROGRESS_HOLDS.0);
+        }
+        let heard = Heard {
+            what: (generation, progress),
+            at: now,
+        };
+        state.progress.insert(job, heard);
+    }
+
+    /// What a job's attempt has used so far, if it told so lately.
+    pub fn progress(&self, job: &JobId, generation: u64, now: Millis) -> Option<Progress> {
+        let state = self.lock();
+        let heard = state.progress.get(job)?;
+        let (of, progress) = &heard.what;
+        let holds = *of == generation && now.0.saturating_sub(heard.at.0) < PROGRESS_HOLDS.0;
+        holds.then(|| progress.clone())
+    }
+
+    /// A job has ended: what it used is told by its end.
+    pub fn forget_progress(&self, job: &JobId) {
+        self.lock().progress.remove(job);
+    }
+
     /// Notes what attempts are told.
     pub fn tell(&self, answers: impl IntoIterator<Item = (AttemptKey, Verdict)>, now: Millis) {
         let mut state = self.lock();
@@ -264,7 +305,7 @@ impl Presence {
 mod tests {
     use terrapool_model::id::RunId;
     use terrapool_model::job::Phase;
-    use terrapool_protocol::job::Limits;
+    use terrapool_protocol::job::{Limits, Usage};
 
     use super::*;
 
@@ -329,6 +370,28 @@ mod tests {
                 .len(),
             0
         );
+    }
+
+    #[test]
+    fn what_a_job_used_is_of_its_newest_attempt_and_of_the_last_minute() {
+        let presence = Presence::default();
+        let (job, other) = (JobId::from_random([1; 16]), JobId::from_random([2; 16]));
+        let progress = Progress {
+            usage: Usage::default(),
+            memory: None,
+        };
+        presence.note_progress(job.clone(), 2, progress.clone(), Millis(100_000));
+        assert_eq!(
+            presence.progress(&job, 2, Millis(159_999)),
+            Some(progress.clone())
+        );
+        assert_eq!(presence.progress(&job, 3, Millis(100_000)), None);
+        assert_eq!(presence.progress(&job, 2, Millis(160_000)), None);
+        // Who is silent is forgotten when others tell.
+        presence.note_progress(other.clone(), 1, progress, Millis(200_000));
+        assert_eq!(presence.lock().progress.len(), 1);
+        presence.forget_progress(&other);
+        assert_eq!(presence.progress(&other, 1, Millis(200_000)), None);
     }
 
     #[test]

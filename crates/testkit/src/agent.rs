@@ -11,7 +11,7 @@ use terrapool_model::id::{AttemptId, JobId};
 use terrapool_model::time::Millis;
 use terrapool_protocol::agent::{
     AttemptKey, AttemptReport, AttemptStage, CONTENT_SHA256, Capacity, Claim, Claimed, Finish, LogPosition,
-    Offer, Register, Registered, STATE_LINEAGE, STATE_SERIAL, Start, StateStored, Sync, Synced,
+    Offer, Progress, Register, Registered, STATE_LINEAGE, STATE_SERIAL, Start, StateStored, Sync, Synced,
 };
 use terrapool_protocol::health::Health;
 use terrapool_protocol::job::{Artifact, ArtifactName, JobSpec, Outcome, Phase, StateMark, Usage};
@@ -439,6 +439,18 @@ impl Attempt {
             usage: Usage::default(),
             memory: None,
         }
+    }
+
+    /// Tells what it has used so far.
+    pub async fn try_progress(&self, progress: &Progress) -> Answer {
+        let path = self.path("progress");
+        let headers = [(CONTENT_TYPE.as_str(), "application/json".to_owned())];
+        let body = Body::from(serde_json::to_vec(progress).expect("progress is JSON"));
+        send(
+            &self.router,
+            request(Method::PUT, &path, &self.credential, &headers, body),
+        )
+        .await
     }
 
     /// Reports its end.

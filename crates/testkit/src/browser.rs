@@ -222,10 +222,16 @@ impl Browser {
         }
     }
 
-    /// Types into a field.
+    /// Types into a field, instead of what is in it.
     pub async fn fill(&self, selector: &str, text: &str) {
         let typed = until(PATIENCE, async || {
             let element = self.find(selector).await?;
+            let path = format!("/element/{element}/property/value");
+            let value = self.command(&path, None).await.ok()?;
+            if value.as_str().is_some_and(|value| !value.is_empty()) {
+                let path = format!("/element/{element}/clear");
+                self.command(&path, Some(&json!({}))).await.ok()?;
+            }
             let path = format!("/element/{element}/value");
             self.command(&path, Some(&json!({"text": text}))).await.ok()
         })

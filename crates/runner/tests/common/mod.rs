@@ -19,7 +19,7 @@ use terrapool_model::time::Millis;
 use terrapool_protocol::frame::{Decoder, encode};
 use terrapool_protocol::job::{
     Artifact, ArtifactName, BundlePart, EngineRequest, JobSpec, JobTimes, Limits, Outcome, OutputFormat,
-    PartName, Phase, PlanMode, RunVariable, SandboxProxy, StateMark, Variable, VariableCategory,
+    PartName, Phase, PlanMode, RunVariable, SandboxProxy, StateMark, Usage, Variable, VariableCategory,
 };
 use terrapool_protocol::memory::MemoryCurve;
 use terrapool_protocol::runner::{Egress, FromRunner, RunnerStage, StopKind, StopReason, ToRunner};
@@ -362,6 +362,8 @@ pub struct Agent {
     pub closed: Vec<u64>,
     /// Whether what arrives is acknowledged.
     pub acknowledges: bool,
+    /// What it told to have used so far.
+    pub progress: Vec<(Usage, Option<MemoryCurve>)>,
 }
 
 impl Agent {
@@ -379,6 +381,7 @@ impl Agent {
             artifact: Vec::new(),
             artifact_complete: false,
             requests: Vec::new(),
+            progress: Vec::new(),
             more: Vec::new(),
             closed: Vec::new(),
             acknowledges: true,
@@ -468,6 +471,7 @@ impl Agent {
                 self.artifact.extend_from_slice(&body);
                 self.artifact_complete = last;
             }
+            FromRunner::Progress { usage, memory } => self.progress.push((usage, memory)),
             FromRunner::Finished {
                 outcome,
                 log_size,

@@ -97,6 +97,40 @@ where
         .await
 }
 
+/// Makes a change and writes its entry with what `told` reads before and after it, all in one transaction. What it reads
+/// may hold no secret.
+///
+/// # Errors
+/// As of [`change`], and whatever `told` returns.
+pub async fn change_with<T, R, F>(
+    app: &App,
+    caller: &Caller,
+    entry: Entry,
+    told: R,
+    change: F,
+) -> Result<T, ApiError>
+where
+    T: Send + 'static,
+    R: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<Value, ApiError>> + Send + Sync + 'static,
+    F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T, ApiError>> + Send + Sync + 'static,
+{
+    let (actor, parts) = (caller.audit_name(), Arc::new((told, change)));
+    app.db
+        .write(move |tx| {
+            let (actor, entry, parts) = (actor.clone(), entry.clone(), Arc::clone(&parts));
+            Box::pin(async move {
+                let (told, change) = &*parts;
+                let before = told(tx).await?;
+                let made = change(tx).await?;
+                let detail = with_change(entry.detail, &before, &told(tx).await?);
+                let organization = entry.organization.as_ref();
+                audit::record(tx, organization, &actor, entry.action, &entry.subject, &detail).await?;
+                Ok::<_, ApiError>(made)
+            })
+        })
+        .await
+}
+
 /// Writes that something is read that the log tells of. A database that takes no writes now (its disk is full) does
 /// not hinder the reading: then the program's own log has the line.
 ///

@@ -435,6 +435,40 @@ async fn an_entry_of_the_audit_log_opens_to_its_request_and_to_what_it_changed()
         .patch(&format!("vars/{}", id(&made)), &variable("hunter3"))
         .await
         .expect(200);
+    let tags = |names: &[&str]| json!({"data": names.iter().map(|name| json!({"type": "tags", "attributes": {"name": name}})).collect::<Vec<_>>()});
+    let path_of_tags = format!("{path}/relationships/tags");
+    plane
+        .post(&path_of_tags, &tags(&["live", "eu"]))
+        .await
+        .expect(204);
+    let removal = plane
+        .request("DELETE", &path_of_tags)
+        .body(tags(&["eu"]).to_string());
+    plane.send(removal).await.expect(204);
+    let reader = plane.workspace("reader").await;
+    let consumers = json!({"data": [{"type": "workspaces", "id": reader}]});
+    plane
+        .post(
+            &format!("{path}/relationships/remote-state-consumers"),
+            &consumers,
+        )
+        .await
+        .expect(204);
+    let user = json!({"data": {"type": "users", "attributes": {"email": "new@example.com"}}});
+    plane.patch("account/update", &user).await.expect(200);
+    let engine =
+        |attributes: Value| json!({"data": {"type": "terraform-versions", "attributes": attributes}});
+    let catalogue = "admin/terraform-versions";
+    let known = engine(json!({"version": "1.11.4", "sha": "a".repeat(64),
+        "url": "https://mirror.example.com/terraform.zip"}));
+    let known = plane.post(catalogue, &known).await.expect(201);
+    plane
+        .patch(
+            &format!("{catalogue}/{}", id(&known)),
+            &engine(json!({"enabled": false})),
+        )
+        .await
+        .expect(200);
 
     let mut browser = signed_in(&plane).await;
     let exported = browser.get("/app/acme/audit/export").await.text;
@@ -456,6 +490,32 @@ async fn an_entry_of_the_audit_log_opens_to_its_request_and_to_what_it_changed()
     );
     let values = &of("variable.update")["detail"];
     assert_eq!(values["after"], json!({"value": "another one"}), "{values}");
+    let changed = |action: &str| {
+        let detail = &of(action)["detail"];
+        (detail["before"].clone(), detail["after"].clone())
+    };
+    let tags = |names: &[&str]| json!({"tags": names});
+    assert_eq!(changed("workspace.add-tags"), (tags(&[]), tags(&["live", "eu"])));
+    assert_eq!(
+        changed("workspace.remove-tags"),
+        (tags(&["live", "eu"]), tags(&["live"]))
+    );
+    let (before, after) = changed("workspace.share-state");
+    assert_eq!(
+        (before, after),
+        (json!({"consumers": []}), json!({"consumers": [reader]}))
+    );
+    let installation = browser.get("/app/admin/audit/export").await.text;
+    let entries: Vec<Value> = installation
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let after = |action: &str| {
+        let entry = entries.iter().find(|entry| entry["action"] == action).unwrap();
+        entry["detail"]["after"].clone()
+    };
+    assert_eq!(after("user.update"), json!({"email": "new@example.com"}));
+    assert_eq!(after("engine-version.update"), json!({"enabled": false}));
 
     // A request's id finds its entry, and the entry's row opens to what is known of it.
     let found = browser.get(&format!("/app/acme/audit?q={request}")).await.text;

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use terrapool_model::id::AttemptId;
 use terrapool_model::job::Phase;
 use terrapool_model::time::Millis;
-use terrapool_protocol::agent::{AttemptStage, Finished, StateFate};
-use terrapool_protocol::job::{ArtifactName, FailureReason, Outcome};
+use terrapool_protocol::agent::{AttemptStage, Finished, Progress, StateFate};
+use terrapool_protocol::job::{ArtifactName, FailureReason, Outcome, Usage};
 use terrapool_protocol::memory::{MemoryCurve, MemoryUse};
 use terrapool_protocol::secret::Secret;
 use terrapool_server::config::Config;
@@ -298,6 +298,50 @@ async fn what_an_agent_delivers_after_its_apply_was_lost_is_on_the_page() {
         .await
         .unwrap();
     assert_eq!(sealed, [log("\u{2}"), log(first), log("\u{3}")].concat());
+}
+
+#[tokio::test]
+async fn what_a_phase_has_used_so_far_is_on_its_page_until_its_end_tells() {
+    let mut scene = Scene::new().await;
+    let (_, page) = scene.run().await;
+    let plan = scene.take(Phase::Plan).await;
+    assert!(!scene.page(&page).await.contains("Memory of the plan"));
+    let mut progress = Progress {
+        usage: Usage {
+            sandbox_ms: Some(400),
+            ..Usage::default()
+        },
+        memory: Some(growing(256)),
+    };
+    assert_eq!(plan.try_progress(&progress).await.status, 204);
+    let seen = scene.page(&page).await;
+    has(
+        &seen,
+        &[
+            "<b>Sandbox</b>",
+            "<b>Init</b>",
+            "Memory of the plan",
+            "over 1 min 00 s: 256 MB now, at most 256 MB of 512 MB",
+        ],
+    );
+    assert!(!seen.contains("<b>Plan</b>"), "{seen}");
+    progress.usage.init_ms = Some(1);
+    progress.memory = Some(growing(300));
+    assert_eq!(plan.try_progress(&progress).await.status, 204);
+    has(
+        &scene.page(&page).await,
+        &["<b>Init</b>", "<b>Plan</b>", "300 MB now"],
+    );
+
+    let mut end = plan.end(Outcome::Succeeded { changes: false });
+    end.memory = Some(growing(310));
+    assert!(plan.try_finish(&end).await.ok::<Finished>().accepted);
+    let seen = scene.page(&page).await;
+    has(&seen, &["over 1 min 00 s: at most 310 MB of 512 MB"]);
+    assert!(!seen.contains("MB now"), "{seen}");
+    // What is told of a job that has ended is of no interest.
+    assert_eq!(plan.try_progress(&progress).await.status, 204);
+    assert!(!scene.page(&page).await.contains("MB now"));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use terrapool_model::job::Phase;
 use terrapool_model::state_copy::Fate;
 use terrapool_objects::{ObjectError, ObjectKey, ObjectReader, Objects, Stored};
 use terrapool_protocol::agent::{
-    CONTENT_SHA256, LogPosition, STATE_LINEAGE, STATE_SERIAL, StateFate, StateStored,
+    CONTENT_SHA256, LogPosition, Progress, STATE_LINEAGE, STATE_SERIAL, StateFate, StateStored,
 };
 use terrapool_protocol::job::{ArtifactName, Limit};
 use terrapool_store::artifacts::{self, ArtifactRecord, Placed};
@@ -67,6 +67,20 @@ pub(super) async fn append_log(
     }
     let (log, writer) = log_of(&app, &origin).await?;
     Ok(Json(app.logs.append(&log, &writer, query.offset, &body)?))
+}
+
+pub(super) async fn put_progress(
+    State(app): State<App>,
+    Path(job): Path<JobId>,
+    headers: HeaderMap,
+    Json(progress): Json<Progress>,
+) -> Result<StatusCode, AgentApiError> {
+    let attempt = credentials::attempt(&app, &headers, &job).await?;
+    if attempt.is_newest() && attempt.job.row.is_held() {
+        app.presence
+            .note_progress(job, attempt.generation, progress, app.monotonic());
+    }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Bytes that an attempt's log may have. The runner leaves out what comes above its job's limit, so an honest agent

@@ -59,6 +59,7 @@ pub(super) async fn finish(
                 accepted,
                 "a job has ended"
             );
+            app.presence.forget_progress(&job);
             let accepted = accepted || matches!(request.outcome, Outcome::NeverStarted { .. });
             Ok(Json(Finished { accepted }).into_response())
         }

@@ -34,6 +34,7 @@ pub fn router() -> Routes {
             &format!("{jobs}/artifacts/{{name}}"),
             put(deliveries::put_artifact),
         )
+        .route(&format!("{jobs}/progress"), put(deliveries::put_progress))
         .route(&format!("{jobs}/finish"), post(finish::finish))
         .merge(
             Routes::new()

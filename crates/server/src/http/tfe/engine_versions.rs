@@ -1,7 +1,7 @@
 //! The engine catalogue, for site administrators: `admin/terraform-versions` and `admin/opentofu-versions`.
 
 use axum::extract::{Path, State};
-use serde_json::json;
+use serde_json::{Value, json};
 use terrapool_model::engine::EngineKind;
 use terrapool_model::id::EngineVersionId;
 use terrapool_store::audit;
@@ -20,6 +20,7 @@ use terrapool_tfe::time::iso8601;
 use super::AppState;
 use crate::auth::Caller;
 use crate::http::answer::{Answer, ApiBody, Params, Result};
+use crate::http::audited::{self, Entry};
 use crate::http::error::ApiError;
 use crate::http::routes::{Routes, get};
 
@@ -205,6 +206,15 @@ async fn show(kind: EngineKind, State(app): AppState, caller: Caller, Path(id): 
     Ok(Answer::ok(answer(&record)))
 }
 
+/// An entry of the catalogue as the audit log tells of its changes.
+fn told(settings: &EngineVersionSettings) -> Value {
+    json!({
+        "version": settings.version, "url": settings.url, "sha": settings.sha256, "enabled": settings.enabled,
+        "official": settings.official, "beta": settings.beta, "deprecated": settings.deprecated,
+        "deprecated-reason": settings.deprecated_reason,
+    })
+}
+
 async fn update(
     kind: EngineKind,
     State(app): AppState,
@@ -215,22 +225,21 @@ async fn update(
     require_site_admin(&caller)?;
     let old = find(&mut app.db.read().await?, kind, &id).await?;
     let new = requested(&body, Some(&old.settings))?;
-    let (id, actor) = (old.id, caller.audit_name());
-    let record = app
-        .db
-        .write::<_, StoreError, _>(move |tx| {
-            let (id, new, actor) = (id.clone(), new.clone(), actor.clone());
-            Box::pin(async move {
-                let record = engine_versions::update(tx, kind, &id, &new).await?;
-                let detail = json!({"engine": kind, "version": new.version, "url": new.url, "sha": new.sha256,
-                    "enabled": new.enabled});
-                audit::record(tx, None, &actor, "engine-version.update", id.as_str(), &detail).await?;
-                Ok(record)
-            })
-        })
-        .await
-        .map_err(|error| ApiError::from(error).or_taken("version", TAKEN))?
-        .ok_or(ApiError::NotFound)?;
+    let detail = json!({"engine": kind, "version": new.version, "url": new.url, "sha": new.sha256,
+        "enabled": new.enabled});
+    let entry = Entry {
+        organization: None,
+        action: "engine-version.update",
+        subject: old.id.to_string(),
+        detail: audited::with_change(detail, &told(&old.settings), &told(&new)),
+    };
+    let record = audited::change(&app, &caller, entry, move |tx| {
+        let (id, new) = (old.id.clone(), new.clone());
+        Box::pin(async move { Ok(engine_versions::update(tx, kind, &id, &new).await?) })
+    })
+    .await
+    .map_err(|error| error.or_taken("version", TAKEN))?
+    .ok_or(ApiError::NotFound)?;
     Ok(Answer::ok(answer(&record)))
 }
 

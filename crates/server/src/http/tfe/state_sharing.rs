@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use axum::extract::{Path, State};
-use serde_json::json;
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
 use terrapool_model::id::WorkspaceId;
+use terrapool_store::db::Tx;
 use terrapool_store::state_sharing;
+use terrapool_store::workspaces::WorkspaceRecord;
 use terrapool_tfe::errors::Problem;
 use terrapool_tfe::request::Body;
 
@@ -82,6 +85,17 @@ fn missing(id: &str) -> ApiError {
     .into()
 }
 
+/// Who may read a workspace's state as the audit log tells of changes.
+fn told(record: WorkspaceRecord) -> impl for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<Value>> {
+    move |tx| {
+        let record = record.clone();
+        Box::pin(async move {
+            let consumers = state_sharing::of(tx, &record).await?.consumers;
+            Ok(json!({"consumers": consumers}))
+        })
+    }
+}
+
 async fn change(app: &App, caller: &Caller, id: &str, body: &Body, change: Change) -> Result {
     let mut connection = app.db.read().await?;
     let record = auth::workspace(&mut connection, caller, id, WorkspacePermission::Manage).await?;
@@ -108,7 +122,7 @@ async fn change(app: &App, caller: &Caller, id: &str, body: &Body, change: Chang
         subject: record.id.to_string(),
         detail: json!({"consumers": named}),
     };
-    audited::change(app, caller, entry, move |tx| {
+    audited::change_with(app, caller, entry, told(record.clone()), move |tx| {
         let (id, named) = (record.id.clone(), named.clone());
         Box::pin(async move {
             match change {

@@ -1,8 +1,10 @@
 //! Tags and key-value bindings of workspaces.
 
 use axum::extract::{Path, State};
-use serde_json::json;
-use terrapool_model::id::OrganizationId;
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use terrapool_model::id::{OrganizationId, WorkspaceId};
+use terrapool_store::db::Tx;
 use terrapool_store::workspaces::{self, Tag, WorkspaceRecord};
 use terrapool_tfe::attributes;
 use terrapool_tfe::document::{Document, Kind, Resource};
@@ -159,13 +161,28 @@ fn entry(workspace: &WorkspaceRecord, action: &'static str, keys: &[String]) -> 
     }
 }
 
+/// A workspace's tags as the audit log tells of their changes: `key` or `key=value`.
+fn told(id: WorkspaceId) -> impl for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<Value>> {
+    move |tx| {
+        let id = id.clone();
+        Box::pin(async move {
+            let tags = workspaces::tags(tx, &id).await?;
+            let tags = tags.into_iter().map(|Tag { key, value }| match value.as_str() {
+                "" => key,
+                value => format!("{key}={value}"),
+            });
+            Ok(json!({"tags": tags.collect::<Vec<_>>()}))
+        })
+    }
+}
+
 async fn add_all(app: &App, caller: &Caller, workspace: &WorkspaceRecord, tags: Vec<Tag>) -> Result<()> {
     let keys: Vec<String> = tags.iter().map(|tag| tag.key.clone()).collect();
     let (id, entry) = (
         workspace.id.clone(),
         entry(workspace, "workspace.add-tags", &keys),
     );
-    audited::change(app, caller, entry, move |tx| {
+    audited::change_with(app, caller, entry, told(id.clone()), move |tx| {
         let (id, tags) = (id.clone(), tags.clone());
         Box::pin(async move { Ok(workspaces::add_tags(tx, &id, &tags).await?) })
     })
@@ -207,7 +224,8 @@ pub(super) async fn remove(
     let keys = keys(&mut connection, &workspace.organization_id, &body.items).await?;
     drop(connection);
     let entry = entry(&workspace, "workspace.remove-tags", &keys);
-    audited::change(&app, &caller, entry, move |tx| {
+    let told = told(workspace.id.clone());
+    audited::change_with(&app, &caller, entry, told, move |tx| {
         let (id, keys) = (workspace.id.clone(), keys.clone());
         Box::pin(async move { Ok(workspaces::remove_tags(tx, &id, &keys).await?) })
     })

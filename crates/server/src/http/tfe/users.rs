@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::extract::{Path, State};
-use serde_json::json;
-use terrapool_store::audit;
+use serde_json::{Value, json};
 use terrapool_store::users::{self, UserRecord};
 use terrapool_tfe::attributes;
 use terrapool_tfe::document::{Document, Kind, Resource};
@@ -12,6 +11,7 @@ use terrapool_tfe::document::{Document, Kind, Resource};
 use super::AppState;
 use crate::auth::{Caller, Principal};
 use crate::http::answer::{Answer, ApiBody, Result};
+use crate::http::audited::{self, Entry};
 use crate::http::error::ApiError;
 
 /// A user as clients see it. `own`: the user itself asks.
@@ -70,9 +70,15 @@ pub(in crate::http) async fn details(caller: Caller) -> Result {
     }
 }
 
+/// A user as the audit log tells of changes.
+fn told(user: &UserRecord) -> Value {
+    json!({"username": user.username, "email": user.email})
+}
+
 /// `PATCH account/update`
 pub(in crate::http) async fn update(State(app): AppState, caller: Caller, ApiBody(body): ApiBody) -> Result {
     let mut user = caller.user().ok_or(ApiError::NotFound)?.clone();
+    let before = told(&user);
     if let Some(name) = body.text("username")? {
         if !super::organizations::is_plain_name(&name, 60) {
             return Err(ApiError::attribute(
@@ -88,19 +94,19 @@ pub(in crate::http) async fn update(State(app): AppState, caller: Caller, ApiBod
         }
         user.email = email;
     }
-    let (changed, actor) = (user.clone(), caller.audit_name());
-    app.db
-        .write(move |tx| {
-            let (user, actor) = (changed.clone(), actor.clone());
-            Box::pin(async move {
-                users::update(tx, &user.id, &user.username, &user.email).await?;
-                let detail = json!({"username": user.username, "email": user.email});
-                audit::record(tx, None, &actor, "user.update", user.id.as_str(), &detail).await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await
-        .map_err(|error| error.or_taken("username", "Username has already been taken"))?;
+    let entry = Entry {
+        organization: None,
+        action: "user.update",
+        subject: user.id.to_string(),
+        detail: audited::with_change(told(&user), &before, &told(&user)),
+    };
+    let changed = user.clone();
+    audited::change(&app, &caller, entry, move |tx| {
+        let user = changed.clone();
+        Box::pin(async move { Ok(users::update(tx, &user.id, &user.username, &user.email).await?) })
+    })
+    .await
+    .map_err(|error| error.or_taken("username", "Username has already been taken"))?;
     Ok(Answer::ok(Document::one(resource(&user, true))))
 }
 

@@ -103,6 +103,7 @@ const POLICY: &str = "
 /agent/v1/jobs/{job}/log PATCH=agents
 /agent/v1/jobs/{job}/state PUT=agents
 /agent/v1/jobs/{job}/artifacts/{name} PUT=agents
+/agent/v1/jobs/{job}/progress PUT=agents
 /agent/v1/jobs/{job}/finish POST=agents
 /agent/v1/jobs/{job}/relay/{*path} GET=agents
 

@@ -5,6 +5,7 @@
     reason = "bodies are written where they are sent"
 )]
 
+mod live;
 mod pages;
 mod states;
 mod world;

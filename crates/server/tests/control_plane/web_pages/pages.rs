@@ -8,6 +8,7 @@ use terrapool_testkit::browser::{Browser, pictures};
 
 use super::signed_in;
 use super::world::World;
+use crate::common::id;
 
 /// The address that `terraform login` opens.
 const AUTHORIZE: &str = "/app/oauth/authorize?client_id=terraform-cli&response_type=code&state=s&\
@@ -142,6 +143,35 @@ fn pages(world: &World) -> Vec<(&'static str, String, String)> {
     pages
 }
 
+/// Pages whose addresses only links have.
+async fn linked(browser: &Browser) -> Vec<(&'static str, String, String)> {
+    let mut pages = Vec::new();
+    for (name, route, page, link, query) in [
+        (
+            "audit-open",
+            "/app/{org}/audit",
+            "/app/acme/audit?q=workspace.update",
+            "a[href*='open=']",
+            "",
+        ),
+        (
+            "workspace-states-raw",
+            "/app/{org}/workspaces/{name}/states",
+            "/app/acme/workspaces/network/states",
+            "tbody th a",
+            "&view=raw",
+        ),
+    ] {
+        browser.open(page).await;
+        browser.wait_for(link).await;
+        let script = format!("const a = document.querySelector(\"{link}\"); return a.pathname + a.search;");
+        let address = browser.script(&script).await;
+        let address = address.as_str().unwrap_or_default();
+        pages.push((name, route.to_owned(), format!("{address}{query}")));
+    }
+    pages
+}
+
 /// Every page is whole: nothing refused by its own policy, nothing wider than the window, every control with a name,
 /// every text legible.
 async fn check(browser: &Browser, wrong: &mut Vec<String>, name: &str, path: &str, look: &str) {
@@ -185,10 +215,38 @@ async fn looks(browser: &Browser, wrong: &mut Vec<String>, name: &str, path: &st
     }
 }
 
+/// The form that asks again for a name that was mistyped, and does what it was to do when the name is the right one.
+async fn mistyped(browser: &Browser, world: &World, wrong: &mut Vec<String>) {
+    let pool = json!({"data": {"type": "agent-pools", "attributes": {"name": "short-lived"}}});
+    let pool = world
+        .plane
+        .post("organizations/acme/agent-pools", &pool)
+        .await
+        .expect(201);
+    let settings = format!("/app/acme/agent-pools/{}/settings", id(&pool));
+    browser.complaints().await;
+    browser.open(&settings).await;
+    browser.click("[popovertarget=delete]").await;
+    browser.fill("#delete-name", "long-lived").await;
+    browser.click("#delete button.kill").await;
+    browser.wait_for_text("#wrong", "That is another name.").await;
+    looks(browser, wrong, "mistyped", &settings, true).await;
+    let complaints = browser.complaints().await;
+    // The answer is 422, which a browser tells.
+    if complaints.iter().any(|complaint| !complaint.contains("422")) {
+        wrong.push(format!("mistyped: {complaints:?}"));
+    }
+    browser.fill("#name", "short-lived").await;
+    browser.click("form button.kill").await;
+    browser
+        .wait_for_text("body", "Pool short-lived is deleted.")
+        .await;
+}
+
 #[tokio::test]
 async fn every_page_is_whole_in_every_look() {
     let world = World::new().await;
-    let pages = pages(&world);
+    let mut pages = pages(&world);
     let served: BTreeSet<String> = http::routes(&world.plane.running.app)
         .list()
         .into_iter()
@@ -205,6 +263,7 @@ async fn every_page_is_whole_in_every_look() {
     looks(&stranger, &mut wrong, "sign-in", "/sign-in", true).await;
     drop(stranger);
     let browser = signed_in(&world).await;
+    pages.extend(linked(&browser).await);
     browser.complaints().await;
     for on in [true, false] {
         scripts(&browser, on).await;
@@ -226,5 +285,6 @@ async fn every_page_is_whole_in_every_look() {
         browser.wait_for_text("h1", "Not here, or not for you").await;
         looks(&browser, &mut wrong, name, path, true).await;
     }
+    mistyped(&browser, &world, &mut wrong).await;
     assert!(wrong.is_empty(), "{} things:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use terrapool_model::id::AttemptId;
 use terrapool_model::job::Phase;
 use terrapool_model::time::Millis;
-use terrapool_protocol::agent::{Finished, StateFate};
+use terrapool_protocol::agent::{Finished, Progress, StateFate};
 use terrapool_protocol::health::{Health, Room, SelfTest};
 use terrapool_protocol::job::{ArtifactName, ChangeCounts, FailureReason, Outcome, Usage};
 use terrapool_protocol::memory::{MemoryCurve, MemoryUse};
@@ -272,6 +272,14 @@ impl World {
             )
             .await;
         }
+        let described = document(
+            "workspaces",
+            json!({"description": HOSTILE, "working-directory": "live"}),
+        );
+        let path = format!("workspaces/{}", network.0);
+        self.plane.patch(&path, &described).await.expect(200);
+        let plain = document("workspaces", json!({"working-directory": ""}));
+        self.plane.patch(&path, &plain).await.expect(200);
         for (serial, zones) in [(1, 1), (2, 3)] {
             let run = self.run("run-applied", "network", &network).await;
             self.planned(&mut agent).await;
@@ -331,6 +339,16 @@ impl World {
         self.run("run-planning", "cache", &cache).await;
         let mut plan = self.take(&mut agent, Phase::Plan).await;
         plan.write_log(b"Refreshing state...\n").await;
+        let progress = Progress {
+            usage: Usage {
+                peak_memory_bytes: Some(296 << 20),
+                sandbox_ms: Some(100),
+                init_ms: Some(100),
+                ..Usage::default()
+            },
+            memory: Some(memory(296)),
+        };
+        assert_eq!(plan.try_progress(&progress).await.status, 204);
     }
 
     /// A pool without agents, one whose agent is lost in an apply, and one whose agent has ended.

@@ -4,8 +4,9 @@ use std::fmt;
 
 use terrapool_model::job::Phase;
 use terrapool_model::time::Millis;
-use terrapool_protocol::memory::{MemoryCurve, MemoryUse};
+use terrapool_protocol::memory::MemoryUse;
 
+use super::load;
 use crate::http::web::parts::time::Took;
 use crate::http::web::parts::words::megabytes;
 use crate::http::web::parts::{Escaped, html};
@@ -80,19 +81,22 @@ fn drawn(points: &[MemoryUse]) -> Vec<MemoryUse> {
 }
 
 /// The memory of a phase. `is_killed`: it ended for its memory, so the chart is the first thing on the page.
-pub(super) fn of(phase: Phase, curve: &MemoryCurve, limit_mb: u64, is_killed: bool) -> Memory {
+pub(super) fn of(memory: &load::Memory, is_killed: bool) -> Memory {
+    let (curve, limit_mb) = (&memory.curve, memory.limit_mb);
+    let now = curve.points().last().filter(|_| memory.is_live);
     let points = drawn(curve.points());
     let most = |of: fn(&MemoryUse) -> u64| points.iter().map(of).max().unwrap_or(0);
     let (total, anonymous) = (most(|used| used.total_mb), most(|used| used.anonymous_mb));
     let soft = soft(limit_mb);
-    let (phase, heading) = match phase {
+    let (phase, heading) = match memory.phase {
         Phase::Plan => ("plan", "Memory of the plan"),
         Phase::Apply => ("apply", "Memory of the apply"),
     };
     let sentence = format!(
-        "Memory of the {phase} over {}: at most {} of {}, {} of it without page cache; at {} without page cache the \
+        "Memory of the {phase} over {}: {}at most {} of {}, {} of it without page cache; at {} without page cache the \
          engine is asked to stop.",
         Took(curve.length()),
+        now.map_or_else(String::new, |now| format!("{} now, ", megabytes(now.total_mb))),
         megabytes(total),
         megabytes(limit_mb),
         megabytes(anonymous),
@@ -101,7 +105,8 @@ pub(super) fn of(phase: Phase, curve: &MemoryCurve, limit_mb: u64, is_killed: bo
     Memory {
         heading,
         legend: format!(
-            "Dashed: asked to stop at {}, killed at {}. Ground: with page cache.",
+            "{}Dashed: asked to stop at {}, killed at {}. Ground: with page cache.",
+            now.map_or_else(String::new, |now| format!("{} now. ", megabytes(now.total_mb))),
             megabytes(soft),
             megabytes(limit_mb)
         ),
@@ -194,19 +199,39 @@ html!(Chart);
 
 #[cfg(test)]
 mod tests {
+    use terrapool_protocol::memory::MemoryCurve;
+
     use super::*;
 
-    fn curve(points: &[(u64, u64)]) -> MemoryCurve {
+    fn memory(phase: Phase, points: &[(u64, u64)]) -> load::Memory {
         let mut curve = MemoryCurve::default();
         for (second, used) in (0..).zip(points) {
             curve.note(Millis::from_seconds(second), MemoryUse::from(*used));
         }
-        curve
+        load::Memory {
+            phase,
+            curve,
+            limit_mb: 512,
+            is_live: false,
+        }
+    }
+
+    #[test]
+    fn what_goes_on_is_told_as_it_is_now() {
+        let mut going_on = memory(Phase::Plan, &[(300, 200), (120, 80)]);
+        going_on.is_live = true;
+        let shown = of(&going_on, false);
+        assert!(shown.legend.starts_with("120 MB now. Dashed"), "{}", shown.legend);
+        let sentence = &shown.chart.sentence;
+        assert!(
+            sentence.contains("over 2.0 s: 120 MB now, at most 300 MB of 512 MB"),
+            "{sentence}"
+        );
     }
 
     #[test]
     fn a_curve_is_drawn_below_its_two_limits() {
-        let memory = of(Phase::Plan, &curve(&[(0, 0), (256, 128), (512, 480)]), 512, true);
+        let memory = of(&memory(Phase::Plan, &[(0, 0), (256, 128), (512, 480)]), true);
         assert_eq!(memory.heading, "Memory of the plan");
         assert!(
             memory
@@ -232,11 +257,11 @@ mod tests {
     fn long_curves_are_drawn_with_fewer_points_and_keep_their_peak() {
         let mut points = vec![(100, 50); 239];
         points[17] = (300, 200);
-        let memory = of(Phase::Apply, &curve(&points), 512, false);
-        assert!(memory.chart.points.len() <= MOST_DRAWN);
-        assert!(memory.chart.sentence.contains("at most 300 MB of 512 MB, 200 MB"));
-        assert!(memory.chart.to_string().len() < 4000);
-        let one = of(Phase::Apply, &curve(&[(1, 1)]), 512, false);
+        let long = of(&memory(Phase::Apply, &points), false);
+        assert!(long.chart.points.len() <= MOST_DRAWN);
+        assert!(long.chart.sentence.contains("at most 300 MB of 512 MB, 200 MB"));
+        assert!(long.chart.to_string().len() < 4000);
+        let one = of(&memory(Phase::Apply, &[(1, 1)]), false);
         assert_eq!(one.chart.points.len(), 2);
     }
 }

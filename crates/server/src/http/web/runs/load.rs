@@ -1,6 +1,6 @@
 //! Reads everything that the page of a run shows.
 
-use terrapool_model::job::Phase;
+use terrapool_model::job::{JobState, Phase};
 use terrapool_model::lock::Lock;
 use terrapool_model::run::{Aftermath, ErrorReason, RunStatus};
 use terrapool_model::time::{Millis, Timestamp};
@@ -61,8 +61,8 @@ pub(super) struct Loaded {
     pub(super) document: Option<(Option<u64>, Document)>,
     /// The first errors that the engine told of a run that is errored, with the phase and the line of each.
     pub(super) diagnostics: Vec<(Phase, usize, Diagnostic)>,
-    /// The memory of the newest phase that told of it, and its limit, MiB.
-    pub(super) memory: Option<(Phase, MemoryCurve, u64)>,
+    /// The memory of the newest phase that told of it.
+    pub(super) memory: Option<Memory>,
     /// The times of the run's pool.
     pub(super) times: Times,
     /// The memory that a run of the workspace gets now, and the most that its pool allows, MiB.
@@ -76,6 +76,16 @@ pub(super) struct Loaded {
     pub(super) last_took: Option<Millis>,
     pub(super) rights: Rights,
     pub(super) now: Timestamp,
+}
+
+/// The memory of a phase over time.
+pub(super) struct Memory {
+    pub(super) phase: Phase,
+    pub(super) curve: MemoryCurve,
+    /// MiB.
+    pub(super) limit_mb: u64,
+    /// It goes on.
+    pub(super) is_live: bool,
 }
 
 /// What the visitor may do with the run: for the buttons that are shown.
@@ -161,6 +171,7 @@ pub(super) async fn load(
     let (place, workspace, listed) = find(app, connection, visitor, names, WorkspacePermission::Read).await?;
     let (now, run) = (app.now(), &listed.run);
     let mut jobs = overview::of_run(connection, &run.id).await?;
+    let live = jobs.iter_mut().rev().find_map(|job| live(app, job));
     let apply_job = jobs
         .iter()
         .position(|job| job.phase == Phase::Apply)
@@ -215,7 +226,10 @@ pub(super) async fn load(
         base: place.address(&format!("/workspaces/{}/runs/{}", workspace.name, run.id)),
         organization: place.organization.name.clone(),
         document,
-        memory: memory_of(connection, run).await?,
+        memory: match live {
+            Some(memory) => Some(memory),
+            None => memory_of(connection, run).await?,
+        },
         memory_mb: workspace
             .settings
             .get(Limit::Memory.setting())
@@ -330,17 +344,35 @@ async fn read_state(
     Ok(document.map(|document| (version.serial, document)))
 }
 
-/// The memory of the newest phase that told of it, with its limit.
-async fn memory_of(
-    connection: &mut Connection,
-    run: &RunRecord,
-) -> Result<Option<(Phase, MemoryCurve, u64)>, WebError> {
+/// The memory of the newest phase that is over and told of it.
+async fn memory_of(connection: &mut Connection, run: &RunRecord) -> Result<Option<Memory>, WebError> {
     for phase in [Phase::Apply, Phase::Plan] {
-        if let Some((curve, limit)) = overview::memory_of(connection, &run.id, phase).await? {
-            return Ok(Some((phase, curve, limit)));
+        if let Some((curve, limit_mb)) = overview::memory_of(connection, &run.id, phase).await? {
+            return Ok(Some(Memory {
+                phase,
+                curve,
+                limit_mb,
+                is_live: false,
+            }));
         }
     }
     Ok(None)
+}
+
+/// What an agent told lately of a job that it works on: the job gets what it has used so far, and its memory is
+/// answered.
+fn live(app: &App, job: &mut JobView) -> Option<Memory> {
+    if !matches!(job.state, JobState::Leased | JobState::Running) {
+        return None;
+    }
+    let progress = app.presence.progress(&job.id, job.generation, app.monotonic())?;
+    job.usage = Some(progress.usage);
+    Some(Memory {
+        phase: job.phase,
+        curve: progress.memory?,
+        limit_mb: job.limits.memory_mb,
+        is_live: true,
+    })
 }
 
 /// Whether the workspace of a run that its memory ended tells the engine to log everything.

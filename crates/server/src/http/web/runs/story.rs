@@ -61,11 +61,7 @@ fn job_steps(
     let mut steps = vec![done(queued, job.queued_at, started)];
     let mut work = job.finished_at.unwrap_or(now) - started;
     let mut word = working;
-    // What came before the engine's work is known once the job has ended.
-    let usage = job
-        .usage
-        .filter(|_| job.finished_at.is_some())
-        .unwrap_or_default();
+    let usage = job.usage.unwrap_or_default();
     for (before, took) in [("Sandbox", usage.sandbox_ms), ("Init", usage.init_ms)] {
         if let Some(took) = took {
             let took = Millis(took.min(work.0));
@@ -73,7 +69,8 @@ fn job_steps(
             steps.push(step(Tone::Good, "ok", before, Took(took).to_string(), false));
         }
     }
-    if usage.sandbox_ms.is_some() && usage.init_ms.is_none() && ended.is_some() {
+    if usage.sandbox_ms.is_some() && usage.init_ms.is_none() && (ended.is_some() || job.finished_at.is_none())
+    {
         word = "Init";
     }
     let work = Took(work).to_string();

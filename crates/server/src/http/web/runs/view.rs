@@ -168,8 +168,7 @@ pub(super) fn view(loaded: &Loaded, filter: &Filter, logs: Vec<log::Panel>) -> R
     let progress = progress::rows(loaded);
     let tally = Tally::of(&progress);
     let shortage = memory::of(loaded);
-    let curve = (loaded.memory.as_ref())
-        .map(|(phase, curve, limit)| curve::of(*phase, curve, *limit, shortage.is_some()));
+    let curve = (loaded.memory.as_ref()).map(|memory| curve::of(memory, shortage.is_some()));
     RunView {
         id: run.id.to_string(),
         base: loaded.base.clone(),

@@ -224,8 +224,8 @@ pub(super) async fn see(
         why_no_run: if is_local {
             "Runs of this workspace happen on the caller’s machine; this server keeps its state only."
         } else {
-            "No configuration was uploaded yet. Run terraform apply once with the cloud block from \
-             the overview; after that runs can be started here."
+            "No configuration was uploaded for runs yet: a terraform plan uploads one for itself only. Run \
+             terraform apply once with the cloud block from the overview; after that runs can be started here."
         },
         configuration: configuration.map(|version| version.id.to_string()),
         resources_words: words::count(record.resource_count, "resource", "resources"),
