@@ -301,6 +301,22 @@ async fn what_an_agent_delivers_after_its_apply_was_lost_is_on_the_page() {
 }
 
 #[tokio::test]
+async fn what_happened_at_once_is_told_in_the_order_in_which_it_came_about() {
+    let mut scene = Scene::new().await;
+    let (_, page, _apply) = scene.applying(&["one"]).await;
+    let mut moments = vec!["Timeline"];
+    moments.extend([
+        "Apply started",
+        "Taken by",
+        "Apply queued",
+        "Confirmed",
+        "Planned",
+    ]);
+    moments.extend(["Plan started", "Taken by", "Plan queued", "Created by"]);
+    has(&scene.page(&page).await, &moments);
+}
+
+#[tokio::test]
 async fn what_a_phase_has_used_so_far_is_on_its_page_until_its_end_tells() {
     let mut scene = Scene::new().await;
     let (_, page) = scene.run().await;

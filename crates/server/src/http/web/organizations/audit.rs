@@ -241,6 +241,7 @@ fn more(record: &AuditRecord) -> More {
     let text = |members: Option<&Map<String, Value>>, name: &str| match members.and_then(|all| all.get(name))
     {
         None | Some(Value::Null) => "—".to_owned(),
+        Some(Value::String(text)) if text.is_empty() => "empty".to_owned(),
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };

@@ -263,7 +263,7 @@ fn banner(seen: &Seen, connected: usize) -> Option<Banner> {
             connect: false,
         });
     }
-    let (_, reason) = state.queue.iter().find(|(_, reason)| reason.is_capacity())?;
+    let (first, reason) = state.queue.iter().find(|(_, reason)| reason.is_capacity())?;
     let heading = match reason {
         WaitReason::NoMemory { .. } => "Runs wait because this pool is short of memory, not of agents",
         WaitReason::Draining { .. } => "Runs wait because every agent takes no new ones",
@@ -273,7 +273,11 @@ fn banner(seen: &Seen, connected: usize) -> Option<Banner> {
         tone: Tone::Warn,
         icon: "clock",
         heading: heading.to_owned(),
-        text: format!("{} The oldest has waited {oldest}.", waiting::words(reason)),
+        text: format!(
+            "{} is first. {} The oldest has waited {oldest}.",
+            words::theirs(&first.job.workspace),
+            waiting::words(reason)
+        ),
         connect: false,
     })
 }

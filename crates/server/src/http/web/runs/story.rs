@@ -1,5 +1,6 @@
 //! What happened to a run and when: its phases and its timeline, from what was written down.
 
+use terrapool_model::job::Phase;
 use terrapool_model::run::{Aftermath, RunStatus};
 use terrapool_model::time::{Millis, Timestamp};
 use terrapool_store::overview::JobView;
@@ -185,9 +186,10 @@ const MOMENTS: [(&str, Tone, &str, &str); 14] = [
 /// What happened to a run, newest first.
 pub(super) fn timeline(loaded: &Loaded) -> Vec<Entry> {
     let run = &loaded.listed.run;
-    let entry = |at: Timestamp, tone, icon, text: String, more: Option<String>| {
+    // What happened at the same time is told in the order in which one thing leads to the next.
+    let entry = |(at, order): (Timestamp, usize), tone, icon, text: String, more: Option<String>| {
         (
-            at,
+            (at, order),
             Entry {
                 status: Status::new(tone, icon, ""),
                 text,
@@ -197,13 +199,13 @@ pub(super) fn timeline(loaded: &Loaded) -> Vec<Entry> {
         )
     };
     let mut entries = vec![entry(
-        run.created_at,
+        (run.created_at, 0),
         Tone::Mute,
         source_icon(&run.source),
         format!("Created by {}", loaded.listed.who()),
         Some(source_words(&run.source).to_owned()),
     )];
-    for (name, tone, icon, words) in MOMENTS {
+    for (place, (name, tone, icon, words)) in (1..).zip(MOMENTS) {
         let Some(at) = run.status_timestamps.get(name) else {
             continue;
         };
@@ -233,7 +235,7 @@ pub(super) fn timeline(loaded: &Loaded) -> Vec<Entry> {
             }
             _ => {}
         }
-        entries.push(entry(*at, tone, icon, text, more));
+        entries.push(entry((*at, 2 * place), tone, icon, text, more));
     }
     for job in [&loaded.plan_job, &loaded.apply_job].into_iter().flatten() {
         if let (Some(agent), Some(started)) = (&job.agent, job.started_at) {
@@ -243,8 +245,13 @@ pub(super) fn timeline(loaded: &Loaded) -> Vec<Entry> {
             } else {
                 format!("Taken by {agent}")
             };
+            let begun = match job.phase {
+                Phase::Plan => "planning-at",
+                Phase::Apply => "applying-at",
+            };
+            let place = MOMENTS.iter().position(|moment| moment.0 == begun).unwrap_or(0);
             entries.push(entry(
-                started,
+                (started, 2 * place + 1),
                 Tone::Good,
                 "agent",
                 taken,
@@ -256,7 +263,7 @@ pub(super) fn timeline(loaded: &Loaded) -> Vec<Entry> {
         let by = loaded.canceled_by.as_ref();
         let by = by.map_or_else(String::new, |name| format!(" by {name}"));
         entries.push(entry(
-            asked,
+            (asked, usize::MAX),
             Tone::Warn,
             "stop",
             format!("Asked to stop{by}"),
@@ -266,21 +273,21 @@ pub(super) fn timeline(loaded: &Loaded) -> Vec<Entry> {
     match run.aftermath {
         Aftermath::None => {}
         Aftermath::Delivered => entries.push(entry(
-            run.updated_at,
+            (run.updated_at, usize::MAX),
             Tone::Good,
             "down",
             "The agent delivered the rest".to_owned(),
             None,
         )),
         Aftermath::Overridden => entries.push(entry(
-            run.updated_at,
+            (run.updated_at, usize::MAX),
             Tone::Warn,
             "warn",
             "Overridden: unlocked while its engine may have run".to_owned(),
             None,
         )),
     }
-    entries.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    entries.sort_by_key(|(when, _)| std::cmp::Reverse(*when));
     entries.into_iter().map(|(_, entry)| entry).collect()
 }
 
