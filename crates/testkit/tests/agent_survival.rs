@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use terrapool_testkit::installation::{AgentProcess, Installation};
 use terrapool_testkit::runs::Workspace;
 use terrapool_testkit::wait::until;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
 
 /// An apply of three steps, each of which writes the state; the second waits until a file is there.
 const STEPS: &str = r#"
@@ -447,6 +449,102 @@ async fn told_to_end_an_agent_finishes_its_apply_first() {
     agent.signal("TERM").await;
     agent.logs("told to end: taking no more jobs").await;
     go(&sandbox_of(&run, "apply").await).await;
+    assert_eq!(agent.wait().await, Some(0), "{}", agent.log());
+    site.ended_whole(&workspace, &run).await;
+}
+
+/// A door to the container engine that somebody can hold shut: what comes then waits, and the rest goes on.
+struct Door {
+    folder: tempfile::TempDir,
+    shut: tokio::sync::watch::Sender<bool>,
+}
+
+impl Door {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let engine = std::env::var("DOCKER_HOST").unwrap_or_default();
+        let engine = match engine.strip_prefix("unix://") {
+            Some(path) => path.to_owned(),
+            None => "/var/run/docker.sock".to_owned(),
+        };
+        let listener = UnixListener::bind(folder.path().join("engine.sock")).expect("a socket can be made");
+        let (shut, is_shut) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((caller, _)) = listener.accept().await {
+                let Ok(engine) = UnixStream::connect(&engine).await else {
+                    continue;
+                };
+                let (caller_says, mut to_caller) = caller.into_split();
+                let (mut engine_says, to_engine) = engine.into_split();
+                tokio::spawn(pass(caller_says, to_engine, is_shut.clone()));
+                tokio::spawn(async move { tokio::io::copy(&mut engine_says, &mut to_caller).await });
+            }
+        });
+        Self { folder, shut }
+    }
+
+    fn address(&self) -> String {
+        format!("unix://{}", self.folder.path().join("engine.sock").display())
+    }
+}
+
+/// Passes on what the caller says while the door is open.
+async fn pass(
+    mut from: tokio::net::unix::OwnedReadHalf,
+    mut to: tokio::net::unix::OwnedWriteHalf,
+    mut is_shut: tokio::sync::watch::Receiver<bool>,
+) {
+    let mut piece = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = from.read(&mut piece).await {
+        if is_shut.wait_for(|shut| !shut).await.is_err() || to.write_all(&piece[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn told_to_end_while_its_container_engine_does_not_answer_an_agent_stays_in_contact() {
+    let site = Site::start().await;
+    let door = Door::new();
+    let mut agent = site
+        .installation
+        .start_agent("private", &site.token, &[("DOCKER_HOST", &door.address())])
+        .await;
+    let workspace = site.workspace(STEPS).await;
+    let run = site.applying(&workspace).await;
+    // A warm sandbox waits beside that of the apply.
+    let sandbox = sandbox_of(&run, "apply").await;
+    let label = "io.terrapool.agent";
+    let format = format!("{{{{index .Config.Labels {label:?}}}}}");
+    let owner = docker(&["inspect", "--format", &format, &sandbox]).await;
+    let own = format!("label={label}={owner}");
+    let waits = until(Duration::from_secs(60), async || {
+        let sandboxes = docker(&["ps", "-q", "--filter", &own]).await;
+        (sandboxes.lines().count() == 2).then_some(())
+    })
+    .await;
+    assert!(waits.is_some(), "no warm sandbox: {}", agent.log());
+
+    door.shut.send_replace(true);
+    agent.signal("TERM").await;
+    agent.logs("told to end: taking no more jobs").await;
+    let path = format!("/agent-pools/{}/agents", site.pool);
+    let last_ping = async || {
+        let agents = site.installation.get(&path).await;
+        let ping = &agents["data"][0]["attributes"]["last-ping-at"];
+        ping.as_str().expect("a time").to_owned()
+    };
+    // Twice, since one sync was under way.
+    for _ in 0..2 {
+        let before = last_ping().await;
+        let heard = until(Duration::from_secs(90), async || {
+            (last_ping().await != before).then_some(())
+        })
+        .await;
+        assert!(heard.is_some(), "not heard since {before}: {}", agent.log());
+    }
+    door.shut.send_replace(false);
+    go(&sandbox).await;
     assert_eq!(agent.wait().await, Some(0), "{}", agent.log());
     site.ended_whole(&workspace, &run).await;
 }

@@ -312,19 +312,32 @@ impl WarmSandboxes {
         }
     }
 
-    /// No sandbox waits from here on.
+    /// No sandbox waits from here on; those that did are removed in the background. Whoever drains has jobs to look
+    /// after, and the engine may not answer.
     pub async fn drain(&self) {
         self.ending.send_replace(true);
-        self.remove_ready().await;
+        self.let_ready_go().await;
     }
 
-    /// Waits until everything that had to be removed is.
+    async fn let_ready_go(&self) {
+        let ready = std::mem::take(&mut *self.ready.lock().await);
+        let mut leaving = self.leaving.lock().await;
+        for sandbox in ready {
+            let driver = Arc::clone(&self.driver);
+            leaving.spawn(async move { driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await });
+        }
+    }
+
+    /// Waits until everything that had to be removed is, within what a stopped service may take.
     pub async fn close(&self) {
-        self.drain().await;
-        drop(self.making.lock().await);
-        self.remove_ready().await;
-        let mut leaving = std::mem::take(&mut *self.leaving.lock().await);
-        let cleared = async { while leaving.join_next().await.is_some() {} };
+        let cleared = async {
+            self.drain().await;
+            // One that was being made then.
+            drop(self.making.lock().await);
+            self.let_ready_go().await;
+            let mut leaving = std::mem::take(&mut *self.leaving.lock().await);
+            while leaving.join_next().await.is_some() {}
+        };
         if tokio::time::timeout(CLEARING, cleared).await.is_err() {
             tracing::warn!("some sandboxes are not removed yet; the next start of the agent does it");
         }
