@@ -109,6 +109,7 @@ struct RunnerEnd {
     schemas_key: Option<String>,
     usage: Usage,
     memory: Option<MemoryCurve>,
+    secrets: Vec<Secret>,
 }
 
 struct Shell {
@@ -409,6 +410,7 @@ impl Shell {
                 schemas_key,
                 usage,
                 memory,
+                secrets,
             } => {
                 if self.end.is_none() {
                     let end = RunnerEnd {
@@ -420,6 +422,7 @@ impl Shell {
                         schemas_key,
                         usage,
                         memory,
+                        secrets,
                     };
                     self.end = Some(end);
                     self.apply(Event::Ended {

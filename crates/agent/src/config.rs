@@ -23,7 +23,7 @@ const CREDENTIAL: &str = "terrapool-token";
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file cannot be read.
-    #[error("{path} cannot be read")]
+    #[error("{path} cannot be read{}", advice(source))]
     Read {
         /// The file.
         path: PathBuf,
@@ -60,6 +60,13 @@ pub enum ConfigError {
     },
 }
 
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ": it belongs to the agent's user; call this with sudo",
+        _ => "",
+    }
+}
+
 /// The file. Every key may be left out.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,7 +84,7 @@ pub(crate) struct File {
     image: Option<String>,
     registry_auth: Option<PathBuf>,
     engines: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     docker_host: Option<String>,
     listen: Option<String>,
     token_grace: Option<u64>,
@@ -89,8 +96,15 @@ impl File {
         let default = Path::new(DEFAULT_FILE);
         let (path, text) = match &overrides.config {
             Some(path) => (path.as_path(), read(path)?),
-            None if default.exists() => (default, read(default)?),
-            None => return Ok(Self::default()),
+            None => match read(default) {
+                Ok(text) => (default, text),
+                Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                    return Ok(Self::default());
+                }
+                // An agent of one's own that is told where its control plane is has no use for the host's file.
+                Err(ConfigError::Read { .. }) if overrides.url.is_some() => return Ok(Self::default()),
+                Err(error) => return Err(error),
+            },
         };
         Self::parse(path, &text)
     }
@@ -325,11 +339,34 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the setting and what to do.
     pub fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
+        let (config, mut gaps) = Self::with_gaps(overrides)?;
+        if gaps.is_empty() {
+            return Ok(config);
+        }
+        Err(gaps.swap_remove(0))
+    }
+
+    /// The same for whoever only looks around: address and token may be missing, which is answered beside it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when what is said makes no sense.
+    pub fn with_gaps(overrides: &Overrides) -> Result<(Self, Vec<ConfigError>), ConfigError> {
         let file = File::load(overrides)?;
-        let url = overrides.url.clone().or(file.url).ok_or(ConfigError::Missing {
-            what: "the control plane's address",
-            how: "`terrapool-agent configure`, TERRAPOOL_URL, or `url` in the configuration file",
-        })?;
+        let mut gaps = Vec::new();
+        let url = match overrides.url.clone().or(file.url) {
+            Some(url) => parse_url(&url)?,
+            None => {
+                gaps.push(ConfigError::Missing {
+                    what: "the control plane's address",
+                    how: "`terrapool-agent configure`, TERRAPOOL_URL, or `url` in the configuration file",
+                });
+                String::new()
+            }
+        };
+        let token = token(overrides, file.token, file.token_file).unwrap_or_else(|gap| {
+            gaps.push(gap);
+            Secret::new("")
+        });
         let driver = overrides.driver.clone().or(file.driver);
         let driver = parse_driver(driver.as_deref().unwrap_or("docker"))?;
         let concurrency = overrides.concurrency.or(file.concurrency).unwrap_or(5);
@@ -339,9 +376,9 @@ impl Config {
         let memory = overrides.memory.clone().or(file.memory);
         let user = overrides.user.clone().or(file.user);
         let nonempty = |text: &String| !text.is_empty();
-        Ok(Self {
-            url: parse_url(&url)?,
-            token: token(overrides, file.token, file.token_file)?,
+        let config = Self {
+            url,
+            token,
             name: overrides
                 .name
                 .clone()
@@ -377,7 +414,8 @@ impl Config {
                 .token_grace
                 .or(file.token_grace)
                 .map_or(TOKEN_GRACE, Millis::from_seconds),
-        })
+        };
+        Ok((config, gaps))
     }
 }
 

@@ -47,10 +47,10 @@ pub struct Settings {
     /// User inside the sandboxes: default or root
     #[arg(long)]
     pub user: Option<String>,
-    /// Certificates to trust besides the system's (PEM); they are copied beside the configuration
+    /// Certificates to trust besides the system's (PEM); they are added to those beside the configuration
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// How jobs are isolated: docker
+    /// How jobs are isolated: docker, or native where there is no container engine
     #[arg(long)]
     pub driver: Option<String>,
     /// Address of the container engine, for example unix:///var/run/docker.sock
@@ -204,9 +204,14 @@ pub fn configure(
             &file.display().to_string(),
         )?);
     }
-    let certificates = settings.ca_file.as_deref().map(certificates).transpose()?;
-    let mut changes = changes(&settings)?;
     let beside = path.parent().unwrap_or(Path::new("/"));
+    let certificates = settings.ca_file.as_deref().map(certificates).transpose()?;
+    // Those of the control plane do not give way to those of a proxy.
+    let certificates = certificates.map(|new| match std::fs::read_to_string(beside.join(CA_FILE)) {
+        Ok(kept) if current.ca_file.as_deref() == Some(&beside.join(CA_FILE)) => together(&kept, &new),
+        _ => new,
+    });
+    let mut changes = changes(&settings)?;
     let in_folder = |name: &str| Value::String(beside.join(name).display().to_string());
     if token.is_some() {
         changes.push(Change::Remove("token"));
@@ -319,6 +324,9 @@ fn ask(
     } else {
         "Agent token (not shown)"
     })?;
+    let trusted = current.ca_file.as_ref().map(|path| path.display().to_string());
+    let question = "File with certificates to trust besides the system's (PEM; Enter for none)";
+    settings.ca_file = said(questions.ask(question, &trusted.unwrap_or_default())?).map(PathBuf::from);
     let name = current.name.clone().unwrap_or_else(config::hostname);
     settings.name = said(questions.ask("Name of this agent", &name)?);
     let concurrency = current.concurrency.unwrap_or(5).to_string();
@@ -355,6 +363,23 @@ fn certificates(path: &Path) -> Result<String, ConfigureError> {
             path: path.to_owned(),
         }),
     }
+}
+
+/// Certificates that are trusted, with those of `new` that are not among them.
+fn together(kept: &str, new: &str) -> String {
+    const END: &str = "-----END CERTIFICATE-----";
+    let mut all = kept.trim_end().to_owned();
+    for block in new.split_inclusive(END) {
+        let Some(at) = block.find("-----BEGIN CERTIFICATE-----") else {
+            continue;
+        };
+        if !kept.contains(&block[at..]) {
+            all.push('\n');
+            all.push_str(&block[at..]);
+        }
+    }
+    all.push('\n');
+    all
 }
 
 /// Whom new files belong to: the service's user when root configures a host that has one.

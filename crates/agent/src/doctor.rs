@@ -7,7 +7,7 @@ mod world;
 
 pub use environment::of_service;
 
-use crate::config::{Config, DriverKind};
+use crate::config::{Config, ConfigError, DriverKind};
 use crate::control::{self, AskError, Request};
 use crate::control_plane::{ControlPlane, describe};
 use crate::drivers::docker;
@@ -80,9 +80,12 @@ impl std::fmt::Display for Check {
     }
 }
 
-/// Looks at everything, even after something is broken.
-pub async fn examine(config: &Config) -> Vec<Check> {
-    let mut checks = network::examine(config).await;
+/// Looks at everything, even after something is broken. `gaps` is what the configuration does not say.
+pub async fn examine(config: &Config, gaps: &[ConfigError]) -> Vec<Check> {
+    let mut checks: Vec<Check> = gaps.iter().map(gap).collect();
+    if !config.url.is_empty() {
+        checks.extend(network::examine(config).await);
+    }
     checks.extend(engine(config).await);
     checks.push(Check {
         name: "sandboxes' addresses",
@@ -96,6 +99,23 @@ pub async fn examine(config: &Config) -> Vec<Check> {
     add("engines", engines(config).await);
     add("running agent", running(config).await);
     checks
+}
+
+/// A setting that is missing. Who has no token here may still have one as a credential of the service.
+fn gap(gap: &ConfigError) -> Check {
+    let is_token = !matches!(gap, ConfigError::Missing { what, .. } if what.contains("address"));
+    let found = describe(gap);
+    Check {
+        name: "configuration",
+        finding: if is_token {
+            Finding::warning(
+                found,
+                "make a token on the pool's page; one that the service gets as a systemd credential is not seen from here",
+            )
+        } else {
+            Finding::broken(found, "the pool's page has the commands, with address and token")
+        },
+    }
 }
 
 /// The container engine, and what it makes of the kernel.

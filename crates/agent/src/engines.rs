@@ -11,6 +11,7 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use terrapool_model::engine::{Engine, EngineKind, EngineVersion};
@@ -21,6 +22,12 @@ use crate::config::Config;
 
 mod downloads;
 pub(crate) mod retention;
+
+/// A download that gives nothing for so long is given up.
+const STALL: Duration = Duration::from_secs(60);
+
+/// Largest download and largest engine in bytes.
+const LARGEST: usize = 1 << 30;
 
 /// An engine that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +97,8 @@ pub struct Engines {
     /// Digests that binaries have to have. Held while those of the start are read.
     pins: Mutex<BTreeMap<PathBuf, String>>,
     digests: Mutex<BTreeMap<PathBuf, (std::time::SystemTime, u64, String)>>,
+    /// Engines that are being downloaded.
+    fetching: Mutex<BTreeMap<Engine, Arc<Mutex<()>>>>,
     downloads: PathBuf,
     http: reqwest::Client,
 }
@@ -117,6 +126,7 @@ impl Engines {
             known: Mutex::new(known),
             pins: Mutex::new(downloaded.into_values().collect()),
             digests: Mutex::default(),
+            fetching: Mutex::default(),
             downloads,
             http,
         });
@@ -176,38 +186,16 @@ impl Engines {
     /// # Errors
     /// [`EngineError`].
     pub async fn obtain(&self, request: &EngineRequest) -> Result<Found, EngineError> {
-        // Held over a download, so that two jobs do not fetch the same engine at once.
-        let mut known = self.known.lock().await;
         let wanted: Option<EngineVersion> = request.version.parse().ok();
-        let local = match &wanted {
-            Some(version) => {
-                let engine = Engine {
-                    kind: request.kind,
-                    version: version.clone(),
-                };
-                known.get(&engine).map(|path| (engine.clone(), path.clone()))
-            }
-            None => known
-                .iter()
-                .filter(|(engine, _)| engine.kind == request.kind && !engine.version.is_pre_release())
-                .max_by(|(one, _), (two, _)| one.version.cmp(&two.version))
-                .or_else(|| known.iter().rfind(|(engine, _)| engine.kind == request.kind))
-                .map(|(engine, path)| (engine.clone(), path.clone())),
-        };
-        if let Some((engine, path)) = local {
-            drop(known);
-            let sha256 = self.digest(&path).await?;
-            if path.starts_with(&self.downloads) {
-                downloads::note_use(&path);
-            }
-            return Ok(Found { engine, path, sha256 });
+        if let Some((engine, path)) = self.local(request.kind, wanted.as_ref()).await {
+            return self.found(engine, path).await;
         }
         let offered = request
             .download
             .as_ref()
             .filter(|download| wanted.as_ref().is_none_or(|version| *version == download.version));
         let Some(download) = offered else {
-            let names: Vec<String> = known.keys().map(ToString::to_string).collect();
+            let names: Vec<String> = self.list().await.iter().map(ToString::to_string).collect();
             let known = if names.is_empty() {
                 String::new()
             } else {
@@ -223,12 +211,47 @@ impl Engines {
             kind: request.kind,
             version: download.version.clone(),
         };
+        // Two jobs do not fetch the same engine at once, and nobody else waits for it.
+        let fetching = {
+            let mut fetching = self.fetching.lock().await;
+            fetching.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(fetching.entry(engine.clone()).or_default())
+        };
+        let _fetching = fetching.lock().await;
+        if let Some((engine, path)) = self.local(engine.kind, Some(&engine.version)).await {
+            return self.found(engine, path).await;
+        }
         let (path, installed) = self.download(&engine, download).await?;
         self.pins.lock().await.insert(path.clone(), installed);
-        known.insert(engine.clone(), path.clone());
-        drop(known);
+        self.known.lock().await.insert(engine.clone(), path.clone());
         let sha256 = self.digest(&path).await?;
         self.sweep().await;
+        Ok(Found { engine, path, sha256 })
+    }
+
+    /// An engine that needs no download: of this version, or the newest.
+    async fn local(&self, kind: EngineKind, version: Option<&EngineVersion>) -> Option<(Engine, PathBuf)> {
+        let known = self.known.lock().await;
+        let of_kind = |engine: &Engine| engine.kind == kind;
+        let found = match version {
+            Some(version) => known.get_key_value(&Engine {
+                kind,
+                version: version.clone(),
+            }),
+            None => known
+                .iter()
+                .filter(|(engine, _)| of_kind(engine) && !engine.version.is_pre_release())
+                .max_by(|(one, _), (two, _)| one.version.cmp(&two.version))
+                .or_else(|| known.iter().rfind(|(engine, _)| of_kind(engine))),
+        };
+        found.map(|(engine, path)| (engine.clone(), path.clone()))
+    }
+
+    async fn found(&self, engine: Engine, path: PathBuf) -> Result<Found, EngineError> {
+        let sha256 = self.digest(&path).await?;
+        if path.starts_with(&self.downloads) {
+            downloads::note_use(&path);
+        }
         Ok(Found { engine, path, sha256 })
     }
 
@@ -282,14 +305,10 @@ impl Engines {
             problem,
         };
         tracing::info!(%engine, url = download.url, "downloading an engine");
-        let response = self
-            .http
-            .get(&download.url)
-            .send()
-            .await
-            .and_then(reqwest::Response::error_for_status);
-        let bytes = match response {
-            Ok(response) => response.bytes().await.map_err(|error| fail(error.to_string()))?,
+        let asked = tokio::time::timeout(STALL, self.http.get(&download.url).send()).await;
+        let response = asked.map_err(|_| fail(format!("nothing came for {} s", STALL.as_secs())))?;
+        let bytes = match response.and_then(reqwest::Response::error_for_status) {
+            Ok(response) => body(response).await.map_err(fail)?,
             Err(error) => return Err(fail(error.to_string())),
         };
         let found = hex(&Sha256::digest(&bytes));
@@ -308,7 +327,7 @@ impl Engines {
             let binary = if bytes.starts_with(b"PK") {
                 from_zip(&bytes, kind)?
             } else {
-                bytes.to_vec()
+                bytes
             };
             let sha256 = hex(&Sha256::digest(&binary));
             let temporary = folder.join(".new");
@@ -328,11 +347,29 @@ impl Engines {
     }
 }
 
+/// What a server gives, unless it stalls or gives more than an engine is.
+async fn body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    loop {
+        match tokio::time::timeout(STALL, response.chunk()).await {
+            Ok(Ok(Some(chunk))) if bytes.len() + chunk.len() <= LARGEST => bytes.extend_from_slice(&chunk),
+            Ok(Ok(Some(_))) => return Err(format!("it is larger than {} MiB", LARGEST >> 20)),
+            Ok(Ok(None)) => return Ok(bytes),
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("nothing more came for {} s", STALL.as_secs())),
+        }
+    }
+}
+
 fn from_zip(bytes: &[u8], kind: EngineKind) -> std::io::Result<Vec<u8>> {
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes)).map_err(std::io::Error::other)?;
     let mut file = archive.by_name(kind.binary()).map_err(std::io::Error::other)?;
     let mut binary = Vec::new();
-    file.read_to_end(&mut binary)?;
+    (&mut file).take(LARGEST as u64 + 1).read_to_end(&mut binary)?;
+    if binary.len() > LARGEST {
+        let message = format!("{} in it is larger than {} MiB", kind.binary(), LARGEST >> 20);
+        return Err(std::io::Error::other(message));
+    }
     Ok(binary)
 }
 

@@ -13,7 +13,7 @@ use terrapool_agent::control::{self, Request};
 use terrapool_agent::doctor::{self, Finding};
 use terrapool_agent::drivers::native;
 use terrapool_agent::monitoring;
-use terrapool_agent::service::{self, Lifetime, ServiceError};
+use terrapool_agent::service::{self, Ended, Lifetime, ServiceError};
 use terrapool_model::time::Millis;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -122,6 +122,10 @@ fn main() -> ExitCode {
 /// not started again after it.
 const NEEDS_A_PERSON: u8 = 78;
 
+/// Status of a service of systemd that worked as long as it was to (`--once`, `--idle-exit`), so that it is not started
+/// again. Elsewhere that end is 0.
+const SPENT: u8 = 79;
+
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let configuration = error.downcast_ref::<ConfigError>().is_some();
     let refused = matches!(
@@ -156,8 +160,12 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
             if once {
                 config.concurrency = 1;
             }
-            service::run(config, lifetime).await?;
-            Ok(ExitCode::SUCCESS)
+            // Whoever starts services again has to know that this one has done what it was to do.
+            let is_service = std::env::var_os("NOTIFY_SOCKET").is_some();
+            Ok(match service::run(config, lifetime).await? {
+                Ended::Spent if is_service => ExitCode::from(SPENT),
+                Ended::Spent | Ended::Told => ExitCode::SUCCESS,
+            })
         }
         Action::NativeSandbox { .. } => Ok(ExitCode::FAILURE),
         Action::Documentation { folder } => {
@@ -197,8 +205,8 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
         }
         Action::Doctor { overrides } => {
             look_as_the_service(&overrides)?;
-            let config = Config::load(&overrides)?;
-            let checks = doctor::examine(&config).await;
+            let (config, gaps) = Config::with_gaps(&overrides)?;
+            let checks = doctor::examine(&config, &gaps).await;
             for check in &checks {
                 println!("{check}");
             }

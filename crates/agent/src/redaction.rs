@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 use terrapool_protocol::job::ChangeCounts;
+use terrapool_protocol::mask::Masker;
 
 /// A document of the engine that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -17,11 +18,16 @@ pub struct RedactionError {
     source: serde_json::Error,
 }
 
-/// Composes the redacted plan and counts what the plan would change.
+/// Composes the redacted plan and counts what the plan would change. What `masker` finds in a value is masked also where
+/// neither plan nor schema calls the value sensitive: a configuration need not declare what its workspace keeps secret.
 ///
 /// # Errors
 /// [`RedactionError`] when a document is no JSON.
-pub fn redact(plan: &[u8], schemas: &[u8]) -> Result<(Vec<u8>, ChangeCounts), RedactionError> {
+pub fn redact(
+    plan: &[u8],
+    schemas: &[u8],
+    masker: &Masker,
+) -> Result<(Vec<u8>, ChangeCounts), RedactionError> {
     let plan: Value = serde_json::from_slice(plan).map_err(|source| RedactionError {
         document: "plan",
         source,
@@ -41,7 +47,7 @@ pub fn redact(plan: &[u8], schemas: &[u8]) -> Result<(Vec<u8>, ChangeCounts), Re
     for name in changes {
         let redacted: Vec<Value> = array(&plan[name])
             .iter()
-            .map(|change| redact_entry(change, sensitive_by_schema(change, &schemas)))
+            .map(|change| redact_entry(change, sensitive_by_schema(change, &schemas), masker))
             .collect();
         document.insert(name.to_owned(), Value::Array(redacted));
     }
@@ -50,7 +56,7 @@ pub fn redact(plan: &[u8], schemas: &[u8]) -> Result<(Vec<u8>, ChangeCounts), Re
         .map(|entry| {
             let mut entry = entry.clone();
             let change = entry["resource_change"].clone();
-            entry["resource_change"] = redact_entry(&change, None);
+            entry["resource_change"] = redact_entry(&change, None, masker);
             entry
         })
         .collect();
@@ -60,7 +66,7 @@ pub fn redact(plan: &[u8], schemas: &[u8]) -> Result<(Vec<u8>, ChangeCounts), Re
         .map(|outputs| {
             outputs
                 .iter()
-                .map(|(name, change)| (name.clone(), redact_change(change, None)))
+                .map(|(name, change)| (name.clone(), redact_change(change, None, masker)))
                 .collect()
         })
         .unwrap_or_default();
@@ -114,13 +120,13 @@ fn sensitive_by_schema<'s>(change: &Value, schemas: &'s Value) -> Option<&'s Val
     provider[kind][change["type"].as_str()?].get("block")
 }
 
-fn redact_entry(entry: &Value, schema: Option<&Value>) -> Value {
+fn redact_entry(entry: &Value, schema: Option<&Value>, masker: &Masker) -> Value {
     let mut entry = entry.clone();
-    entry["change"] = redact_change(&entry["change"], schema);
+    entry["change"] = redact_change(&entry["change"], schema, masker);
     entry
 }
 
-fn redact_change(change: &Value, schema: Option<&Value>) -> Value {
+fn redact_change(change: &Value, schema: Option<&Value>, masker: &Masker) -> Value {
     let Some(object) = change.as_object() else {
         return change.clone();
     };
@@ -138,6 +144,7 @@ fn redact_change(change: &Value, schema: Option<&Value>) -> Value {
             if let Some(block) = schema {
                 blank_by_schema(value, other, block, &changed);
             }
+            mask(value, other, masker, &changed);
         }
     }
     Value::Object(redacted)
@@ -218,6 +225,33 @@ fn blank_by_schema(value: &mut Value, other: &Value, block: &Value, changed: &Ch
             Some(single) => blank_by_schema(single, other, block, changed),
             None => {}
         }
+    }
+}
+
+/// Masks what the masker finds, in whatever a value has in it. The new side is told from the old one where it differs.
+fn mask(value: &mut Value, other: &Value, masker: &Masker, changed: &Changed<'_>) {
+    match value {
+        Value::String(text) if masker.finds(text) => {
+            let mut masked = masker.mask(text);
+            if changed(value, other)
+                && other.as_str().map(|other| masker.mask(other)).as_ref() == Some(&masked)
+            {
+                masked.push_str(" (changed)");
+            }
+            *value = Value::String(masked);
+        }
+        Value::Number(number) if masker.finds(&number.to_string()) => hide(value, other, changed),
+        Value::Array(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                mask(item, &other[index], masker, changed);
+            }
+        }
+        Value::Object(members) => {
+            for (name, member) in members {
+                mask(member, &other[name.as_str()], masker, changed);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -305,6 +339,7 @@ mod tests {
         let (bytes, counts) = redact(
             &serde_json::to_vec(&plan()).unwrap(),
             &serde_json::to_vec(&schemas()).unwrap(),
+            &Masker::new([]),
         )
         .unwrap();
         (serde_json::from_slice(&bytes).unwrap(), counts)
@@ -330,10 +365,30 @@ mod tests {
         let change = json!({"actions": ["update"], "before": {"password": "one", "same": "x"},
             "after": {"password": "two", "same": "x"}, "before_sensitive": {"password": true, "same": true},
             "after_sensitive": {"password": true, "same": true}});
-        let redacted = redact_change(&change, None);
+        let redacted = redact_change(&change, None, &Masker::new([]));
         assert_ne!(redacted["before"]["password"], redacted["after"]["password"]);
         assert_eq!(redacted["before"]["same"], redacted["after"]["same"]);
         assert!(!redacted.to_string().contains("one") && !redacted.to_string().contains("two"));
+    }
+
+    #[test]
+    fn case_14_a_secret_of_the_workspace_is_masked_where_nothing_calls_it_sensitive() {
+        let masker = Masker::new(["hunter2", "12345"]);
+        let before = json!({"user_data": "a hunter2", "port": 12345, "list": ["aHVudGVyMg=="], "plain": "x"});
+        let after = json!({"user_data": "b hunter2", "port": 1, "list": ["aHVudGVyMg=="], "plain": "y"});
+        let change = json!({"actions": ["update"], "before": before, "after": after, "before_sensitive": {},
+            "after_sensitive": {}});
+        let redacted = redact_change(&change, None, &masker);
+        assert_eq!(redacted["before"]["user_data"], "a (sensitive value)");
+        assert_eq!(redacted["after"]["user_data"], "b (sensitive value)");
+        assert_eq!(redacted["after"]["plain"], "y");
+        assert_eq!(redacted["actions"], json!(["update"]));
+        let shown = redacted.to_string();
+        assert!(!shown.contains("hunter2") && !shown.contains("12345"), "{shown}");
+        assert!(!shown.contains("aHVudGVyMg"), "{shown}");
+        let one = json!({"before": "hunter2", "after": "12345"});
+        let redacted = redact_change(&one, None, &masker);
+        assert_ne!(redacted["before"], redacted["after"]);
     }
 
     #[test]

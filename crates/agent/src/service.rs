@@ -34,8 +34,8 @@ use crate::monitoring;
 use crate::schemas::SchemaCache;
 use crate::signals::{Signals, Told};
 use crate::supervisor::Supervisor;
-pub use lifetime::Lifetime;
 use lifetime::Span;
+pub use lifetime::{Ended, Lifetime};
 use report::{capacity, size};
 
 /// Why an agent ends, other than by being told to.
@@ -185,7 +185,7 @@ fn open_data_dir(path: &Path) -> std::io::Result<Secret> {
 ///
 /// # Errors
 /// [`ServiceError`] when it cannot work at all.
-pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError> {
+pub async fn run(config: Config, lifetime: Lifetime) -> Result<Ended, ServiceError> {
     let data_dir = |source| ServiceError::DataDir {
         path: config.data_dir.clone(),
         source,
@@ -270,7 +270,13 @@ pub async fn run(config: Config, lifetime: Lifetime) -> Result<(), ServiceError>
     tidying.abort();
     service.say_goodbye().await;
     service.shared.warm.close().await;
-    ended
+    ended.map(|()| {
+        if service.is_spent {
+            Ended::Spent
+        } else {
+            Ended::Told
+        }
+    })
 }
 
 /// Once a day, and some minutes after the start, when what was taken up goes on again.

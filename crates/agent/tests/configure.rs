@@ -154,3 +154,34 @@ fn what_makes_no_sense_is_refused_and_nothing_is_written() {
     let said = refused(&file, &["--user=root"], "");
     assert!(said.contains("concurency"), "{said}");
 }
+
+#[test]
+fn the_doctor_looks_at_the_host_also_where_nothing_is_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    std::fs::write(&file, "").unwrap();
+    let doctor = |file: &Path| {
+        let output = Command::new(env!("CARGO_BIN_EXE_terrapool-agent"))
+            .arg("doctor")
+            .env_clear()
+            .env("TERRAPOOL_AGENT_CONFIG", file)
+            .env("TERRAPOOL_AGENT_DATA_DIR", folder.path())
+            .env("DOCKER_HOST", "unix:///nowhere")
+            .output()
+            .expect("the program starts");
+        assert!(!output.status.success());
+        String::from_utf8([output.stdout, output.stderr].concat()).expect("text")
+    };
+    let said = doctor(&file);
+    for expected in [
+        "BROKEN  configuration: the control plane's address is not set",
+        "warn    configuration: the agent token is not set",
+        "BROKEN  container engine: ",
+        "memory: ",
+    ] {
+        assert!(said.contains(expected), "{expected} is not in {said}");
+    }
+    std::fs::write(&file, "user = \"admin\"\n").unwrap();
+    let said = doctor(&file);
+    assert!(said.contains("user is `admin`"), "{said}");
+}

@@ -7,6 +7,7 @@ pub mod frame;
 pub mod health;
 pub mod job;
 pub mod limits;
+pub mod mask;
 pub mod memory;
 pub mod relay;
 pub mod runner;

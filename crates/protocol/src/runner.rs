@@ -303,6 +303,9 @@ pub enum FromRunner {
         /// Its memory over time, where the kernel tells it.
         #[serde(default)]
         memory: Option<MemoryCurve>,
+        /// Values that nothing may show that is made of its artifacts.
+        #[serde(default)]
+        secrets: Vec<Secret>,
     },
 }
 

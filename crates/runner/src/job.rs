@@ -15,7 +15,9 @@ use terrapool_model::engine::Engine;
 use terrapool_protocol::job::{
     Artifact, ArtifactName, FailureReason, JobSpec, Limit, Outcome, PartName, Phase, StateMark, Usage,
 };
+use terrapool_protocol::mask::{self, Masker};
 use terrapool_protocol::runner::{Egress, FromRunner, RunnerStage, StopReason, log_head};
+use terrapool_protocol::secret::Secret;
 
 use crate::archive::{self, ArchiveError, ArchiveLimits, Inventory};
 use crate::bundle::{StateFile, part_path};
@@ -25,7 +27,6 @@ use crate::digest;
 use crate::environment::{self, Environment};
 use crate::error::{Failure, Halt};
 use crate::guard::{self, Guard};
-use crate::mask::{self, Masker};
 use crate::outcome;
 use crate::plan_archive::{self, Manifest};
 use crate::process::{self, Output};
@@ -97,7 +98,8 @@ pub fn execute(
     state: &StateFile,
     received: Option<Failure>,
 ) -> FromRunner {
-    let masker = Masker::new(mask::secrets(&work.spec).iter().map(String::as_str));
+    let secrets = mask::secrets(&work.spec);
+    let masker = Masker::new(secrets.iter().map(String::as_str));
     let limits = work.spec.limits;
     let spool = match Spool::create(shared, masker, limits.log_mb << 20) {
         Ok(spool) => spool,
@@ -167,6 +169,7 @@ pub fn execute(
         schemas_key: job.left.schemas_key,
         usage,
         memory: job.group.curve(),
+        secrets: secrets.into_iter().map(Secret::new).collect(),
     }
 }
 

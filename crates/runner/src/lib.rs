@@ -17,7 +17,6 @@ pub mod guard;
 pub mod hcl;
 pub mod job;
 pub mod link;
-pub mod mask;
 pub mod network;
 pub mod paths;
 pub mod plan_archive;

@@ -20,6 +20,7 @@ pub(crate) fn finished_without_log(outcome: &Outcome) -> FromRunner {
         schemas_key: None,
         usage: Usage::default(),
         memory: None,
+        secrets: Vec::new(),
     }
 }
 

@@ -112,6 +112,7 @@ fn lost(paths: &Paths, log_size: u64, log_sha256: String) -> (FromRunner, Option
         schemas_key: None,
         usage: Usage::default(),
         memory: None,
+        secrets: Vec::new(),
     };
     (end, state)
 }

@@ -10,8 +10,8 @@ use terrapool_protocol::job::Limit;
 use crate::digest;
 use crate::error::Failure;
 use crate::guard;
-use crate::mask::Masker;
 use crate::shared::Shared;
+use terrapool_protocol::mask::Masker;
 
 /// Bytes that are kept of the end of a log that was cut.
 const TAIL: usize = 16 << 10;
@@ -247,9 +247,9 @@ mod tests {
 
     use super::{Spool, error_of};
     use crate::digest;
-    use crate::mask::Masker;
     use crate::paths::Paths;
     use crate::shared::Shared;
+    use terrapool_protocol::mask::Masker;
 
     #[test]
     fn case_13_a_log_above_its_limit_is_cut_with_a_marker_and_keeps_its_end() {

@@ -1,14 +1,19 @@
 //! An HTTPS server with a certificate of its own, for what agents download.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::routing::get;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
+use futures_util::{StreamExt as _, stream};
+
+/// The name of a file of which the first bytes come, and then nothing more.
+pub const STALLS: &str = "stalls";
 
 /// A server that ends when it is dropped.
 #[derive(Debug)]
@@ -41,6 +46,13 @@ impl FileServer {
             };
             router = router.route(&format!("/{name}"), get(answer));
         }
+        let count = Arc::clone(&requests);
+        let stalls = move || async move {
+            count.fetch_add(1, Ordering::Relaxed);
+            let some = stream::once(async { Ok::<_, Infallible>(Bytes::from_static(b"PK")) });
+            Body::from_stream(some.chain(stream::pending()))
+        };
+        router = router.route(&format!("/{STALLS}"), get(stalls));
         let handle = Handle::new();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = axum_server::bind_rustls(address, tls).handle(handle.clone());

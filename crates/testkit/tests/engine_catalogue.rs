@@ -2,13 +2,15 @@
 
 use std::io::{Cursor, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use terrapool_testkit::cli::Cli;
-use terrapool_testkit::file_server::FileServer;
+use terrapool_testkit::file_server::{FileServer, STALLS};
 use terrapool_testkit::installation::{AgentProcess, Installation};
+use terrapool_testkit::wait::until;
 
 const BODY: &str = "resource \"terraform_data\" \"a\" { input = \"a\" }\n";
 
@@ -147,4 +149,37 @@ async fn a_download_with_another_digest_is_refused_and_not_kept() {
     let plan = cli.run(&["plan"]).await.succeeded();
     assert!(plan.contains("Plan: 1 to add"), "{plan}");
     assert!(kept(&installation, &version).is_file());
+}
+
+#[tokio::test]
+async fn jobs_at_once_fetch_an_engine_once_and_a_download_that_stalls_holds_up_nobody_else() {
+    let (binary, version) = terraform();
+    let content: Bytes = std::fs::read(&binary).expect("the binary can be read").into();
+    let sha = sha256(&content);
+    let files = FileServer::start(vec![("terraform".to_owned(), content)]).await;
+    let installation = Installation::start().await;
+    add_entry(&installation, "0.99.0", &files.url(STALLS), &sha).await;
+    add_entry(&installation, &version, &files.url("terraform"), &sha).await;
+    let run = async |name: &str, version: &str| {
+        let attributes = json!({"terraform-version": version});
+        let workspace = installation.workspace(name, &attributes, BODY).await;
+        installation.run(&workspace, &json!({})).await
+    };
+    let stalled = run("stalled", "0.99.0").await;
+    let _agent = bare_agent(&installation, &files).await;
+    installation.run_reaches(&stalled, "planning").await;
+    let asked = until(Duration::from_secs(60), async || {
+        (files.requests() == 1).then_some(())
+    })
+    .await;
+    assert!(asked.is_some(), "the engine that stalls was not asked for");
+
+    let (one, other) = (run("one", &version).await, run("other", &version).await);
+    installation.run_reaches(&one, "planned").await;
+    installation.run_reaches(&other, "planned").await;
+    // The one that stalls, and one for both.
+    assert_eq!(files.requests(), 2);
+    assert_eq!(installation.run_ends(&stalled).await, "errored");
+    let log = installation.phase_log(&stalled, "plan").await;
+    assert!(log.contains("nothing more came for 60 s"), "{log}");
 }

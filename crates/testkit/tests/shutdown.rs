@@ -38,6 +38,14 @@ async fn agents_of_an_autoscaler_end_after_one_job_or_when_there_is_none() {
     let mut idle = installation.start_agent("idle", &token, &idle_exit).await;
     assert_eq!(idle.wait().await, Some(0), "{}", idle.log());
 
+    // A service of systemd says so in a way that keeps it from being started again.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let socket = folder.path().join("notify");
+    let _systemd = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket can be made");
+    let as_service = [idle_exit[0], ("NOTIFY_SOCKET", socket.to_str().expect("a path"))];
+    let mut service = installation.start_agent("service", &token, &as_service).await;
+    assert_eq!(service.wait().await, Some(79), "{}", service.log());
+
     let mut once = installation
         .start_agent("once", &token, &[("TERRAPOOL_AGENT_ONCE", "true")])
         .await;

@@ -116,6 +116,39 @@ async fn t16_the_redacted_plan_has_schemas_and_none_of_the_sensitive_values() {
 }
 
 #[tokio::test]
+async fn case_14_a_secret_of_the_workspace_is_in_no_plan_also_where_its_configuration_does_not_call_it_sensitive()
+ {
+    let installation = Installation::start().await;
+    let _agent = installation.start_shared_agent().await;
+    let body = "variable \"secret\" {}\nresource \"terraform_data\" \"a\" { input = \"as ${var.secret}\" }\noutput \"o\" { value = base64encode(var.secret) }\n";
+    let cli = ready(&installation, "case14", body).await;
+    let workspace = installation.get("/organizations/acme/workspaces/case14").await;
+    let workspace = workspace["data"]["id"].as_str().expect("a workspace has an id");
+    let variable = json!({"data": {"type": "vars", "attributes": {
+        "key": "secret", "value": "correct-horse", "category": "terraform", "sensitive": true}}});
+    installation
+        .post(&format!("/workspaces/{workspace}/vars"), &variable)
+        .await;
+    let plan = cli.run(&["plan"]).await.succeeded();
+    assert!(
+        plan.contains("as (sensitive value)") && !plan.contains("correct-horse"),
+        "{plan}"
+    );
+    let run = newest_run(&installation, "case14").await;
+    let id = run["relationships"]["plan"]["data"]["id"]
+        .as_str()
+        .expect("a run has a plan");
+    let redacted = installation
+        .get(&format!("/plans/{id}/json-output-redacted"))
+        .await
+        .to_string();
+    assert!(redacted.contains("as (sensitive value)"), "{redacted}");
+    for form in ["correct-horse", "Y29ycmVjdC1ob3JzZQ"] {
+        assert!(!redacted.contains(form), "{redacted}");
+    }
+}
+
+#[tokio::test]
 async fn t19_interrupting_a_plan_leaves_its_run_alone() {
     let installation = Installation::start().await;
     let _agent = installation.start_shared_agent().await;

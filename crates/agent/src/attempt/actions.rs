@@ -153,6 +153,7 @@ impl Shell {
             schemas_key: None,
             usage: Usage::default(),
             memory: None,
+            secrets: Vec::new(),
         });
         let ending = Ending {
             generation,
@@ -168,6 +169,7 @@ impl Shell {
                 ..end.usage
             },
             memory: end.memory,
+            secrets: end.secrets,
             engine: self.engine.clone(),
         };
         let (pieces, inbox) = mpsc::channel(32);

@@ -29,14 +29,17 @@ fn settings(folder: &Path) -> Settings {
 #[test]
 fn a_person_is_asked_when_nothing_is_said_and_an_empty_answer_keeps_what_there_is() {
     let folder = tempfile::tempdir().unwrap();
-    let mut answers = Answers(vec!["https://tp.example/", "tpa_secret", "north", ""], Vec::new());
+    let mut answers = Answers(
+        vec!["https://tp.example/", "tpa_secret", "", "north", ""],
+        Vec::new(),
+    );
     let written = configure(settings(folder.path()), &mut std::io::empty(), Some(&mut answers)).unwrap();
     assert_eq!(written.changed, ["token", "url", "name"]);
     let text = std::fs::read_to_string(&written.path).unwrap();
     assert!(text.contains("\nurl = \"https://tp.example\"\n"), "{text}");
     assert!(!text.contains("tpa_secret"), "{text}");
 
-    let mut answers = Answers(vec!["", "", "", "3"], Vec::new());
+    let mut answers = Answers(vec!["", "", "", "", "3"], Vec::new());
     let written = configure(settings(folder.path()), &mut std::io::empty(), Some(&mut answers)).unwrap();
     assert_eq!(written.changed, ["concurrency"]);
     assert_eq!(
@@ -45,6 +48,16 @@ fn a_person_is_asked_when_nothing_is_said_and_an_empty_answer_keeps_what_there_i
     );
     let token = std::fs::read_to_string(folder.path().join("token")).unwrap();
     assert_eq!(token, "tpa_secret\n");
+}
+
+#[test]
+fn certificates_are_added_to_those_there_are_and_none_twice() {
+    let block = |name: &str| format!("-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----");
+    let kept = format!("{}\n", block("one"));
+    let new = format!("A comment\n{}\nanother\n{}\n", block("two"), block("one"));
+    let both = together(&kept, &new);
+    assert_eq!(both, format!("{}\n{}\n", block("one"), block("two")));
+    assert_eq!(together(&both, &new), both);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use futures_util::stream;
 use sha2::{Digest as _, Sha256};
 use terrapool_protocol::job::{Artifact, ArtifactName, ChangeCounts};
+use terrapool_protocol::mask::Masker;
 use terrapool_protocol::runner::ToRunner;
+use terrapool_protocol::secret::Secret;
 use tokio::sync::mpsc;
 
 use super::{Recipient, pause, until_answered};
@@ -51,6 +53,7 @@ pub(super) async fn deliver(
     runner: &RunnerSender,
     pieces: &mut mpsc::Receiver<ArtifactPiece>,
     left: &[Artifact],
+    secrets: &[Secret],
     schemas_key: Option<&str>,
     schemas: &SchemaCache,
 ) -> Result<Delivered, ArtifactError> {
@@ -77,7 +80,8 @@ pub(super) async fn deliver(
         let upload_plan = upload(recipient, &artifact, plan.clone());
         let upload_redacted = async {
             // Large plans take a while to parse.
-            let made = tokio::task::spawn_blocking(move || redact(&plan, &known)).await;
+            let masker = Masker::new(secrets.iter().map(Secret::expose));
+            let made = tokio::task::spawn_blocking(move || redact(&plan, &known, &masker)).await;
             let Ok(Ok((redacted, counts))) = made else {
                 tracing::warn!(job = %recipient.job, "the plan could not be redacted; clients will not render it");
                 return Ok(None);

@@ -9,6 +9,7 @@ use terrapool_protocol::agent::Finish;
 use terrapool_protocol::job::{Artifact, FailureReason, Outcome, StateMark, Usage};
 use terrapool_protocol::memory::MemoryCurve;
 use terrapool_protocol::runner::ToRunner;
+use terrapool_protocol::secret::Secret;
 use tokio::sync::{mpsc, watch};
 
 use super::artifacts::{self, ArtifactError, ArtifactPiece, Delivered};
@@ -41,6 +42,8 @@ pub struct Ending {
     pub usage: Usage,
     /// Its memory over time.
     pub memory: Option<MemoryCurve>,
+    /// Values that nothing may show that is made of its artifacts.
+    pub secrets: Vec<Secret>,
     /// The engine and the digest of its binary.
     pub engine: Option<(Engine, String)>,
 }
@@ -111,6 +114,7 @@ pub async fn deliver(
         &runner,
         &mut pieces,
         &ending.artifacts,
+        &ending.secrets,
         ending.schemas_key.as_deref(),
         &schemas,
     );
@@ -286,6 +290,7 @@ pub async fn give_back(recipient: Recipient, generation: u64, attempt: AttemptId
         schemas_key: None,
         usage: Usage::default(),
         memory: None,
+        secrets: Vec::new(),
         engine: None,
     };
     report(recipient, &ending).await;

@@ -17,6 +17,15 @@ pub enum Lifetime {
     UntilIdle(Millis),
 }
 
+/// Why an agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Told,
+    /// It worked as long as it was to.
+    Spent,
+}
+
 /// What an agent has done of it.
 #[derive(Debug)]
 pub(super) struct Span {

@@ -448,7 +448,7 @@ fn trouble(seen: &Seen, agent: &AgentRecord, held: usize) -> Option<Trouble> {
         ),
         commands: Code::new(
             "chk",
-            "systemctl status terrapool-agent\njournalctl -u terrapool-agent --since -1h | tail -50\nterrapool-agent doctor",
+            "systemctl status terrapool-agent\njournalctl -u terrapool-agent --since -1h | tail -50\nsudo terrapool-agent doctor",
         ),
         hint: if others > 0 {
             format!(

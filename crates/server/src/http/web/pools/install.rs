@@ -135,9 +135,10 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
          sudo install -D -m 644 sandbox-image.tar /usr/share/terrapool-agent/sandbox-image.tar\n\
          sudo tee /etc/systemd/system/terrapool-agent.service >/dev/null <<'UNIT'\n[Unit]\n\
          Description=Terrapool agent\nAfter=network-online.target docker.service\nWants=network-online.target\n\n\
-         [Service]\nEnvironment=TERRAPOOL_URL={url}\nEnvironment=TERRAPOOL_TOKEN_FILE={system}/agent.token\n{trust}\
+         [Service]\nType=notify\nEnvironment=TERRAPOOL_URL={url}\nEnvironment=TERRAPOOL_TOKEN_FILE={system}/agent.token\n{trust}\
          Environment=TERRAPOOL_AGENT_DATA_DIR=/var/lib/terrapool-agent\nExecStart=/usr/local/bin/terrapool-agent run\n\
-         Restart=always\nRestartPreventExitStatus=78\nRestartSec=5\nTimeoutStopSec=15min\nKillMode=mixed\n\n[Install]\n\
+         Restart=always\nRestartPreventExitStatus=78 79\nSuccessExitStatus=79\nRestartSec=5\nTimeoutStartSec=5min\n\
+         TimeoutStopSec=15min\nKillMode=process\nRestartKillSignal=SIGQUIT\n\n[Install]\n\
          WantedBy=multi-user.target\n\
          UNIT\nsudo systemctl daemon-reload && sudo systemctl enable --now terrapool-agent\n",
         unpack(" --cacert /etc/terrapool/ca.pem", "").unwrap_or_default(),
@@ -237,7 +238,7 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
         authority: Code::new(
             "c-authority",
             if packaged {
-                format!("{both}{}", configured(&format!("--ca-file={authority}")))
+                configured("--ca-file=proxy-ca.pem")
             } else {
                 format!(
                     "{both}sudo install -D -m 644 {authority} /etc/terrapool/proxy-ca.pem\n\
@@ -258,7 +259,7 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
                 )
             },
         ),
-        doctor: Code::new("c-doctor", "terrapool-agent doctor"),
+        doctor: Code::new("c-doctor", "sudo terrapool-agent doctor"),
         has_tarball: fetched.is_some(),
         has_image: made.offered.image.is_some(),
     }
@@ -428,6 +429,7 @@ mod tests {
             ("Settings", &shown.root),
             ("Settings", &shown.more),
             ("Behind a proxy", &shown.proxy),
+            ("Behind a proxy", &shown.authority),
         ] {
             let wanted = as_in_the_manual(code);
             assert!(blocks(heading).contains(&wanted.as_str()), "{heading}: {wanted}");

@@ -1,4 +1,4 @@
-//! Masking of sensitive values in a stream of output.
+//! Masking of sensitive values in what leaves a sandbox to be shown: output, as it streams, and plans.
 //!
 //! A value is looked for as it is, JSON-escaped (once and twice), HCL-escaped, in base64 at all three alignments, and
 //! line by line when it has several. What overlaps is masked as one. Values (and lines) below [`MINIMUM`] bytes, and the
@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use terrapool_protocol::job::JobSpec;
+use crate::job::JobSpec;
 
 /// Shortest value, or line of a value, that is masked.
 pub const MINIMUM: usize = 4;
@@ -82,6 +82,16 @@ impl Masker {
         copy.push(text.as_bytes(), &mut out);
         copy.finish(&mut out);
         String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// Whether a text shows a value, in any form.
+    pub fn finds(&self, text: &str) -> bool {
+        let bytes = text.as_bytes();
+        !self.patterns.is_empty()
+            && bytes.windows(2).enumerate().any(|(at, pair)| {
+                let pair = usize::from(pair[0]) << 8 | usize::from(pair[1]);
+                self.pairs[pair >> 6] & (1 << (pair & 63)) != 0 && self.matches(&bytes[at..]).0 > 0
+            })
     }
 
     fn scan(&mut self, last: bool, out: &mut Vec<u8>) {
