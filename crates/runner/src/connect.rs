@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::RunnerError;
+use crate::runner::protect_memory;
 
 /// How long the socket is waited for: the container may have started this moment.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -16,8 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Joins standard input and output to the socket until either side ends.
 ///
 /// # Errors
-/// [`RunnerError::Connect`] when nobody listens on the socket within five seconds.
+/// [`RunnerError::Connect`] when nobody listens on the socket within five seconds; [`RunnerError::Kernel`] when the kernel
+/// does not close this process to others.
 pub fn connect(socket: &Path) -> Result<(), RunnerError> {
+    // The key and every frame pass through here, as the user of the job.
+    protect_memory()?;
     let stream = reach(socket)?;
     let failed = |source| RunnerError::Connect {
         path: socket.to_owned(),

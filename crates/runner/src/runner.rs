@@ -60,9 +60,7 @@ pub fn serve_remains(options: &Options) -> Result<(), RunnerError> {
 fn serve(options: &Options, load: impl FnOnce(&Shared)) -> Result<(), RunnerError> {
     let kernel = |what| move |source: io::Error| RunnerError::Kernel { what, source };
     if options.own_process {
-        // Processes of the same user must not read the agent's key and the variables out of our memory.
-        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-            .map_err(|error| kernel("protect the runner's memory")(error.into()))?;
+        protect_memory()?;
     }
     let paths = &options.paths;
     make_folders(paths)?;
@@ -95,6 +93,20 @@ fn serve(options: &Options, load: impl FnOnce(&Shared)) -> Result<(), RunnerErro
     drop(status);
     let _ = rustix::net::shutdown(&closing, rustix::net::Shutdown::Both);
     Ok(())
+}
+
+/// Closes this process's memory, environment and open files to processes of the same user, which must not read the agent's
+/// key and the variables there.
+///
+/// # Errors
+/// [`RunnerError::Kernel`].
+pub(crate) fn protect_memory() -> Result<(), RunnerError> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| {
+        RunnerError::Kernel {
+            what: "protect the runner's memory",
+            source: error.into(),
+        }
+    })
 }
 
 const SIGTERM: i32 = 15;

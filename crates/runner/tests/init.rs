@@ -68,7 +68,7 @@ for f in bin lib lib64 usr; do mount --rbind /$f $f; done
 mount --rbind "$2" runner
 mount --bind /dev/null dev/null
 mount -t proc proc proc
-exec chroot . /runner/terrapool-runner run"#;
+exec chroot . /usr/bin/setpriv --no-new-privs --inh-caps=-all --bounding-set=-all /runner/terrapool-runner run"#;
         let mut unshare = Command::new("unshare");
         let user: &[&str] = if rustix::process::geteuid().is_root() {
             &[]
@@ -251,22 +251,41 @@ fn sigterm_ends_an_idle_runner() {
     }
 }
 
+/// Tries what processes of the same user may do with each other, on the process whose number is in `$process`.
+const LOOK_INTO: &str = r#"look_into() {
+  grep -q . /proc/$process/environ 2> /dev/null && echo "$1: environ open" || echo "$1: environ closed"
+  { true < /proc/$process/mem; } 2> /dev/null && echo "$1: mem open" || echo "$1: mem closed"
+  readlink /proc/$process/fd/0 > /dev/null 2>&1 && echo "$1: fd open" || echo "$1: fd closed"
+}
+"#;
+
+fn assert_seen(text: &str, of: &str, state: &str) {
+    for what in ["environ", "mem", "fd"] {
+        assert!(text.contains(&format!("{of}: {what} {state}\n")), "{text}");
+    }
+}
+
 #[test]
 fn case_5_the_runners_memory_and_environment_are_closed_to_its_own_user() {
-    // Root may read everything anyway, so the dumpable flag is looked at through the owner of its files.
-    let plan = "id -u; cat /proc/1/environ > /dev/null && echo readable || echo closed; exit 0";
-    let Some(container) = Container::start(plan) else {
+    let plan = format!("{LOOK_INTO}process=$$; look_into own; process=1; look_into runner; exit 0");
+    let Some(container) = Container::start(&plan) else {
         return;
     };
     let mut agent = container.begin(&Job::plan(&[("main.tf", "")]));
     agent.finish();
-    let root = rustix::process::geteuid().is_root();
-    assert!(root || agent.text().ends_with("closed\n"), "{}", agent.text());
+    assert_seen(&agent.text(), "own", "open");
+    assert_seen(&agent.text(), "runner", "closed");
 }
 
 #[test]
-fn connect_carries_the_stream_and_survives_the_end_of_the_engine() {
-    let Some(container) = Container::start("echo hello; exit 2") else {
+fn case_5_connect_carries_the_stream_survives_the_end_of_the_engine_and_is_closed_to_its_own_user() {
+    let plan = format!(
+        "{LOOK_INTO}for process in $(ls /proc | grep '^[0-9]'); do
+grep -qaz '^connect$' /proc/$process/cmdline 2> /dev/null && look_into connect
+done
+echo hello; exit 2"
+    );
+    let Some(container) = Container::start(&plan) else {
         return;
     };
     let mut enter = Command::new("nsenter");
@@ -279,6 +298,12 @@ fn connect_carries_the_stream_and_survives_the_end_of_the_engine() {
             "--pid",
             &format!("--target={}", container.pid),
             &format!("--root=/proc/{}/root", container.pid),
+        ])
+        .args([
+            "/usr/bin/setpriv",
+            "--no-new-privs",
+            "--inh-caps=-all",
+            "--bounding-set=-all",
         ])
         .args(["/runner/terrapool-runner", "connect"])
         .stdin(Stdio::piped())
@@ -322,7 +347,9 @@ fn connect_carries_the_stream_and_survives_the_end_of_the_engine() {
             }
         }
     }
-    assert!(log.ends_with(b"hello\n"));
+    let log = String::from_utf8_lossy(&log);
+    assert!(log.ends_with("hello\n"), "{log}");
+    assert_seen(&log, "connect", "closed");
     input
         .write_all(&encode(&ToRunner::Release, b"").unwrap())
         .unwrap();

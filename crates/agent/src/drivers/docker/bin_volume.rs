@@ -306,11 +306,14 @@ fn archive(
     content: impl std::io::Read,
     output: impl std::io::Write,
 ) -> std::io::Result<()> {
+    // The kernel closes processes of a program that their user may not read to that user from their first moment on; by
+    // itself the runner does it a moment later.
+    let mode = if path == runner_file::NAME { 0o711 } else { 0o755 };
     let mut archive = tar::Builder::new(output);
-    let header = |kind: tar::EntryType, size: u64| {
+    let header = |kind: tar::EntryType, mode: u32, size: u64| {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
-        header.set_mode(0o755);
+        header.set_mode(mode);
         header.set_size(size);
         header.set_uid(0);
         header.set_gid(0);
@@ -319,12 +322,12 @@ fn archive(
     };
     if let Some((folder, _)) = path.split_once('/') {
         archive.append_data(
-            &mut header(tar::EntryType::Directory, 0),
+            &mut header(tar::EntryType::Directory, 0o755, 0),
             format!("{folder}/"),
             std::io::empty(),
         )?;
     }
-    archive.append_data(&mut header(tar::EntryType::Regular, size), path, content)?;
+    archive.append_data(&mut header(tar::EntryType::Regular, mode, size), path, content)?;
     archive.into_inner()?.flush()
 }
 
