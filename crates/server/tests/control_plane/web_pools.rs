@@ -202,3 +202,52 @@ async fn a_workspace_says_where_its_values_come_from_and_what_its_pools_have_to_
     assert!(seen.contains("own, set here"), "{seen}");
     assert!(seen.contains("512 MB, set here"), "{seen}");
 }
+
+#[tokio::test]
+async fn the_connect_page_waits_for_the_agent_of_the_newest_token_and_tells_namesakes() {
+    let plane = Plane::start().await;
+    let pool = pool(&plane, "own", json!({})).await;
+    let page = format!("/app/acme/agent-pools/{pool}/connect");
+    let mut browser = signed_in(&plane).await;
+    let seen = browser.get(&page).await.text;
+    assert!(seen.contains("Waiting for the first agent"), "{seen}");
+    let _first = agent(&plane, &pool).await;
+    let seen = browser.get(&page).await.text;
+    assert!(seen.contains("played is connected"), "{seen}");
+
+    let body = json!({"data": {"type": "authentication-tokens", "attributes": {"description": "next host"}}});
+    let path = format!("agent-pools/{pool}/authentication-tokens");
+    let token = plane.post(&path, &body).await.expect(201);
+    let seen = browser.get(&page).await.text;
+    assert!(seen.contains("Waiting for the next agent"), "{seen}");
+    assert!(!seen.contains("is connected"), "{seen}");
+
+    let secret = Secret::new(token["data"]["attributes"]["token"].as_str().unwrap());
+    let router = http::router(&plane.running.app);
+    let mut second = SimulatedAgent::registration("played", "2");
+    second.instance_key = Secret::new("0123456789abcdef0123456789abcdef");
+    let registered = SimulatedAgent::try_register(&router, &secret, &second).await;
+    assert_eq!(registered.status, 200);
+    let seen = browser.get(&page).await.text;
+    assert!(seen.contains("played is connected"), "{seen}");
+    assert!(seen.contains("Another agent of this pool is called"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_pool_whose_agents_are_too_small_is_not_said_to_have_none() {
+    let plane = Plane::start().await;
+    let pool = pool(&plane, "own", json!({})).await;
+    let _agent = agent(&plane, &pool).await;
+    let execution = json!({"execution-mode": "agent", "agent-pool-id": pool, "memory-mb": 900_000});
+    let workspace = plane.workspace_with("large", execution).await;
+    let configuration = plane
+        .configuration(&workspace, json!({"auto-queue-runs": false}))
+        .await;
+    plane.run(&workspace, &configuration).await;
+    let mut browser = signed_in(&plane).await;
+    let seen = browser.get("/app/acme/agent-pools").await.text;
+    assert!(seen.contains("own cannot run anything"), "{seen}");
+    assert!(seen.contains("large"), "{seen}");
+    assert!(seen.contains("largest agent has 8192 MB"), "{seen}");
+    assert!(!seen.contains("It has no connected agent"), "{seen}");
+}

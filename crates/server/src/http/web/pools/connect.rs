@@ -18,7 +18,7 @@ use crate::http::web::page::{Page, Section, Shell, html};
 use crate::http::web::parts::status::Status;
 use crate::http::web::parts::time::{Ago, between};
 use crate::http::web::parts::words::megabytes;
-use crate::http::web::parts::{Code, Icon, Tone};
+use crate::http::web::parts::{Code, Icon, Tone, words};
 use crate::http::web::visitor::Visitor;
 use crate::packages::Offered;
 use crate::waiting;
@@ -154,10 +154,47 @@ async fn newest_token(
     Ok(listed.items.into_iter().next())
 }
 
+/// The agent that arrived last with the newest token. Those of older tokens are no news to who has just made one.
+fn arrived<'a>(
+    connected: impl Iterator<Item = &'a AgentRecord>,
+    token: Option<&AgentTokenRecord>,
+) -> Option<&'a AgentRecord> {
+    connected
+        .filter(|agent| {
+            token.is_none_or(|token| {
+                agent.token_id.as_ref() == Some(&token.id) || agent.created_at >= token.created_at
+            })
+        })
+        .max_by_key(|agent| agent.created_at)
+}
+
+/// Whether a pool has another agent of the same name, which people then cannot tell from this one.
+fn namesake(seen: &Seen, agent: &AgentRecord) -> Option<Check> {
+    let others = seen.state.agents.iter();
+    let mut others = others.filter(|other| !other.exited && other.id != agent.id && other.name == agent.name);
+    others.next().map(|other| Check {
+        status: Status::new(Tone::Warn, "warn", ""),
+        text: format!(
+            "Another agent of this pool is called {}, too",
+            words::theirs(&agent.name)
+        ),
+        more: format!(
+            "it is on {}. Give one another name: sudo terrapool-agent configure --name=…",
+            words::theirs(&other.hostname)
+        ),
+        at: None,
+    })
+}
+
 async fn arrival(app: &App, connection: &mut Connection, seen: &Seen) -> Result<Arrival, WebError> {
     let (now, pool) = (seen.now, seen.pool());
     let token = newest_token(connection, seen).await?;
-    let agent = seen.state.connected(now).last();
+    let agent = arrived(seen.state.connected(now), token.as_ref());
+    let heading = if seen.state.connected(now).next().is_some() {
+        "Waiting for the next agent"
+    } else {
+        "Waiting for the first agent"
+    };
     let running = overview::running_on(connection, &pool.id).await?;
     let base = seen.frame.base.clone();
     let Some(agent) = agent else {
@@ -197,7 +234,7 @@ async fn arrival(app: &App, connection: &mut Connection, seen: &Seen) -> Result<
         ];
         return Ok(Arrival {
             base,
-            heading: Status::new(Tone::Live, "run", "Waiting for the first agent"),
+            heading: Status::new(Tone::Live, "run", heading),
             detail: between(since, now).to_string(),
             checks: package.into_iter().chain(rest).collect(),
             connected: false,
@@ -216,31 +253,36 @@ async fn arrival(app: &App, connection: &mut Connection, seen: &Seen) -> Result<
             megabytes(capacity.memory_mb),
             agent.driver
         ),
-        checks: vec![
-            done(
-                "Token presented",
-                format!("from {}", agent.ip_address),
-                Some(Ago::new(agent.created_at, now)),
-            ),
-            done(
-                "Registered, version checked",
-                format!("{}, {} on {}", agent.version, agent.kernel, agent.hostname),
-                Some(Ago::new(agent.created_at, now)),
-            ),
-            sandbox(agent, now),
-            match taken {
-                Some(job) => done(
-                    format!("First run taken: {}, {}", job.workspace, job.phase.as_str()),
-                    format!(
-                        "had waited {}",
-                        between(job.queued_at, job.started_at.unwrap_or(now))
-                    ),
-                    job.started_at.map(|at| Ago::new(at, now)),
+        checks: namesake(seen, agent)
+            .into_iter()
+            .chain([
+                done(
+                    "Token presented",
+                    format!("from {}", agent.ip_address),
+                    Some(Ago::new(agent.created_at, now)),
                 ),
-                None if seen.state.queue.is_empty() => to_come("First run taken", "nothing waits: start one"),
-                None => now_doing("First run taken", "it is offered now"),
-            },
-        ],
+                done(
+                    "Registered, version checked",
+                    format!("{}, {} on {}", agent.version, agent.kernel, agent.hostname),
+                    Some(Ago::new(agent.created_at, now)),
+                ),
+                sandbox(agent, now),
+                match taken {
+                    Some(job) => done(
+                        format!("First run taken: {}, {}", job.workspace, job.phase.as_str()),
+                        format!(
+                            "had waited {}",
+                            between(job.queued_at, job.started_at.unwrap_or(now))
+                        ),
+                        job.started_at.map(|at| Ago::new(at, now)),
+                    ),
+                    None if seen.state.queue.is_empty() => {
+                        to_come("First run taken", "nothing waits: start one")
+                    }
+                    None => now_doing("First run taken", "it is offered now"),
+                },
+            ])
+            .collect(),
         connected: true,
     })
 }

@@ -24,7 +24,7 @@ struct ListPage {
     shell: Shell,
     manages: bool,
     base: String,
-    stalled: Vec<(String, String, String)>,
+    stalled: Vec<Stalled>,
     rows: Vec<Row>,
     connected: usize,
     agents: usize,
@@ -52,6 +52,43 @@ struct Row {
     users: String,
 }
 
+/// A pool in which nothing that waits can start.
+struct Stalled {
+    name: String,
+    why: String,
+    /// What helps, and where.
+    button: &'static str,
+    address: String,
+}
+
+fn stalled(row: &Row, state: &PoolState) -> Option<Stalled> {
+    let address = row.address.clone().filter(|address| !address.is_empty())?;
+    let name = row.name.clone();
+    if row.connected == 0 {
+        return Some(Stalled {
+            name,
+            why: format!(
+                "It has no connected agent. {} for one; {}. They start by themselves as soon as an agent connects.",
+                words::count(row.waiting as u64, "run waits", "runs wait"),
+                row.oldest
+            ),
+            button: "Connect an agent",
+            address: format!("{address}/connect"),
+        });
+    }
+    let (first, reason) = state.queue.iter().find(|(_, reason)| reason.is_stalled())?;
+    Some(Stalled {
+        name,
+        why: format!(
+            "{}: {}",
+            words::theirs(&first.job.workspace),
+            waiting::words(reason)
+        ),
+        button: "Look at its queue",
+        address,
+    })
+}
+
 /// `GET /app/:org/agent-pools`
 pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<String>) -> Page {
     let mut connection = app.db.read().await?;
@@ -66,19 +103,9 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(name): P
     }
     let stalled = rows
         .iter()
-        .filter(|row| row.status.tone == Tone::Bad)
-        .map(|row| {
-            (
-                row.name.clone(),
-                format!(
-                    "It has no connected agent. {} for one; {}. They start by themselves as soon as an agent connects.",
-                    words::count(row.waiting as u64, "run waits", "runs wait"),
-                    row.oldest
-                ),
-                format!("{}/connect", row.address.clone().unwrap_or_default()),
-            )
-        })
-        .filter(|(_, _, address)| address.starts_with('/') && address != "/connect")
+        .zip(&states)
+        .filter(|(row, _)| row.status.tone == Tone::Bad)
+        .filter_map(|(row, state)| stalled(row, state))
         .collect();
     rows.sort_by(|one, two| {
         (trouble(one.status.tone), &one.name).cmp(&(trouble(two.status.tone), &two.name))
