@@ -243,11 +243,8 @@ async fn the_servers_package_leads_from_its_installation_to_a_first_run() {
     let system = System::boot().await;
     let deb = package(&packages(), "terrapool_", ".deb");
     system.bring(&deb);
-    let commands = documented(MANUAL, "The control plane");
-    let (install, _) = commands
-        .split_once("docker load")
-        .expect("the container comes after the package");
-    let token = system.run(install).await;
+    let install = documented_with(MANUAL, "The control plane", "apt-get install");
+    let token = system.run(&install).await;
     let token = token.lines().last().unwrap_or_default();
     assert!(token.len() > 20 && !token.contains(' '), "{token}");
     let call = "curl -fsS --cacert /var/lib/terrapool/ca.pem";
@@ -427,13 +424,16 @@ fn the_images_hold_programs_that_run_in_them() {
     }
 }
 
-/// The agent's container, which ends before what it leaves on the engine is removed.
-struct Container(String);
+/// A container of one of the images, with a volume of its name. It ends before what it leaves on the engine is removed.
+struct Container {
+    name: String,
+    image: &'static str,
+}
 
 impl Container {
     fn exec(&self, arguments: &[&str]) -> std::process::Output {
         let mut docker = Command::new("docker");
-        docker.args(["exec", &self.0]).args(arguments);
+        docker.args(["exec", &self.name]).args(arguments);
         docker.output().expect("docker starts")
     }
 }
@@ -442,14 +442,14 @@ impl Drop for Container {
     fn drop(&mut self) {
         let docker = |arguments: &[&str]| Command::new("docker").args(arguments).output();
         if std::thread::panicking()
-            && let Ok(log) = docker(&["logs", &self.0])
+            && let Ok(log) = docker(&["logs", &self.name])
         {
             eprintln!("--- container\n{}", String::from_utf8_lossy(&log.stderr));
         }
-        let _ = docker(&["stop", "-t", "20", &self.0]);
-        let _ = docker(&["rm", "-f", &self.0]);
-        let _ = docker(&["volume", "rm", "-f", &self.0]);
-        let _ = docker(&["rmi", "terrapool/terrapool-agent:0.1.0"]);
+        let _ = docker(&["stop", "-t", "20", &self.name]);
+        let _ = docker(&["rm", "-f", &self.name]);
+        let _ = docker(&["volume", "rm", "-f", &self.name]);
+        let _ = docker(&["rmi", self.image]);
     }
 }
 
@@ -463,7 +463,10 @@ async fn the_agents_container_is_started_as_the_manual_says_and_is_healthy_once_
     std::fs::copy(installation.ca(), scratch.join("ca.pem")).expect("the server has a CA");
     let name = format!("terrapool-agent-{}", installation.port());
     let _images = IMAGES.lock().await;
-    let container = Container(name.clone());
+    let container = Container {
+        name: name.clone(),
+        image: "terrapool/terrapool-agent:0.1.0",
+    };
     let socket = std::env::var("DOCKER_HOST").unwrap_or_default();
     let socket = match socket.strip_prefix("unix://") {
         Some(path) => path.to_owned(),
@@ -505,6 +508,86 @@ async fn the_agents_container_is_started_as_the_manual_says_and_is_healthy_once_
     installation.run_reaches(&run, "applied").await;
     let log = installation.phase_log(&run, "apply").await;
     assert!(log.contains("user 1000"), "{log}");
+}
+
+#[tokio::test]
+async fn the_servers_container_is_started_as_the_manual_says_offers_the_agents_packages_and_keeps_its_data() {
+    const URL: &str = "https://terrapool.example.com";
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let _images = IMAGES.lock().await;
+    let name = format!("terrapool-{}", std::process::id());
+    let container = Container {
+        name: name.clone(),
+        image: "terrapool/terrapool:0.1.0",
+    };
+    // As they stand there, but for a port, a name and a volume that nothing else on this machine has.
+    let type_in = |commands: &str| {
+        let typed = commands
+            .replace("-p 443:8443", "-p 127.0.0.1::8443")
+            .replace("--name terrapool ", &format!("--name {name} "))
+            .replace("-v terrapool:", &format!("-v {name}:"))
+            .replace("docker exec terrapool ", &format!("docker exec {name} "));
+        run(Command::new("sh")
+            .args(["-ec", &typed])
+            .current_dir(scratch.path()))
+    };
+    let image = package(&packages(), "terrapool-0", ".image.tar");
+    let file = image.file_name().expect("a file has a name");
+    std::os::unix::fs::symlink(&image, scratch.path().join(file)).expect("a link can be made");
+    let start = documented_with(MANUAL, "The control plane", "docker load");
+    let first_user = documented_with(MANUAL, "The control plane", "docker exec");
+    type_in(&start);
+    let answering = async || {
+        let port = run(Command::new("docker").args(["port", &name, "8443"]));
+        let place: std::net::SocketAddr = port.trim().parse().expect("a published port");
+        let answered = until(Duration::from_secs(60), async || {
+            let pem = container.exec(&["cat", "/var/lib/terrapool/ca.pem"]).stdout;
+            let authority = reqwest::Certificate::from_pem_bundle(&pem).ok()?;
+            // By its own name: the certificate is the public address's.
+            let client = reqwest::Client::builder()
+                .tls_certs_only(authority)
+                .resolve("terrapool.example.com", place)
+                .no_proxy()
+                .build()
+                .ok()?;
+            let base = format!("{URL}:{}", place.port());
+            let answer = client.get(format!("{base}/healthz")).send().await.ok()?;
+            answer.status().is_success().then_some((client, base))
+        })
+        .await;
+        answered.expect("the control plane in the container answers")
+    };
+    let (client, base) = answering().await;
+    let token = type_in(&first_user).trim().to_owned();
+    assert!(
+        token.len() > 20 && !token.contains(char::is_whitespace),
+        "{token}"
+    );
+    let trusted = std::fs::read_to_string(scratch.path().join("ca.pem")).expect("the manual takes it");
+    assert!(trusted.contains("BEGIN CERTIFICATE"), "{trusted}");
+
+    let deb = package(&packages(), "terrapool-agent_", ".deb");
+    let file = deb.file_name().expect("a file has a name").to_string_lossy();
+    let fetched = client.get(format!("{base}/packages/{file}")).send().await;
+    let fetched = fetched.expect("the control plane answers");
+    assert_eq!(fetched.status(), 200, "{file}");
+    let fetched = fetched.bytes().await.expect("a whole package");
+    assert!(
+        fetched == std::fs::read(&deb).expect("a package"),
+        "another {file}"
+    );
+
+    // Replaced, as an upgrade does it.
+    run(Command::new("docker").args(["rm", "-f", &name]));
+    type_in(&start);
+    let (client, base) = answering().await;
+    let account = client
+        .get(format!("{base}/api/v2/account/details"))
+        .bearer_auth(&token)
+        .send()
+        .await
+        .expect("the control plane answers");
+    assert_eq!(account.status(), 200, "the volume has the first user");
 }
 
 #[test]

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::Job;
+use super::{Job, files};
 use crate::image::{Node, add_busybox, archive, layer, libraries};
 
 /// The user that the server runs as in its container.
 const SERVER: u64 = 1000;
+
+/// Where the control plane's container has the agent's packages.
+const OFFERED: &str = "usr/share/terrapool/packages";
 
 /// In nanoseconds, as images tell times.
 const SECOND: u64 = 1_000_000_000;
@@ -47,10 +50,24 @@ pub(super) fn agent(job: &Job) -> anyhow::Result<()> {
 pub(super) fn server(job: &Job) -> anyhow::Result<()> {
     let mut nodes = base(&job.stage.join("terrapool"), "usr/bin/terrapool")?;
     add_folder(&mut nodes, "var/lib/terrapool", 0o750, SERVER);
+    // As the deb and the rpm do, it brings along what the install page offers to agents' hosts.
+    let offered = job.stage.join("packages");
+    for file in files(&offered)? {
+        put(
+            &mut nodes,
+            &format!("{OFFERED}/{file}"),
+            &offered.join(&file),
+            0o644,
+        )?;
+    }
     let config = json!({
         "Entrypoint": ["/usr/bin/terrapool"],
         "Cmd": ["server"],
-        "Env": ["PATH=/usr/bin", "TERRAPOOL_LISTEN=0.0.0.0:8443"],
+        "Env": [
+            "PATH=/usr/bin",
+            "TERRAPOOL_LISTEN=0.0.0.0:8443",
+            format!("TERRAPOOL_PACKAGES_DIR=/{OFFERED}"),
+        ],
         "User": SERVER.to_string(),
         "ExposedPorts": { "8443/tcp": {} },
         "Volumes": { "/var/lib/terrapool": {} },
