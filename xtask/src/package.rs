@@ -99,7 +99,7 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Packages for tests, and the agent's of a next version in `next` beside them.
+/// Packages for tests, and those of a next version in `next` beside them.
 pub(crate) fn make_quick() -> anyhow::Result<PathBuf> {
     let (mut job, tools) = make_all(Build::Quick, Architecture::OWN)?;
     proof::same_bytes(&job, &tools)?;
@@ -107,8 +107,10 @@ pub(crate) fn make_quick() -> anyhow::Result<PathBuf> {
     job.version = format!("{}99-next", job.version);
     job.folder = folder.join("next");
     std::fs::create_dir_all(&job.folder)?;
-    for format in ["deb", "rpm"] {
-        nfpm(&job, &tools, "agent", format)?;
+    for which in ["agent", "server"] {
+        for format in ["deb", "rpm"] {
+            nfpm(&job, &tools, which, format)?;
+        }
     }
     Ok(folder)
 }

@@ -1,6 +1,7 @@
 //! The packages, installed into clean systems and used as the manual says.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -314,8 +315,28 @@ async fn the_servers_package_leads_from_its_installation_to_a_first_run() {
         .prints("timeout 10 terrapool-agent status || true", "connected")
         .await;
 
+    // An upgrade starts the new version; what people wrote and what is known stay.
+    let process = "systemctl show -p MainPID --value terrapool.service";
+    let before = system.run(process).await;
+    system.run("echo '# ours' >> /etc/terrapool/terrapool.toml").await;
+    system.bring(&package(&packages().join("next"), "terrapool_", ".deb"));
+    system.run("dpkg -i /mnt/terrapool_*next*.deb").await;
+    let now = system
+        .run(&format!("systemctl is-active terrapool.service >&2; {process}"))
+        .await;
+    assert!(
+        now != before && now.trim() != "0",
+        "{before} is not replaced: {now}"
+    );
     system
-        .run("dpkg -r terrapool && test -s /var/lib/terrapool/keyring")
+        .run(&format!(
+            "tail -n 1 /etc/terrapool/terrapool.toml | grep -x '# ours'; {call} https://localhost:8443/healthz\n             {call} -H 'Authorization: Bearer {token}' https://localhost:8443/api/v2/organizations/acme/workspaces/first \
+             | grep current-state-version"
+        ))
+        .await;
+
+    system
+        .run("dpkg -r terrapool && test -s /var/lib/terrapool/keyring && test -s /etc/terrapool/terrapool.toml")
         .await;
     system
         .run("dpkg -P terrapool && ! test -e /var/lib/terrapool")
@@ -347,37 +368,94 @@ fn run(command: &mut Command) -> String {
     text
 }
 
-#[test]
-fn rpm_installs_upgrades_and_erases_and_leaves_configuration_and_data() {
-    let root = unpacked("TERRAPOOL_TEST_SYSTEM_ROOT");
-    let at = |path: &str| root.path().join(path);
-    let rpm = |arguments: &[&str], file: Option<&Path>| {
+/// A clean root with a database of rpm's, in which the distribution's packages are not.
+struct RpmRoot(tempfile::TempDir);
+
+impl RpmRoot {
+    fn new() -> Self {
+        let root = Self(unpacked("TERRAPOOL_TEST_SYSTEM_ROOT"));
+        root.rpm(&["--initdb"], None);
+        root
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn rpm(&self, arguments: &[&str], file: Option<&Path>) -> String {
         let mut command = Command::new("rpm");
-        command.arg("--root").arg(root.path()).args(arguments);
+        command.arg("--root").arg(self.0.path()).args(arguments);
         command.args(file);
         run(&mut command)
-    };
-    rpm(&["--initdb"], None);
-    // The distribution's packages are not in rpm's database here.
-    rpm(
+    }
+
+    fn has_user(&self, name: &str) {
+        let users = std::fs::read_to_string(self.at("etc/passwd")).expect("a system has users");
+        assert!(users.contains(&format!("{name}:")), "{users}");
+    }
+}
+
+#[test]
+fn rpm_installs_upgrades_and_erases_the_agent_and_leaves_configuration_and_data() {
+    let root = RpmRoot::new();
+    root.rpm(
         &["-i", "--nodeps"],
         Some(&package(&packages(), "terrapool-agent-", ".rpm")),
     );
-    assert!(at("usr/bin/terrapool-agent").exists());
-    assert!(at("usr/lib/systemd/system/terrapool-docker.service").exists());
-    let users = std::fs::read_to_string(at("etc/passwd")).expect("a system has users");
-    assert!(users.contains("terrapool-agent:"), "{users}");
-    let configuration = at("etc/terrapool-agent/agent.toml");
+    assert!(root.at("usr/bin/terrapool-agent").exists());
+    assert!(
+        root.at("usr/lib/systemd/system/terrapool-docker.service")
+            .exists()
+    );
+    root.has_user("terrapool-agent");
+    let configuration = root.at("etc/terrapool-agent/agent.toml");
     std::fs::write(&configuration, "# ours\n").expect("the package has made it");
     let next = package(&packages().join("next"), "terrapool-agent-", ".rpm");
-    rpm(&["-U", "--nodeps"], Some(&next));
-    assert!(rpm(&["-q", "terrapool-agent"], None).contains("next"));
-    rpm(&["-V", "--nodeps", "terrapool-agent"], None);
-    rpm(&["-e", "--nodeps", "terrapool-agent"], None);
-    assert!(!at("usr/bin/terrapool-agent").exists());
+    root.rpm(&["-U", "--nodeps"], Some(&next));
+    assert!(root.rpm(&["-q", "terrapool-agent"], None).contains("next"));
+    root.rpm(&["-V", "--nodeps", "terrapool-agent"], None);
+    root.rpm(&["-e", "--nodeps", "terrapool-agent"], None);
+    assert!(!root.at("usr/bin/terrapool-agent").exists());
     let kept = std::fs::read_to_string(&configuration).expect("erasing keeps what people wrote");
     assert_eq!(kept, "# ours\n");
-    assert!(at("var/lib/terrapool-agent").exists());
+    assert!(root.at("var/lib/terrapool-agent").exists());
+}
+
+#[test]
+fn rpm_installs_upgrades_and_erases_the_control_plane_and_leaves_configuration_and_data() {
+    let root = RpmRoot::new();
+    let first = package(&packages(), "terrapool-0", ".rpm");
+    let next = package(&packages().join("next"), "terrapool-0", ".rpm");
+    root.rpm(&["-i", "--nodeps"], Some(&first));
+    root.has_user("terrapool");
+    let shown = run(Command::new("chroot")
+        .arg(root.0.path())
+        .args(["terrapool", "--version"]));
+    assert!(shown.starts_with("terrapool "), "{shown}");
+    assert!(root.at("usr/lib/systemd/system/terrapool.service").exists());
+    let offered = package(
+        &root.at("usr/share/terrapool/packages"),
+        "terrapool-agent-",
+        ".rpm",
+    );
+    let agent = package(&packages(), "terrapool-agent-", ".rpm");
+    let bytes = |file: &Path| std::fs::read(file).expect("a package");
+    assert!(bytes(&offered) == bytes(&agent), "another {}", offered.display());
+    let configuration = root.at("etc/terrapool/terrapool.toml");
+    let data = root.at("var/lib/terrapool/keyring");
+    std::fs::write(&configuration, "# ours\n").expect("the package has made it");
+    std::fs::write(&data, "ours\n").expect("the package has made its folder");
+    root.rpm(&["-U", "--nodeps"], Some(&next));
+    assert!(root.rpm(&["-q", "terrapool"], None).contains("next"));
+    root.rpm(&["-V", "--nodeps", "terrapool"], None);
+    root.rpm(&["-e", "--nodeps", "terrapool"], None);
+    assert!(!root.at("usr/bin/terrapool").exists());
+    assert!(!root.at("usr/share/terrapool").exists());
+    let kept = |file: &Path| std::fs::read_to_string(file).expect("erasing keeps it");
+    assert_eq!(
+        (kept(&configuration), kept(&data)),
+        ("# ours\n".to_owned(), "ours\n".to_owned())
+    );
 }
 
 #[test]
@@ -397,6 +475,84 @@ fn checksums_and_lists_of_contents_are_those_of_what_is_there() {
         names.contains(&"rustls") && !names.contains(&"proptest"),
         "{names:?}"
     );
+}
+
+/// Paths of files that packages have to carry, with this in place of the program's name: `{}`.
+const CARRIED: [&str; 8] = [
+    "/usr/bin/{}",
+    "/usr/lib/systemd/system/{}.service",
+    "/usr/lib/sysusers.d/{}.conf",
+    "/usr/lib/tmpfiles.d/{}.conf",
+    "/usr/share/man/man1/{}.1",
+    "/usr/share/man/man1/{}-doctor.1",
+    "/usr/share/bash-completion/completions/{}",
+    "/usr/share/fish/vendor_completions.d/{}.fish",
+];
+
+#[test]
+fn packages_carry_services_users_folders_manual_pages_completions_and_licences() {
+    for (name, deb, rpm) in [
+        ("terrapool-agent", "terrapool-agent_", "terrapool-agent-"),
+        ("terrapool", "terrapool_", "terrapool-0"),
+    ] {
+        let with = |path: &str| path.replace("{}", name);
+        let deb = package(&packages(), deb, ".deb");
+        let rpm = package(&packages(), rpm, ".rpm");
+        let in_deb = run(Command::new("dpkg-deb").arg("--contents").arg(&deb));
+        let in_rpm = run(Command::new("rpm").args(["-qlvp"]).arg(&rpm));
+        // Size and path: the third and the last word of tar's lines, the fifth and the last of rpm's.
+        let files = |list: &str, size: usize| -> BTreeMap<String, u64> {
+            let file = |line: &str| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let path = words.last()?.trim_start_matches('.').to_owned();
+                Some((path, words.get(size)?.parse().ok()?))
+            };
+            list.lines().filter_map(file).collect()
+        };
+        let (in_deb, in_rpm) = (files(&in_deb, 2), files(&in_rpm, 4));
+        let zsh = with("_{}");
+        for (files, own) in [
+            (
+                &in_deb,
+                [
+                    format!("/usr/share/zsh/vendor-completions/{zsh}"),
+                    with("/usr/share/doc/{}/copyright"),
+                ],
+            ),
+            (
+                &in_rpm,
+                [
+                    format!("/usr/share/zsh/site-functions/{zsh}"),
+                    with("/usr/share/licenses/{}/LICENSE"),
+                ],
+            ),
+        ] {
+            for path in CARRIED.map(with).iter().chain(&own) {
+                assert!(files.get(path).is_some_and(|size| *size > 0), "{path}: {files:?}");
+            }
+        }
+        let licences = run(Command::new("rpm").args(["-qp", "--licensefiles"]).arg(&rpm));
+        assert_eq!(licences.trim(), with("/usr/share/licenses/{}/LICENSE"));
+    }
+}
+
+#[test]
+fn the_agents_packages_depend_on_one_container_engine_of_several_and_do_not_insist_on_selinux() {
+    let deb = package(&packages(), "terrapool-agent_", ".deb");
+    let depends = run(Command::new("dpkg-deb").arg("--field").arg(&deb).arg("Depends"));
+    assert!(
+        depends.contains("docker.io (>= 18.09) | docker-ce | moby-engine"),
+        "{depends}"
+    );
+    let rpm = package(&packages(), "terrapool-agent-", ".rpm");
+    let asked = |what: &str| run(Command::new("rpm").args(["-qp", what]).arg(&rpm));
+    let (required, recommended) = (asked("--requires"), asked("--recommends"));
+    assert!(
+        required.lines().any(|line| line == "/usr/bin/dockerd"),
+        "{required}"
+    );
+    assert!(!required.contains("selinux"), "{required}");
+    assert_eq!(recommended.trim(), "container-selinux");
 }
 
 /// Held while the images are on the engine: who is done removes them.
