@@ -207,7 +207,7 @@ fn epoch() -> anyhow::Result<i64> {
 /// Builds both programs and puts them into the stage.
 fn programs(job: &Job, build: Build) -> anyhow::Result<()> {
     if build == Build::Quick {
-        check(cargo().args(["build", "--locked", "--workspace", "--bins"]))?;
+        own_programs()?;
         for binary in ["terrapool-agent", "terrapool"] {
             let program = target_dir().join("debug").join(binary);
             check(
@@ -219,35 +219,50 @@ fn programs(job: &Job, build: Build) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let target = job.architecture.target();
-    let folder = target_dir().join("package/build");
     let zig = Zig::obtain()?;
     // Each on its own: what one needs of a shared crate would otherwise be built into the other.
     for (package, binary, profile) in [
         ("terrapool-agent", "terrapool-agent", AGENT_PROFILE),
         ("terrapool-server", "terrapool", "release"),
     ] {
-        let mut zigbuild = zig.build();
-        zigbuild
-            .args([
-                "zigbuild",
-                "--locked",
-                "--profile",
-                profile,
-                "--bins",
-                "--package",
-                package,
-                "--target",
-            ])
-            .arg(format!("{target}.{}.{}", OLDEST_GLIBC.0, OLDEST_GLIBC.1))
-            .env("CARGO_TARGET_DIR", &folder);
-        anywhere(&mut zigbuild, &folder);
-        check(&mut zigbuild)?;
-        let program = folder.join(target).join(profile).join(binary);
+        let program = for_oldest_glibc(&zig, job.architecture, package, profile)?.join(binary);
         oldest_glibc(&program)?;
         std::fs::copy(&program, job.stage.join(binary))?;
     }
     Ok(())
+}
+
+/// Builds the programs of a crate for the oldest C library, and names the folder that they are in.
+fn for_oldest_glibc(
+    zig: &Zig,
+    architecture: Architecture,
+    package: &str,
+    profile: &str,
+) -> anyhow::Result<PathBuf> {
+    let target = architecture.target();
+    let folder = target_dir().join("package/build");
+    let mut zigbuild = zig.build();
+    zigbuild
+        .args([
+            "zigbuild",
+            "--locked",
+            "--profile",
+            profile,
+            "--bins",
+            "--package",
+            package,
+            "--target",
+        ])
+        .arg(format!("{target}.{}.{}", OLDEST_GLIBC.0, OLDEST_GLIBC.1))
+        .env("CARGO_TARGET_DIR", &folder);
+    anywhere(&mut zigbuild, &folder);
+    check(&mut zigbuild)?;
+    Ok(folder.join(target).join(profile))
+}
+
+/// Builds the programs for this machine.
+fn own_programs() -> anyhow::Result<()> {
+    check(cargo().args(["build", "--locked", "--workspace", "--bins"]))
 }
 
 /// Keeps out of programs where they were built: the same sources give the same bytes in every folder.
@@ -324,6 +339,10 @@ fn texts(job: &Job) -> anyhow::Result<()> {
     let offered = "packages_dir = \"/usr/share/terrapool/packages\"\n";
     let text = activate(&server, &format!("#{offered}"), offered)?;
     std::fs::write(job.stage.join("terrapool.toml"), text)?;
+    // Programs of another architecture cannot be asked for their pages here.
+    if job.architecture != Architecture::OWN {
+        own_programs()?;
+    }
     for (binary, pages) in [("terrapool-agent", "agent-pages"), ("terrapool", "server-pages")] {
         let program = if job.architecture == Architecture::OWN {
             job.stage.join(binary)

@@ -26,22 +26,40 @@ pub(super) struct NewToken {
     pub(super) secret: String,
 }
 
-/// The commands, one for each way.
-pub(super) struct Commands {
+/// The commands for hosts of one architecture, one for each way.
+pub(super) struct Ways {
+    /// As `uname -m` says it.
+    pub(super) machine: &'static str,
     pub(super) deb: Option<Code>,
     pub(super) rpm: Option<Code>,
-    pub(super) rpm_engine: Code,
     pub(super) terminal: Code,
     pub(super) service: Code,
     pub(super) container: Code,
+    /// Whether this server has the programs, so that nobody has to bring them.
+    pub(super) has_tarball: bool,
+    pub(super) has_image: bool,
+}
+
+/// All commands.
+pub(super) struct Commands {
+    /// For each architecture that there are packages for, at least one.
+    pub(super) ways: Vec<Ways>,
+    pub(super) rpm_engine: Code,
     pub(super) proxy: Code,
     pub(super) root: Code,
     pub(super) authority: Code,
     pub(super) more: Code,
     pub(super) doctor: Code,
-    /// Whether this server has the programs, so that nobody has to bring them.
-    pub(super) has_tarball: bool,
-    pub(super) has_image: bool,
+}
+
+impl Commands {
+    pub(super) fn has_deb(&self) -> bool {
+        self.ways.iter().any(|ways| ways.deb.is_some())
+    }
+
+    pub(super) fn has_rpm(&self) -> bool {
+        self.ways.iter().any(|ways| ways.rpm.is_some())
+    }
 }
 
 /// The certificates that agents have to trust besides their system's, when this server has an authority of its own.
@@ -71,8 +89,8 @@ pub(super) struct Ingredients<'a> {
     pub(super) needs_mb: u64,
     /// The pool.
     pub(super) pool: &'a str,
-    /// What the server has.
-    pub(super) offered: &'a Offered,
+    /// What the server has, for each architecture.
+    pub(super) offered: &'a [Offered],
 }
 
 /// Fetches a package, installs it, configures and starts the agent.
@@ -90,13 +108,12 @@ fn from_package(made: &Ingredients<'_>, file: &str, end: &str, install: &str) ->
     )
 }
 
-/// The commands for a token.
-pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
-    let (url, ca, needs_mb) = (made.url, made.ca, made.needs_mb);
-    let packaged = made.offered.deb.is_some() || made.offered.rpm.is_some();
+/// The commands for a token, on hosts of one architecture. Those for the first of several have plain ids.
+fn ways(made: &Ingredients<'_>, offered: &Offered, is_first: bool) -> Ways {
+    let (url, ca) = (made.url, made.ca);
     let token = made.token.unwrap_or(NO_TOKEN);
-    let code = |id, text: String| Code {
-        id,
+    let code = |ids: [&'static str; 2], text: String| Code {
+        id: ids[usize::from(!is_first)],
         text: text.trim_end().to_owned(),
         marked: token.to_owned(),
     };
@@ -104,7 +121,7 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
     let ca_in =
         |folder: &str| ca.map_or_else(String::new, |pem| here(&format!("{folder}/ca.pem"), "CA", pem));
     let unpack = |trusted: &str, options: &str| {
-        made.offered.tarball.as_deref().map(|file| {
+        offered.tarball.as_deref().map(|file| {
             format!(
                 "curl -fsS{} '{url}/packages/{file}?pool={}' | tar -xz --strip-components=1{options}\n",
                 ca.map_or("", |_| trusted),
@@ -143,7 +160,7 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
          UNIT\nsudo systemctl daemon-reload && sudo systemctl enable --now terrapool-agent\n",
         unpack(" --cacert /etc/terrapool/ca.pem", "").unwrap_or_default(),
     );
-    let image = made.offered.image.as_deref().zip(made.offered.image_tag());
+    let image = offered.image.as_deref().zip(offered.image_tag());
     let (load, binary, image) = match &image {
         Some((file, tag)) => (
             format!(
@@ -168,6 +185,39 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
          {binary}{image}\n",
         ca.map_or("", |_| "-e TERRAPOOL_CA_FILE=/etc/terrapool/ca.pem \\\n  "),
     );
+    Ways {
+        machine: offered.architecture.machine(),
+        deb: offered.deb.as_deref().map(|file| {
+            let text = from_package(made, file, "deb", "sudo apt-get install -y");
+            code(["c-deb", "c-deb-other"], text)
+        }),
+        rpm: offered.rpm.as_deref().map(|file| {
+            let text = from_package(made, file, "rpm", "sudo yum install -y");
+            code(["c-rpm", "c-rpm-other"], text)
+        }),
+        terminal: code(["c-bin", "c-bin-other"], terminal),
+        service: code(["c-service", "c-service-other"], service),
+        container: code(["c-docker", "c-docker-other"], container),
+        has_tarball: fetched.is_some(),
+        has_image: offered.image.is_some(),
+    }
+}
+
+/// All commands for a token.
+pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
+    let (ca, needs_mb) = (made.ca, made.needs_mb);
+    let nothing = [Offered::nothing()];
+    let offered = if made.offered.is_empty() {
+        &nothing
+    } else {
+        made.offered
+    };
+    let ways: Vec<Ways> = offered
+        .iter()
+        .enumerate()
+        .map(|(place, offered)| ways(made, offered, place == 0))
+        .collect();
+    let packaged = ways.iter().any(|ways| ways.deb.is_some() || ways.rpm.is_some());
     let drop_in = "sudo mkdir -p /etc/systemd/system/terrapool-agent.service.d\nsudo tee \
                    /etc/systemd/system/terrapool-agent.service.d";
     let restart = "sudo systemctl daemon-reload && sudo systemctl restart terrapool-agent";
@@ -201,21 +251,8 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
         },
     );
     Commands {
-        deb: made.offered.deb.as_deref().map(|file| {
-            code(
-                "c-deb",
-                from_package(made, file, "deb", "sudo apt-get install -y"),
-            )
-        }),
-        rpm: made
-            .offered
-            .rpm
-            .as_deref()
-            .map(|file| code("c-rpm", from_package(made, file, "rpm", "sudo yum install -y"))),
+        ways,
         rpm_engine: Code::new("c-rpm-engine", RPM_ENGINE),
-        terminal: code("c-bin", terminal),
-        service: code("c-service", service),
-        container: code("c-docker", container),
         proxy: Code::new(
             "c-proxy",
             format!(
@@ -260,8 +297,6 @@ pub(super) fn commands(made: &Ingredients<'_>) -> Commands {
             },
         ),
         doctor: Code::new("c-doctor", "sudo terrapool-agent doctor"),
-        has_tarball: fetched.is_some(),
-        has_image: made.offered.image.is_some(),
     }
 }
 
@@ -313,14 +348,15 @@ pub(super) async fn show(State(app): State<App>, visitor: Visitor, Path(names): 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packages::Architecture;
 
     #[test]
     fn a_token_goes_in_by_a_file_and_never_as_an_argument() {
-        let offered = Offered {
+        let offered = [Offered {
             deb: Some("a.deb".to_owned()),
             rpm: Some("a.rpm".to_owned()),
-            ..Offered::default()
-        };
+            ..Offered::nothing()
+        }];
         let commands = commands(&Ingredients {
             url: "https://tp.example:8443",
             ca: Some("PEM\n"),
@@ -329,7 +365,8 @@ mod tests {
             pool: "apool-1",
             offered: &offered,
         });
-        for code in [&commands.deb, &commands.rpm].into_iter().flatten() {
+        let ways = &commands.ways[0];
+        for code in [&ways.deb, &ways.rpm].into_iter().flatten() {
             assert!(code.text.contains("?pool=apool-1'"), "{}", code.text);
             assert!(code.text.contains("\ntpa_x\nTOKEN\n"), "{}", code.text);
             assert!(code.text.contains(" --ca-file ca.pem "), "{}", code.text);
@@ -340,7 +377,7 @@ mod tests {
                 .text
                 .starts_with("sudo terrapool-agent configure --user=root\n")
         );
-        for code in [&commands.terminal, &commands.service, &commands.container] {
+        for code in [&ways.terminal, &ways.service, &ways.container] {
             assert_eq!(code.text.matches("tpa_x").count(), 1, "{}", code.text);
             let line = code.text.lines().find(|line| line.contains("tpa_x"));
             assert_eq!(line, Some("tpa_x"), "{}", code.text);
@@ -357,11 +394,43 @@ mod tests {
             token: None,
             needs_mb: 512,
             pool: "apool-1",
-            offered: &Offered::default(),
+            offered: &[],
         });
-        assert!(commands.deb.is_none() && commands.container.text.contains("debian:12-slim"));
-        assert!(!commands.terminal.text.contains("CA_FILE"));
-        assert!(commands.terminal.text.contains(NO_TOKEN));
+        assert_eq!(commands.ways.len(), 1);
+        let ways = &commands.ways[0];
+        assert!(ways.deb.is_none() && ways.container.text.contains("debian:12-slim"));
+        assert!(!ways.terminal.text.contains("CA_FILE"));
+        assert!(ways.terminal.text.contains(NO_TOKEN));
+    }
+
+    #[test]
+    fn hosts_of_each_architecture_have_commands_of_their_own_under_ids_of_their_own() {
+        let offered = [Architecture::Amd64, Architecture::Arm64].map(|architecture| Offered {
+            architecture,
+            deb: Some(format!("{}.deb", architecture.machine())),
+            ..Offered::nothing()
+        });
+        let commands = commands(&Ingredients {
+            url: "https://tp.example",
+            ca: None,
+            token: None,
+            needs_mb: 512,
+            pool: "apool-1",
+            offered: &offered,
+        });
+        assert!(commands.has_deb() && !commands.has_rpm());
+        let mut ids = std::collections::BTreeSet::new();
+        for ways in &commands.ways {
+            let deb = ways.deb.as_ref().unwrap();
+            assert!(
+                deb.text.contains(&format!("/{}.deb?", ways.machine)),
+                "{}",
+                deb.text
+            );
+            for code in [deb, &ways.terminal, &ways.service, &ways.container] {
+                assert!(ids.insert(code.id), "{} twice", code.id);
+            }
+        }
     }
 
     const MANUAL: &str = include_str!("../../../../../../docs/install.md");
@@ -390,12 +459,13 @@ mod tests {
     #[test]
     fn the_page_shows_the_commands_of_the_manual() {
         let named = |name: &str| Some(name.to_owned());
-        let offered = Offered {
+        let offered = [Offered {
+            architecture: Architecture::Amd64,
             deb: named("terrapool-agent_0.1.0-1_amd64.deb"),
             rpm: named("terrapool-agent-0.1.0-1.x86_64.rpm"),
             image: named("terrapool-agent-0.1.0-linux-amd64.image.tar"),
             tarball: named("terrapool-agent-0.1.0-linux-amd64.tar.gz"),
-        };
+        }];
         let shown = commands(&Ingredients {
             url: "https://terrapool.example.com",
             ca: Some("PEM\n"),
@@ -404,8 +474,9 @@ mod tests {
             pool: "apool-1",
             offered: &offered,
         });
-        let deb = shown.deb.as_ref().map(as_in_the_manual).unwrap_or_default();
-        let rpm = shown.rpm.as_ref().map(as_in_the_manual).unwrap_or_default();
+        let ways = &shown.ways[0];
+        let deb = ways.deb.as_ref().map(as_in_the_manual).unwrap_or_default();
+        let rpm = ways.rpm.as_ref().map(as_in_the_manual).unwrap_or_default();
         let engine = as_in_the_manual(&shown.rpm_engine);
         for (heading, wanted) in [
             ("Debian 10, 11 and 12", vec![&deb]),
@@ -414,12 +485,12 @@ mod tests {
             ("RHEL, CentOS Stream, Rocky and Alma 8 and 9", vec![&engine, &rpm]),
             ("Amazon Linux 2", vec![&rpm]),
             ("Amazon Linux 2023", vec![&rpm]),
-            ("A container", vec![&as_in_the_manual(&shown.container)]),
+            ("A container", vec![&as_in_the_manual(&ways.container)]),
             (
                 "Without a package",
                 vec![
-                    &as_in_the_manual(&shown.service),
-                    &as_in_the_manual(&shown.terminal),
+                    &as_in_the_manual(&ways.service),
+                    &as_in_the_manual(&ways.terminal),
                 ],
             ),
         ] {
