@@ -329,7 +329,7 @@ fn sandbox_image(job: &Job) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Configuration files, manual pages, completions.
+/// Configuration files, scripts, manual pages, completions.
 fn texts(job: &Job) -> anyhow::Result<()> {
     let agent = std::fs::read_to_string(workspace().join("crates/agent/src/agent.default.toml"))?;
     let engine = "#docker_host = \"unix:///var/run/docker.sock\"\n";
@@ -339,6 +339,12 @@ fn texts(job: &Job) -> anyhow::Result<()> {
     let offered = "packages_dir = \"/usr/share/terrapool/packages\"\n";
     let text = activate(&server, &format!("#{offered}"), offered)?;
     std::fs::write(job.stage.join("terrapool.toml"), text)?;
+    let scripts = workspace().join("packaging/agent");
+    let removal = std::fs::read_to_string(scripts.join("remove.sh"))?;
+    for (script, made) in [("postremove.sh", "postremove.sh"), ("purge.sh", "purge")] {
+        let rest = std::fs::read_to_string(scripts.join(script))?;
+        std::fs::write(job.stage.join(made), format!("{removal}{rest}"))?;
+    }
     // Programs of another architecture cannot be asked for their pages here.
     if job.architecture != Architecture::OWN {
         own_programs()?;
@@ -367,14 +373,17 @@ fn activate(text: &str, shown: &str, set: &str) -> anyhow::Result<String> {
 }
 
 fn nfpm(job: &Job, tools: &Nfpm, which: &str, format: &str) -> anyhow::Result<()> {
+    // It fills in folders of contents, and none of scripts.
+    let recipe = std::fs::read_to_string(workspace().join("packaging").join(which).join("nfpm.yaml"))?;
+    let filled = job.stage.join(format!("{which}.nfpm.yaml"));
+    std::fs::write(&filled, recipe.replace("${STAGE}", &job.stage.to_string_lossy()))?;
     let mut nfpm = tools.command();
     nfpm.args(["package", "--config"])
-        .arg(format!("packaging/{which}/nfpm.yaml"))
+        .arg(&filled)
         .args(["--packager", format, "--target"])
         .arg(&job.folder)
         .env("ARCH", job.architecture.name())
         .env("VERSION", &job.version)
-        .env("STAGE", &job.stage)
         .env("SOURCE_DATE_EPOCH", job.epoch.to_string());
     check(&mut nfpm)
 }

@@ -315,6 +315,27 @@ async fn the_servers_package_leads_from_its_installation_to_a_first_run() {
         .prints("timeout 10 terrapool-agent status || true", "connected")
         .await;
 
+    // Everything of the agent goes without a purge of the package manager's, as rpm has none.
+    let engine = "docker --host unix:///run/terrapool-docker/docker.sock";
+    system
+        .run(&format!(
+            "{engine} run -d --name goes-on --network terrapool --entrypoint sleep $({engine} images --quiet | head -n 1) 1000\n\
+             iptables-save | grep TERRAPOOL; ip link show terrapool0; pgrep -f 'sleep [1]000'"
+        ))
+        .await;
+    let purge = documented_with(MANUAL, "Looking after it", "/usr/lib/terrapool-agent/purge");
+    system.run(&purge.replace("yum remove -y", "dpkg -r")).await;
+    let left = system
+        .run(
+            "iptables-save | grep -i terrapool || :; ip -o link | grep terrapool || :; pgrep -fl 'sleep [1]000' || :\n\
+             awk '$2 ~ /terrapool-/ && $2 != \"/var/lib/terrapool-docker\"' /proc/mounts; ls /var/lib/terrapool-docker\n\
+             for path in /etc/terrapool-agent /var/lib/terrapool-agent /run/terrapool-docker \
+             /etc/systemd/system/terrapool-agent.service.d /usr/lib/terrapool-agent /usr/bin/terrapool-agent; do \
+             [ ! -e $path ] || echo $path; done; grep -h terrapool-sandbox /etc/subuid /etc/subgid || :",
+        )
+        .await;
+    assert_eq!(left, "");
+
     // An upgrade starts the new version; what people wrote and what is known stay.
     let process = "systemctl show -p MainPID --value terrapool.service";
     let before = system.run(process).await;
@@ -419,6 +440,39 @@ fn rpm_installs_upgrades_and_erases_the_agent_and_leaves_configuration_and_data(
     let kept = std::fs::read_to_string(&configuration).expect("erasing keeps what people wrote");
     assert_eq!(kept, "# ours\n");
     assert!(root.at("var/lib/terrapool-agent").exists());
+}
+
+#[test]
+fn what_is_to_be_called_before_an_rpm_is_erased_removes_firewall_rules_links_configuration_and_data() {
+    let root = RpmRoot::new();
+    let agent = package(&packages(), "terrapool-agent-", ".rpm");
+    root.rpm(&["-i", "--nodeps"], Some(&agent));
+    let image = root.at("var/lib/terrapool-docker/image");
+    std::fs::create_dir_all(&image).expect("a folder can be made");
+    // Links, rules and processes of its own, so that those of this machine are out of reach.
+    let script = "mount -t proc proc /proc\n\
+                  for place in mangle:PREROUTING nat:POSTROUTING filter:FORWARD; do\n\
+                  iptables -w -t ${place%:*} -N TERRAPOOL; iptables -w -t ${place%:*} -I ${place#*:} -j TERRAPOOL\n\
+                  done\n\
+                  ip link add terrapool0 type bridge; ip link add terrapool-none type bridge\n\
+                  /usr/lib/terrapool-agent/purge >&2\n\
+                  iptables-save | grep TERRAPOOL || :; ip -o link | grep terrapool || :";
+    let left = run(Command::new("unshare")
+        .args(["--mount", "--net", "--pid", "--fork", "chroot"])
+        .arg(root.0.path())
+        .args(["sh", "-ec", script]));
+    assert_eq!(left, "");
+    root.rpm(&["-e", "--nodeps", "terrapool-agent"], None);
+    for path in [
+        "etc/terrapool-agent",
+        "var/lib/terrapool-agent",
+        "var/lib/terrapool-docker",
+        "usr/lib/terrapool-agent",
+    ] {
+        assert!(!root.at(path).exists(), "{path} is left");
+    }
+    let ids = std::fs::read_to_string(root.at("etc/subuid")).expect("a system has ranges of ids");
+    assert!(!ids.contains("terrapool-sandbox"), "{ids}");
 }
 
 #[test]
