@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use sd_notify::NotifyState;
 use terrapool_protocol::secret::Secret;
@@ -70,6 +70,31 @@ enum AdminCommand {
         #[arg(long)]
         password_stdin: bool,
     },
+    /// Give a user a new password for the web UI; ends the user's sessions
+    ResetPassword {
+        /// The user's name
+        name: String,
+        /// Read the password from standard input
+        #[arg(long, required = true)]
+        password_stdin: bool,
+    },
+    /// Disable an account: its sessions end, nobody signs in with it, and its tokens are refused
+    DisableUser {
+        /// The user's name
+        name: String,
+    },
+    /// Enable an account that was disabled; its tokens are accepted as before
+    EnableUser {
+        /// The user's name
+        name: String,
+    },
+    /// Set whether a user may do everything in every organization
+    SetSiteAdmin {
+        /// The user's name
+        name: String,
+        /// on or off
+        state: Switch,
+    },
     /// Make an agent token; prints it
     CreateAgentToken {
         /// For the shared pool, which runs workspaces with execution mode remote
@@ -93,6 +118,15 @@ enum AdminCommand {
     Restored,
     /// Make the key ring file that the configuration names, for a control plane on PostgreSQL; prints its path
     CreateKeyring,
+}
+
+/// A setting that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// The setting holds.
+    On,
+    /// It does not.
+    Off,
 }
 
 fn main() -> ExitCode {
@@ -240,6 +274,28 @@ async fn administer(config: Config, command: AdminCommand) -> anyhow::Result<Exi
                 password,
             };
             admin::create_user(&app, request).await?
+        }
+        AdminCommand::ResetPassword {
+            name,
+            password_stdin: _,
+        } => {
+            admin::reset_password(&app, &name, &read_password()?).await?;
+            return print(&format!("{name} has a new password, and no session any more\n"))
+                .map(|()| ExitCode::SUCCESS);
+        }
+        AdminCommand::DisableUser { name } => {
+            admin::disable_user(&app, &name, admin::COMMAND_LINE).await?;
+            return print(&format!("{name} is disabled\n")).map(|()| ExitCode::SUCCESS);
+        }
+        AdminCommand::EnableUser { name } => {
+            admin::enable_user(&app, &name, admin::COMMAND_LINE).await?;
+            return print(&format!("{name} is enabled\n")).map(|()| ExitCode::SUCCESS);
+        }
+        AdminCommand::SetSiteAdmin { name, state } => {
+            let on = state == Switch::On;
+            admin::set_site_admin(&app, &name, on).await?;
+            let said = if on { "is a" } else { "is no" };
+            return print(&format!("{name} {said} site administrator\n")).map(|()| ExitCode::SUCCESS);
         }
         AdminCommand::CreateAgentToken {
             shared: _,

@@ -23,6 +23,15 @@ pub struct UserRecord {
     pub password_hash: Option<Secret>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Since when it signs nobody in and its tokens are refused; none when it is enabled.
+    pub disabled_at: Option<Timestamp>,
+}
+
+impl UserRecord {
+    /// Whether the account may be used: by a session as by a token.
+    pub fn is_enabled(&self) -> bool {
+        self.disabled_at.is_none()
+    }
 }
 
 /// A user to be made.
@@ -38,7 +47,7 @@ pub struct NewUser {
     pub password_hash: Option<Secret>,
 }
 
-const COLUMNS: &str = "id, username, email, site_admin, password_hash, created_at";
+const COLUMNS: &str = "id, username, email, site_admin, password_hash, created_at, disabled_at";
 
 fn read(row: &Row) -> Result<UserRecord, StoreError> {
     Ok(UserRecord {
@@ -48,6 +57,7 @@ fn read(row: &Row) -> Result<UserRecord, StoreError> {
         site_admin: row.bool("site_admin")?,
         password_hash: row.opt_text("password_hash")?.map(Secret::new),
         created_at: row.time("created_at")?,
+        disabled_at: row.opt_time("disabled_at")?,
     })
 }
 
@@ -78,6 +88,7 @@ pub async fn create(tx: &mut Tx, new: &NewUser) -> Result<UserRecord, StoreError
         site_admin: new.site_admin,
         password_hash: new.password_hash.clone(),
         created_at: now,
+        disabled_at: None,
     })
 }
 
@@ -136,6 +147,50 @@ pub async fn set_password(tx: &mut Tx, id: &UserId, password_hash: &Secret) -> R
     )
     .await?;
     Ok(())
+}
+
+/// Disables an account from now on, or enables it.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn set_disabled(tx: &mut Tx, id: &UserId, disabled: bool) -> Result<(), StoreError> {
+    let since = disabled.then(|| tx.now());
+    tx.execute(
+        "UPDATE users SET disabled_at = $2 WHERE id = $1",
+        values![id, since],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Sets whether a user may do everything in every organization.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn set_site_admin(tx: &mut Tx, id: &UserId, site_admin: bool) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE users SET site_admin = $2 WHERE id = $1",
+        values![id, site_admin],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The site administrators whose accounts are enabled. They stay so until the transaction ends, so that two changes at
+/// once can't leave none.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn enabled_site_admins(tx: &mut Tx) -> Result<Vec<UserId>, StoreError> {
+    let sql = format!(
+        "SELECT id FROM users WHERE site_admin = $1 AND disabled_at IS NULL ORDER BY id{}",
+        tx.for_update()
+    );
+    tx.fetch_all(&sql, values![true])
+        .await?
+        .iter()
+        .map(|row| row.parse("id"))
+        .collect()
 }
 
 /// The user with a name or an e-mail address; by address only when it is one user's.

@@ -151,6 +151,26 @@ pub async fn end(tx: &mut Tx, user: &UserId, id: &TokenId) -> Result<bool, Store
     Ok(ended > 0)
 }
 
+/// Ends all sessions of a user.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn end_all(tx: &mut Tx, user: &UserId) -> Result<u64, StoreError> {
+    tx.execute("DELETE FROM web_sessions WHERE user_id = $1", values![user])
+        .await
+}
+
+/// Whether a session was not ended by anybody.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn is_kept(connection: &mut Connection, id: &TokenId) -> Result<bool, StoreError> {
+    let found = connection
+        .fetch_optional("SELECT id FROM web_sessions WHERE id = $1", values![id])
+        .await?;
+    Ok(found.is_some())
+}
+
 /// Ends all sessions of a user but one.
 ///
 /// # Errors

@@ -109,7 +109,8 @@ pub fn bearer(parts: &Parts) -> Option<&str> {
 /// The caller that a token belongs to. Tokens of agents, sessions and jobs belong to none.
 ///
 /// # Errors
-/// [`ApiError::Unauthorized`] when the token is unknown, revoked, expired or of another kind.
+/// [`ApiError::Unauthorized`] when the token is unknown, revoked, expired or of another kind, or its user is
+/// disabled.
 pub async fn authenticate(app: &App, token: &str) -> Result<Caller, ApiError> {
     match TokenKind::of(token) {
         Some(TokenKind::User | TokenKind::Organization) => {}
@@ -126,6 +127,7 @@ pub async fn authenticate(app: &App, token: &str) -> Result<Caller, ApiError> {
         api_tokens::TokenOwner::User(id) => Principal::User(
             users::get(&mut connection, id)
                 .await?
+                .filter(UserRecord::is_enabled)
                 .ok_or(ApiError::Unauthorized)?,
         ),
         api_tokens::TokenOwner::Organization(id) => Principal::Organization(id.clone()),

@@ -109,7 +109,8 @@ pub async fn find(app: &App, headers: &HeaderMap) -> Result<Option<SignedIn>, Ap
     let Some(session) = found.filter(|session| session.is_valid(now)) else {
         return Ok(None);
     };
-    let Some(user) = users::get(&mut connection, &session.user_id).await? else {
+    let user = users::get(&mut connection, &session.user_id).await?;
+    let Some(user) = user.filter(UserRecord::is_enabled) else {
         return Ok(None);
     };
     if session.is_use_worth_noting(now) {

@@ -1,11 +1,13 @@
 //! Starting, and what stands in its way; the command line.
 
-use std::process::{Command, Output};
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
 
 use terrapool_server::config::{Config, Tls};
 use terrapool_server::server::{self, StartError};
 
 use crate::common::Plane;
+use crate::common::browser::look_at;
 
 fn terrapool(folder: &std::path::Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_terrapool"))
@@ -15,6 +17,22 @@ fn terrapool(folder: &std::path::Path, arguments: &[&str], environment: &[(&str,
         .envs(environment.iter().copied())
         .output()
         .unwrap()
+}
+
+/// The same with something at its standard input.
+fn terrapool_reading(folder: &std::path::Path, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_terrapool"))
+        .args(arguments)
+        .env_clear()
+        .env("TERRAPOOL_DATA_DIR", folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that reads nothing may have ended already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -115,6 +133,49 @@ async fn admin_works_while_the_server_runs() {
     assert_eq!(
         plane.send(request).await.expect(200)["data"]["attributes"]["username"],
         "eve"
+    );
+}
+
+#[tokio::test]
+async fn admin_handles_lost_passwords_and_people_who_leave_while_the_server_runs() {
+    let plane = Plane::start().await;
+    let token = plane.stranger("eve").await;
+    let admin = |arguments: &'static [&'static str]| {
+        let folder = plane.folder.path().to_owned();
+        tokio::task::spawn_blocking(move || terrapool_reading(&folder, arguments, "correct horse battery\n"))
+    };
+    let status = async || {
+        plane
+            .send(plane.request_as(&token, "GET", "account/details"))
+            .await
+            .status
+    };
+
+    let output = admin(&["admin", "reset-password", "eve", "--password-stdin"])
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let mut browser = look_at(&plane);
+    assert_eq!(browser.sign_in("eve", "correct horse battery").await.status, 303);
+
+    let output = admin(&["admin", "disable-user", "eve"]).await.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(status().await, 401);
+    assert_eq!(browser.get("/app/settings/profile").await.status, 303);
+    let output = admin(&["admin", "enable-user", "eve"]).await.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(status().await, 200);
+
+    let output = admin(&["admin", "set-site-admin", "eve", "on"]).await.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    browser.sign_in("eve", "correct horse battery").await;
+    assert_eq!(browser.get("/app/admin").await.status, 200);
+    let output = admin(&["admin", "disable-user", "nobody"]).await.unwrap();
+    assert!(!output.status.success());
+    assert!(
+        text(&output.stderr).contains("there is no user named nobody"),
+        "{}",
+        text(&output.stderr)
     );
 }
 

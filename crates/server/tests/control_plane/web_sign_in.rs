@@ -1,6 +1,8 @@
 //! Signing in to the web UI, its sessions, and what forms need.
 
 use serde_json::{Value, json};
+use terrapool_protocol::secret::Secret;
+use terrapool_server::admin::{self, AdminError, COMMAND_LINE};
 use terrapool_testkit::forms::{FormBrowser, hidden};
 
 use crate::common::browser::{PASSWORD, account, look_at};
@@ -33,6 +35,124 @@ async fn an_account_made_on_the_command_line_signs_in_and_out() {
     let answer = browser.post("/sign-out", &[("token", &token)]).await;
     assert_eq!((answer.status, answer.location.as_str()), (303, "/sign-in"));
     assert_eq!(browser.get("/app/acme/workspaces").await.status, 303);
+}
+
+#[tokio::test]
+async fn a_password_that_is_set_anew_ends_the_sessions_and_signs_in() {
+    let plane = Plane::start().await;
+    let app = &plane.running.app;
+    account(&plane, "ada", false).await;
+    let mut browser = look_at(&plane);
+    browser.sign_in("ada", PASSWORD).await;
+    assert_eq!(browser.get("/app/settings/profile").await.status, 200);
+    let short = admin::reset_password(app, "ada", &Secret::new("short")).await;
+    assert!(matches!(short, Err(AdminError::Password)), "{short:?}");
+    assert_eq!(browser.get("/app/settings/profile").await.status, 200);
+
+    let new = "a quite different horse";
+    admin::reset_password(app, "ada", &Secret::new(new))
+        .await
+        .unwrap();
+    assert_eq!(browser.get("/app/settings/profile").await.status, 303);
+    assert_eq!(browser.sign_in("ada", PASSWORD).await.status, 401);
+    assert_eq!(browser.sign_in("ada", new).await.status, 303);
+    let nobody = admin::reset_password(app, "eve", &Secret::new(new)).await;
+    assert!(matches!(nobody, Err(AdminError::NoUser(_))), "{nobody:?}");
+}
+
+#[tokio::test]
+async fn site_administrators_disable_and_enable_accounts_but_not_their_own() {
+    let plane = Plane::start().await;
+    account(&plane, "ada", true).await;
+    let bobs_token = plane.stranger("bob").await;
+    account(&plane, "cy", false).await;
+    let (mut ada, mut cy) = (look_at(&plane), look_at(&plane));
+    ada.sign_in("ada", PASSWORD).await;
+    cy.sign_in("cy", PASSWORD).await;
+    let cys_token = cy.token("/app/settings/profile").await;
+    let me = |token: &str| plane.send(plane.request_as(token, "GET", "account/details"));
+    assert_eq!(me(&bobs_token).await.status, 200);
+
+    let token = ada.token("/app/admin").await;
+    for name in ["bob", "cy"] {
+        let answer = ada
+            .post("/app/admin/users/disable", &[("token", &token), ("user", name)])
+            .await;
+        assert_eq!((answer.status, answer.location.as_str()), (303, "/app/admin"));
+    }
+    assert_eq!(me(&bobs_token).await.status, 401);
+    assert_eq!(cy.get("/app/settings/profile").await.status, 303);
+    let answer = cy
+        .post("/app/settings/theme", &[("token", &cys_token), ("theme", "dark")])
+        .await;
+    assert_ne!(answer.status, 200);
+    let refused = cy.sign_in("cy", PASSWORD).await;
+    assert_eq!(refused.status, 403, "{}", refused.text);
+    assert!(
+        refused.text.contains("This account is disabled"),
+        "{}",
+        refused.text
+    );
+    // Who does not know the password does not learn of it.
+    let wrong = cy.sign_in("cy", "wrong").await;
+    assert!(wrong.status == 401 && !wrong.text.contains("disabled"));
+
+    let page = ada.get("/app/admin").await;
+    assert!(page.text.contains("<span class=\"tag bad\">disabled</span>"));
+    for name in ["bob", "cy"] {
+        ada.post("/app/admin/users/enable", &[("token", &token), ("user", name)])
+            .await;
+    }
+    assert_eq!(me(&bobs_token).await.status, 200);
+    // The old session does not come back.
+    assert_eq!(cy.get("/app/settings/profile").await.status, 303);
+    assert_eq!(cy.sign_in("cy", PASSWORD).await.status, 303);
+
+    let own = ada
+        .post("/app/admin/users/disable", &[("token", &token), ("user", "ada")])
+        .await;
+    assert_eq!(own.status, 422, "{}", own.text);
+    assert!(own.text.contains("disable your own account"), "{}", own.text);
+    let nobody = ada
+        .post(
+            "/app/admin/users/disable",
+            &[("token", &token), ("user", "nobody")],
+        )
+        .await;
+    assert_eq!(nobody.status, 422, "{}", nobody.text);
+    let log = ada.get("/app/admin/audit").await.text;
+    for action in ["user.disable", "user.enable", "user.create"] {
+        assert!(log.contains(action), "{action}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn an_installation_keeps_a_site_administrator_who_can_sign_in() {
+    let plane = Plane::start().await;
+    let app = &plane.running.app;
+    // The one that the test's control plane begins with makes room for two.
+    account(&plane, "ada", true).await;
+    account(&plane, "bob", true).await;
+    admin::set_site_admin(app, "ann", false).await.unwrap();
+    admin::disable_user(app, "ada", COMMAND_LINE).await.unwrap();
+    let last = admin::disable_user(app, "bob", COMMAND_LINE).await;
+    assert!(
+        matches!(last, Err(AdminError::LastSiteAdministrator(_))),
+        "{last:?}"
+    );
+    let last = admin::set_site_admin(app, "bob", false).await;
+    assert!(
+        matches!(last, Err(AdminError::LastSiteAdministrator(_))),
+        "{last:?}"
+    );
+    admin::enable_user(app, "ada", COMMAND_LINE).await.unwrap();
+    admin::set_site_admin(app, "bob", false).await.unwrap();
+    let mut bob = look_at(&plane);
+    bob.sign_in("bob", PASSWORD).await;
+    assert_eq!(bob.get("/app/admin").await.status, 404);
+    let mut ada = look_at(&plane);
+    ada.sign_in("ada", PASSWORD).await;
+    assert_eq!(ada.get("/app/admin").await.status, 200);
 }
 
 #[tokio::test]

@@ -56,6 +56,7 @@ macro_rules! on_both {
 
 on_both! {
     a_token_is_found_by_its_hash_until_it_is_revoked => people::tokens;
+    disabled_accounts_have_no_session_and_are_no_enabled_administrators => people::disabled_accounts;
     an_organization_has_a_default_project_and_takes_everything_with_it => people::organizations;
     pages_of_the_audit_log_have_every_entry_also_of_one_millisecond => people::audit_log;
     members_hold_what_their_teams_were_given_and_lists_show_no_more => people::teams;

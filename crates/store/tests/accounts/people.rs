@@ -16,6 +16,8 @@ use terrapool_store::memberships;
 use terrapool_store::overview;
 use terrapool_store::sight::Sight;
 use terrapool_store::teams::{self as store_teams, NewTeam, Visibility};
+use terrapool_store::users;
+use terrapool_store::web_sessions;
 
 pub(super) async fn tokens(db: &Db) {
     let ann = user(db, "ann").await;
@@ -81,6 +83,44 @@ pub(super) async fn tokens(db: &Db) {
             .unwrap()
             .is_none()
     );
+}
+
+pub(super) async fn disabled_accounts(db: &Db) {
+    let (ann, bob) = (user(db, "ann").await, user(db, "bob").await);
+    let administrators = write!(db, [ann, bob], |tx| {
+        users::set_site_admin(tx, &ann, true).await?;
+        users::set_site_admin(tx, &bob, true).await?;
+        web_sessions::create(tx, &ann, &[1; 32], "b", "::1").await?;
+        web_sessions::create(tx, &ann, &[2; 32], "b", "::1").await?;
+        web_sessions::create(tx, &bob, &[3; 32], "b", "::1").await?;
+        users::set_disabled(tx, &ann, true).await?;
+        assert_eq!(web_sessions::end_all(tx, &ann).await?, 2);
+        users::enabled_site_admins(tx).await?
+    });
+    assert_eq!(administrators, [bob.clone()]);
+    let mut connection = db.read().await.unwrap();
+    let found = users::get(&mut connection, &ann).await.unwrap().unwrap();
+    assert!(!found.is_enabled() && found.site_admin);
+    let session = web_sessions::by_hash(&mut connection, &[3; 32])
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(web_sessions::is_kept(&mut connection, &session.id).await.unwrap());
+    assert!(
+        web_sessions::of_user(&mut connection, &ann)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    drop(connection);
+    let administrators = write!(db, [ann, bob, session], |tx| {
+        users::set_disabled(tx, &ann, false).await?;
+        users::set_site_admin(tx, &bob, false).await?;
+        assert!(web_sessions::end(tx, &bob, &session.id).await?);
+        assert!(!web_sessions::is_kept(tx, &session.id).await?);
+        users::enabled_site_admins(tx).await?
+    });
+    assert_eq!(administrators, [ann]);
 }
 
 pub(super) async fn organizations(db: &Db) {

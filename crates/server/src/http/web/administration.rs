@@ -18,6 +18,7 @@ use super::parts::words::megabytes;
 use super::parts::{Code, Icon};
 use super::pools::{status, tokens};
 use super::visitor::Visitor;
+use crate::admin::{self, AdminError};
 use crate::app::App;
 use crate::http::answer::Params;
 use crate::http::error::ApiError;
@@ -30,6 +31,8 @@ pub(super) fn routes() -> Routes {
         .route("/app/admin", get(show))
         .route("/app/admin/shared-token", post(create_shared_token))
         .route("/app/admin/shared-token/revoke", post(revoke_shared_token))
+        .route("/app/admin/users/disable", post(disable_user))
+        .route("/app/admin/users/enable", post(enable_user))
         .route("/app/admin/audit", get(show_audit))
         .route("/app/admin/audit/export", get(export_audit))
 }
@@ -46,8 +49,18 @@ struct AdminPage {
     revoke: &'static str,
     shared: Option<Shared>,
     organizations: Vec<(String, String)>,
-    users: Vec<(String, String, bool, bool)>,
+    users: Vec<Account>,
     facts: Vec<(&'static str, String)>,
+}
+
+struct Account {
+    username: String,
+    email: String,
+    site_admin: bool,
+    has_password: bool,
+    enabled: bool,
+    /// Of the one who looks.
+    own: bool,
 }
 
 struct Shared {
@@ -170,13 +183,13 @@ async fn page(app: &App, visitor: &Visitor, new: Option<Code>, problem: Option<S
         users: users::all(&mut connection)
             .await?
             .into_iter()
-            .map(|user| {
-                (
-                    user.username,
-                    user.email,
-                    user.site_admin,
-                    user.password_hash.is_some(),
-                )
+            .map(|user| Account {
+                enabled: user.is_enabled(),
+                own: user.id == visitor.user.id,
+                username: user.username,
+                email: user.email,
+                site_admin: user.site_admin,
+                has_password: user.password_hash.is_some(),
             })
             .collect(),
         facts,
@@ -219,6 +232,38 @@ async fn revoke_shared_token(State(app): State<App>, form: SignedForm) -> Page {
     match tokens::revoke_as_sent(&app, &visitor, &pool, &fields).await? {
         Err(problem) => page(&app, &visitor, None, Some(problem)).await,
         Ok(said) => see_with(&visitor, "/app/admin", &said),
+    }
+}
+
+/// `POST /app/admin/users/disable`
+async fn disable_user(State(app): State<App>, form: SignedForm) -> Page {
+    let (visitor, fields) = (form.visitor, form.fields);
+    require_administrator(&visitor)?;
+    let name = fields.text("user");
+    if name == visitor.user.username {
+        let problem = "You can't disable your own account: another site administrator can.".to_owned();
+        return page(&app, &visitor, None, Some(problem)).await;
+    }
+    let done = admin::disable_user(&app, name, &visitor.caller.audit_name()).await;
+    let said = format!("{name} is disabled: signed out everywhere, and no token of theirs is accepted.");
+    changed_user(&app, &visitor, done, &said).await
+}
+
+/// `POST /app/admin/users/enable`
+async fn enable_user(State(app): State<App>, form: SignedForm) -> Page {
+    let (visitor, fields) = (form.visitor, form.fields);
+    require_administrator(&visitor)?;
+    let name = fields.text("user");
+    let done = admin::enable_user(&app, name, &visitor.caller.audit_name()).await;
+    let said = format!("{name} is enabled.");
+    changed_user(&app, &visitor, done, &said).await
+}
+
+async fn changed_user(app: &App, visitor: &Visitor, done: Result<(), AdminError>, said: &str) -> Page {
+    match done {
+        Ok(()) => see_with(visitor, "/app/admin", said),
+        Err(AdminError::Store(error)) => Err(ApiError::from(error).into()),
+        Err(refused) => page(app, visitor, None, Some(refused.to_string())).await,
     }
 }
 

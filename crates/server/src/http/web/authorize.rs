@@ -244,7 +244,8 @@ async fn token(State(app): State<App>, request: Request) -> Result<Response, Api
             let user = code.user.clone();
             Box::pin(async move {
                 let is_used = api_tokens::by_hash(tx, &new.hash).await?.is_some();
-                if is_used || users::get(tx, &user).await?.is_none() {
+                let is_enabled = users::get(tx, &user).await?.is_some_and(|user| user.is_enabled());
+                if is_used || !is_enabled {
                     return Ok(false);
                 }
                 let record = api_tokens::create(tx, &new).await?;
@@ -265,7 +266,7 @@ async fn token(State(app): State<App>, request: Request) -> Result<Response, Api
     if !made {
         return Ok(refused(
             "invalid_grant",
-            "the code was used before: run `terraform login` again",
+            "the code was used before, or the account is disabled: run `terraform login` again",
         ));
     }
     let body = json!({"access_token": secret.expose(), "token_type": "bearer"});

@@ -129,6 +129,18 @@ async fn sign_in(State(app): State<App>, headers: HeaderMap, request: Request) -
     let stored = user.as_ref().and_then(|user| user.password_hash.clone());
     let right = password::check(Secret::new(fields.raw("password")), stored).await;
     match user.filter(|_| right) {
+        // Only to who knows the password: others learn of no account.
+        Some(user) if !user.is_enabled() => {
+            note(&app, user.id.as_str(), "sign-in.refused", &address).await?;
+            let problem = "This account is disabled. A site administrator of this server can enable it.";
+            page(
+                &app,
+                &headers,
+                StatusCode::FORBIDDEN,
+                filled,
+                Some(problem.to_owned()),
+            )
+        }
         Some(user) => {
             app.sign_in_attempts.succeeded(&login);
             let browser = headers

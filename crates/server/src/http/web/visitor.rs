@@ -11,7 +11,7 @@ use terrapool_store::organizations::OrganizationRecord;
 use terrapool_store::overview;
 use terrapool_store::sight::Sight;
 use terrapool_store::users::UserRecord;
-use terrapool_store::web_sessions::SessionRecord;
+use terrapool_store::web_sessions::{self, SessionRecord};
 use terrapool_store::workspaces::WorkspaceRecord;
 
 use super::error::WebError;
@@ -86,6 +86,16 @@ impl Visitor {
             self.flash_cookie,
             URL_SAFE_NO_PAD.encode(sentence)
         )
+    }
+
+    /// Whether the session was not ended since the page was asked for, as it is when the account is disabled.
+    pub async fn is_still_signed_in(&self, app: &App) -> bool {
+        let Ok(mut connection) = app.db.read().await else {
+            return false;
+        };
+        web_sessions::is_kept(&mut connection, &self.session.id)
+            .await
+            .unwrap_or(false)
     }
 
     /// The organization with a name, if the visitor may do this in it, and the frame of a page of it.

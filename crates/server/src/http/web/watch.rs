@@ -38,7 +38,7 @@ pub(super) async fn stream(
         {
             return;
         }
-        while begun.elapsed() < LONGEST && app.presence.holds() {
+        while begun.elapsed() < LONGEST && app.presence.holds() && visitor.is_still_signed_in(&app).await {
             let Ok(parts) = pools::live_parts(&app, &visitor, &organization, &kind, &id).await else {
                 return;
             };

@@ -226,6 +226,10 @@ impl World {
                 "/app/admin/shared-pool/agents/{agent}/drain"
                 | "/app/admin/shared-pool/agents/{agent}/resume",
             ) => self.shared_agent().await,
+            (_, "/app/admin/users/enable") => {
+                let disable = "/app/admin/users/disable";
+                assert_eq!(self.ask(level, "POST", disable).await.status, 303);
+            }
             ("POST", "/api/v2/team-workspaces") => {
                 let body = document(json!({"name": format!("other{}", self.made)}), &[]);
                 let team = self.post("organizations/acme/teams", &body).await;

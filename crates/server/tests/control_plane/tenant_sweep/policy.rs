@@ -275,6 +275,8 @@ const POLICY: &str = "
 /app/admin/shared-pool/pause POST=site
 /app/admin/shared-pool/agents/{agent}/drain POST=absent
 /app/admin/shared-pool/agents/{agent}/resume POST=absent
+/app/admin/users/disable POST=site
+/app/admin/users/enable POST=site
 /app/admin/audit GET=site
 /app/admin/audit/export GET=site
 ";

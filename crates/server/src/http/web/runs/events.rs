@@ -70,7 +70,10 @@ pub(in crate::http::web) async fn stream(
         {
             return;
         }
-        while begun.elapsed() < LONGEST && watched.app.presence.holds() {
+        while begun.elapsed() < LONGEST
+            && watched.app.presence.holds()
+            && watched.visitor.is_still_signed_in(&watched.app).await
+        {
             let (events, active) = match watched.look().await {
                 Ok(seen) => seen,
                 Err(error) => {

@@ -1,0 +1,2 @@
+-- Since when an account is disabled: it signs nobody in, and its tokens are refused.
+ALTER TABLE users ADD COLUMN disabled_at INTEGER;
