@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 use terrapool_model::access::PoolAccess;
 use terrapool_model::id::{OrganizationId, ProjectId, WorkspaceId};
+use terrapool_model::permission::Standing;
 use terrapool_store::db::Connection;
 use terrapool_store::error::StoreError;
 use terrapool_store::organizations::{self, OrganizationRecord};
@@ -13,7 +14,7 @@ use terrapool_store::page::Page;
 use terrapool_store::pools::{
     self, NewPool, PoolChange, PoolError, PoolFilter, PoolRecord, PoolSettings, PoolSort,
 };
-use terrapool_store::{agents, audit, projects, workspaces};
+use terrapool_store::{agents, audit, overview, projects, workspaces};
 use terrapool_tfe::attributes;
 use terrapool_tfe::document::{Document, Kind, Reference, Resource};
 use terrapool_tfe::errors::Problem;
@@ -24,7 +25,7 @@ use super::organizations::is_plain_name;
 use super::{AppState, lease_times, sandbox_settings};
 use crate::access_log;
 use crate::app::App;
-use crate::auth::{self, Caller, OrganizationPermission, WorkspacePermission};
+use crate::auth::{self, Caller, OrganizationPermission, ProjectPermission, WorkspacePermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::audited::{self, Entry};
 use crate::http::error::ApiError;
@@ -70,11 +71,59 @@ pub(in crate::http) async fn find(
     Ok((pool, Some(organization)))
 }
 
+/// Which workspaces and projects the document of a pool names to somebody.
+enum Named {
+    /// All: to who sees how the organization's pools are used.
+    All,
+    /// Those that are there for them.
+    Only(BTreeSet<WorkspaceId>, BTreeSet<ProjectId>),
+}
+
+impl Named {
+    async fn to(
+        connection: &mut Connection,
+        standing: &Standing,
+        organization: &OrganizationId,
+    ) -> Result<Self> {
+        if standing.may(OrganizationPermission::ReadQueues) {
+            return Ok(Self::All);
+        }
+        let read = WorkspacePermission::Read;
+        let workspaces = overview::workspace_names(connection, organization)
+            .await?
+            .into_iter()
+            .filter(|(id, _, project)| standing.may_in_workspace(id, project, read))
+            .map(|(id, _, _)| id)
+            .collect();
+        let projects = overview::project_names(connection, organization)
+            .await?
+            .into_keys()
+            .filter(|id| standing.may_in_project(id, ProjectPermission::Read))
+            .collect();
+        Ok(Self::Only(workspaces, projects))
+    }
+
+    fn has_workspace(&self, id: &WorkspaceId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(workspaces, _) => workspaces.contains(id),
+        }
+    }
+
+    fn has_project(&self, id: &ProjectId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(_, projects) => projects.contains(id),
+        }
+    }
+}
+
 async fn resource(
     app: &App,
     connection: &mut Connection,
     pool: &PoolRecord,
     organization: Option<&OrganizationRecord>,
+    named: &Named,
 ) -> Result<Resource> {
     let users = pools::workspaces(connection, &pool.id).await?;
     let count = agents::count(connection, &pool.id, app.now(), &pool.settings.times).await?;
@@ -88,12 +137,15 @@ async fn resource(
         sandbox: sandbox_settings::shown(&pool.settings),
     };
     let workspaces = |ids: &mut dyn Iterator<Item = &WorkspaceId>| -> Vec<Reference> {
-        ids.map(|id| (Kind::Workspaces, id.to_string())).collect()
+        ids.filter(|id| named.has_workspace(id))
+            .map(|id| (Kind::Workspaces, id.to_string()))
+            .collect()
     };
     let projects: Vec<Reference> = pool
         .access
         .allowed_projects
         .iter()
+        .filter(|id| named.has_project(id))
         .map(|id| (Kind::Projects, id.to_string()))
         .collect();
     let path = format!("/api/v2/agent-pools/{}", pool.id);
@@ -251,8 +303,9 @@ pub(in crate::http) async fn list(
     params: Params,
 ) -> Result {
     let mut connection = app.db.read().await?;
-    let organization =
-        auth::organization(&mut connection, &caller, &name, OrganizationPermission::Read).await?;
+    let read = OrganizationPermission::Read;
+    let (organization, standing) =
+        auth::organization_and_standing(&mut connection, &caller, &name, read).await?;
     // Clients write the filters' names with underscores or hyphens.
     let either = |one: &str, other: &str| params.get(one).or_else(|| params.get(other)).map(str::to_owned);
     let filter = PoolFilter {
@@ -282,9 +335,10 @@ pub(in crate::http) async fn list(
         &Page::first(1),
     )
     .await?;
+    let named = Named::to(&mut connection, &standing, &organization.id).await?;
     let mut resources = Vec::new();
     for pool in &listed.items {
-        resources.push(resource(&app, &mut connection, pool, Some(&organization)).await?);
+        resources.push(resource(&app, &mut connection, pool, Some(&organization), &named).await?);
     }
     let counts = json!({"total": everything.total, "matching": listed.total});
     Ok(Answer::ok(
@@ -339,7 +393,7 @@ pub(in crate::http) async fn create(
         .await
         .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
     Ok(Answer::created(Document::one(
-        resource(&app, &mut connection, &pool, Some(&organization)).await?,
+        resource(&app, &mut connection, &pool, Some(&organization), &Named::All).await?,
     )))
 }
 
@@ -352,20 +406,21 @@ pub(in crate::http) async fn show(
 ) -> Result {
     let mut connection = app.db.read().await?;
     let (pool, organization) = find(&mut connection, &caller, &id, OrganizationPermission::Read).await?;
-    let mut included = Vec::new();
-    if params.includes().contains("workspaces")
-        && let Some(organization) = &organization
-    {
+    let (mut included, mut named) = (Vec::new(), Named::All);
+    if let Some(organization) = &organization {
         let standing = auth::standing(&mut connection, &caller, &organization.id).await?;
-        for (id, _) in pools::workspaces(&mut connection, &pool.id).await? {
-            if let Some(workspace) = workspaces::get(&mut connection, &id).await?
-                && standing.may_in_workspace(&id, &workspace.project_id, WorkspacePermission::Read)
-            {
-                included.push(super::workspaces::resource(&mut connection, &caller, &workspace).await?);
+        named = Named::to(&mut connection, &standing, &organization.id).await?;
+        if params.includes().contains("workspaces") {
+            for (id, _) in pools::workspaces(&mut connection, &pool.id).await? {
+                if let Some(workspace) = workspaces::get(&mut connection, &id).await?
+                    && standing.may_in_workspace(&id, &workspace.project_id, WorkspacePermission::Read)
+                {
+                    included.push(super::workspaces::resource(&mut connection, &caller, &workspace).await?);
+                }
             }
         }
     }
-    let resource = resource(&app, &mut connection, &pool, organization.as_ref()).await?;
+    let resource = resource(&app, &mut connection, &pool, organization.as_ref(), &named).await?;
     Ok(Answer::ok(Document::one(resource).include(included)))
 }
 
@@ -436,7 +491,7 @@ pub(in crate::http) async fn update(
     .await
     .map_err(|error| error.or_taken("name", "Name has already been taken"))?;
     Ok(Answer::ok(Document::one(
-        resource(&app, &mut connection, &pool, organization.as_ref()).await?,
+        resource(&app, &mut connection, &pool, organization.as_ref(), &Named::All).await?,
     )))
 }
 

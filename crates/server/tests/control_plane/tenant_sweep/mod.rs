@@ -6,6 +6,7 @@
 )]
 
 mod audit;
+mod names;
 mod policy;
 mod sent;
 mod world;

@@ -23,6 +23,18 @@ pub(crate) struct Answered {
     pub(crate) location: String,
 }
 
+impl Answered {
+    fn of(answer: &reqwest::Response) -> Self {
+        Self {
+            status: answer.status().as_u16(),
+            location: answer
+                .headers()
+                .get("location")
+                .map_or(String::new(), |value| value.to_str().unwrap().to_owned()),
+        }
+    }
+}
+
 /// How somebody comes.
 pub(super) struct Person {
     pub(super) token: String,
@@ -430,14 +442,22 @@ impl World {
                     .body(self.body(method, path).to_string());
             }
         }
-        let answer = request.send().await.unwrap();
-        Answered {
-            status: answer.status().as_u16(),
-            location: answer
-                .headers()
-                .get("location")
-                .map_or(String::new(), |value| value.to_str().unwrap().to_owned()),
-        }
+        Answered::of(&request.send().await.unwrap())
+    }
+
+    /// Asks for a page by its address.
+    pub(super) async fn ask_address(&self, level: Level, address: &str) -> Answered {
+        let url = format!("{}{address}", self.plane.base());
+        let cookies = &self.people[name_of(level)].cookies;
+        let answer = self.client.get(url).header("cookie", cookies).send();
+        Answered::of(&answer.await.unwrap())
+    }
+
+    /// What the API tells somebody.
+    pub(super) async fn read(&self, level: Level, path: &str) -> Value {
+        let token = &self.people[name_of(level)].token;
+        let request = self.plane.request_as(token, "GET", path);
+        self.plane.send(request).await.expect(200)
     }
 
     /// Asks a route with any token.

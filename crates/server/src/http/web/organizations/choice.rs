@@ -9,7 +9,7 @@ use terrapool_store::overview;
 use terrapool_store::workspaces::{self, WorkspaceRecord};
 
 use crate::app::App;
-use crate::auth::{self, OrganizationPermission, WorkspacePermission};
+use crate::auth::{self, OrganizationPermission, ProjectPermission, WorkspacePermission};
 use crate::http::answer::Params;
 use crate::http::tfe;
 use crate::http::web::encoded;
@@ -113,21 +113,33 @@ pub(super) async fn search(
         auth::organization_and_standing(&mut connection, &visitor.caller, &name, read).await?;
     let base = format!("/app/{name}");
     let found = overview::organization_of_subject(&mut connection, &query).await?;
-    if let Some((id, place)) = found.filter(|(id, _)| *id == organization.id) {
-        debug_assert_eq!(id, organization.id);
-        let kind = query.split('-').next().unwrap_or_default();
-        return see(&match kind {
-            "run" => format!("{base}/workspaces/{place}/runs/{query}"),
-            "ws" => format!("{base}/workspaces/{place}"),
-            "apool" => format!("{base}/agent-pools/{query}"),
-            "agent" => format!("{base}/agent-pools/{place}/agents/{query}"),
-            _ => format!("{base}/projects?edit={query}#edit"),
-        });
-    }
-    let named = workspaces::by_name(&mut connection, &organization.id, &query).await?;
     let visible = |record: &WorkspaceRecord| {
         standing.may_in_workspace(&record.id, &record.project_id, WorkspacePermission::Read)
     };
+    if let Some((_, place)) = found.filter(|(id, _)| *id == organization.id) {
+        let kind = query.split('-').next().unwrap_or_default();
+        // Where somebody is led to tells a name, so it has to be there for them.
+        let is_there = match kind {
+            "run" | "ws" => workspaces::by_name(&mut connection, &organization.id, &place)
+                .await?
+                .as_ref()
+                .is_some_and(visible),
+            "prj" => query
+                .parse()
+                .is_ok_and(|id| standing.may_in_project(&id, ProjectPermission::Read)),
+            _ => true,
+        };
+        if is_there {
+            return see(&match kind {
+                "run" => format!("{base}/workspaces/{place}/runs/{query}"),
+                "ws" => format!("{base}/workspaces/{place}"),
+                "apool" => format!("{base}/agent-pools/{query}"),
+                "agent" => format!("{base}/agent-pools/{place}/agents/{query}"),
+                _ => format!("{base}/projects?edit={query}#edit"),
+            });
+        }
+    }
+    let named = workspaces::by_name(&mut connection, &organization.id, &query).await?;
     if named.as_ref().is_some_and(visible) {
         return see(&format!("{base}/workspaces/{query}"));
     }
