@@ -56,6 +56,35 @@ async fn what_create_answers_is_what_read_and_list_answer() {
 }
 
 #[tokio::test]
+async fn names_that_pages_have_in_their_addresses_are_given_to_nothing() {
+    let plane = Plane::start().await;
+    for name in ["settings", "admin", "new", "organizations", "oauth"] {
+        let body = attributes(json!({"name": name, "email": "a@example.com"}));
+        let made = plane.post("organizations", &body).await;
+        let renamed = plane.patch("organizations/acme", &body).await;
+        for refused in [made, renamed] {
+            let text = String::from_utf8_lossy(&refused.bytes).into_owned();
+            assert_eq!(refused.status, 422, "{name}: {text}");
+            assert!(text.contains("Name is reserved") && text.contains("/data/attributes/name"));
+        }
+    }
+    // A request that names the organization as it is called changes the rest.
+    let body = attributes(json!({"name": "acme", "email": "other@example.com"}));
+    let changed = plane.patch("organizations/acme", &body).await.expect(200);
+    assert_eq!(changed["data"]["attributes"]["email"], "other@example.com");
+
+    let one = plane.workspace("newer").await;
+    let body = attributes(json!({"name": "new"}));
+    let made = plane.post("organizations/acme/workspaces", &body).await;
+    let renamed = plane.patch(&format!("workspaces/{one}"), &body).await;
+    for refused in [made, renamed] {
+        let text = String::from_utf8_lossy(&refused.bytes).into_owned();
+        assert_eq!(refused.status, 422, "{text}");
+        assert!(text.contains("Name is reserved"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn names_and_versions_that_are_none_are_refused_and_unknown_versions_are_kept() {
     let plane = Plane::start().await;
     let path = "organizations/acme/workspaces";

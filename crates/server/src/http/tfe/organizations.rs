@@ -59,15 +59,25 @@ pub(super) fn is_plain_name(name: &str, longest: usize) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
+/// Names that stand in addresses of pages where those of organizations do.
+const RESERVED: [&str; 5] = ["settings", "admin", "new", "organizations", "oauth"];
+
 fn check_name(name: &str) -> Result<()> {
-    if is_plain_name(name, 60) {
-        Ok(())
-    } else {
-        Err(ApiError::attribute(
+    if !is_plain_name(name, 60) {
+        return Err(ApiError::attribute(
             "name",
             "Name can only include letters, numbers, - and _, and has at most 60 characters",
-        ))
+        ));
     }
+    if RESERVED.contains(&name) {
+        return Err(ApiError::attribute(
+            "name",
+            format!(
+                "Name is reserved: pages of this server have `{name}` in their addresses; choose another one"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn check_email(email: &str) -> Result<()> {
@@ -247,7 +257,8 @@ pub(in crate::http) async fn update(
     let mut record =
         auth::organization(&mut connection, &caller, &name, OrganizationPermission::Manage).await?;
     let before = told(&record);
-    if let Some(name) = body.text("name")? {
+    // One that has its name already keeps it.
+    if let Some(name) = body.text("name")?.filter(|name| *name != record.name) {
         check_name(&name)?;
         record.name = name;
     }

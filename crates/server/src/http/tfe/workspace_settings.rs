@@ -81,6 +81,9 @@ pub(super) fn fresh(headers: &HeaderMap) -> WorkspaceSettings {
     }
 }
 
+/// The name that stands in the address of a page where those of workspaces do.
+const RESERVED: &str = "new";
+
 /// Takes over what a request sets. `effective` is what holds now with inheritance.
 pub(super) fn apply(item: &Item, settings: &mut WorkspaceSettings, effective: &Own) -> Result<(), Problem> {
     if let Some(name) = item.text("name")? {
@@ -88,6 +91,15 @@ pub(super) fn apply(item: &Item, settings: &mut WorkspaceSettings, effective: &O
             return Err(Problem::attribute(
                 "name",
                 "Name is invalid: it can only include letters, numbers, - and _, and has at most 90 characters",
+            ));
+        }
+        // One that has its name already keeps it.
+        if name == RESERVED && settings.name != name {
+            return Err(Problem::attribute(
+                "name",
+                format!(
+                    "Name is reserved: the page that makes workspaces has `{RESERVED}` in its address; choose another one"
+                ),
             ));
         }
         settings.name = name;

@@ -19,9 +19,6 @@ use crate::http::web::page::{Page, Section, Shell, html_with, see, see_with};
 use crate::http::web::parts::Icon;
 use crate::http::web::visitor::Visitor;
 
-/// Names that pages have taken.
-const RESERVED: [&str; 4] = ["settings", "admin", "new", "organizations"];
-
 #[derive(Template)]
 #[template(path = "organization/choice.html")]
 struct ChoicePage {
@@ -80,10 +77,6 @@ pub(super) async fn create(State(app): State<App>, form: SignedForm) -> Page {
     let (visitor, fields) = (form.visitor, form.fields);
     let (name, email) = (fields.text("name").to_owned(), fields.text("email").to_owned());
     let refused = StatusCode::UNPROCESSABLE_ENTITY;
-    if RESERVED.contains(&name.as_str()) {
-        let problem = format!("`{name}` is a name that pages of this server have taken");
-        return page(&app, &visitor, refused, (name, email), Some(problem)).await;
-    }
     let body = request(json!({"name": name, "email": email}));
     let made = tfe::organizations::create(State(app.clone()), visitor.caller.clone(), body).await;
     match made.map_err(WebError::from) {
