@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use terrapool_model::agent_status::AgentStatus;
-use terrapool_model::id::{AgentPoolId, OrganizationId, RunId, WorkspaceId};
+use terrapool_model::id::{AgentPoolId, OrganizationId, ProjectId, RunId, WorkspaceId};
 use terrapool_model::lock::Lock;
 use terrapool_model::run::RunStatus;
 use terrapool_model::time::Timestamp;
@@ -12,7 +12,7 @@ use terrapool_model::wait::{self, PoolAgent, QueuedJob, WaitReason};
 use terrapool_store::agents::{self, AgentRecord};
 use terrapool_store::db::Connection;
 use terrapool_store::error::StoreError;
-use terrapool_store::overview::{self, QueuedView};
+use terrapool_store::overview::{self, QueuedGroup, QueuedView};
 use terrapool_store::page::Page;
 use terrapool_store::pools::{self, PoolRecord};
 use terrapool_store::runs::{self, RunRecord};
@@ -29,8 +29,21 @@ pub struct PoolState {
     pub pool: PoolRecord,
     /// Its agents, oldest first.
     pub agents: Vec<AgentRecord>,
-    /// What waits, first in line first, and why.
+    /// What waits, first in line first, and why; the first of them where they are many.
     pub queue: Vec<(QueuedView, WaitReason)>,
+    /// All that waits, counted. The reasons are without the places in the line.
+    groups: Vec<(QueuedGroup, WaitReason)>,
+}
+
+/// What waits in a pool, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// How much.
+    pub jobs: u64,
+    /// How much of it cannot start unless somebody changes something.
+    pub stalled: u64,
+    /// Since when what waits longest does.
+    pub oldest: Option<Timestamp>,
 }
 
 impl PoolState {
@@ -41,12 +54,54 @@ impl PoolState {
             .filter(move |agent| is_connected(agent, now, &self.pool))
     }
 
-    /// What waits and cannot start unless somebody changes something.
-    pub fn stalled(&self) -> usize {
-        self.queue
+    /// How much waits.
+    pub fn waiting(&self) -> u64 {
+        self.count(|_, _| true)
+    }
+
+    /// What waits of an organization, counted.
+    pub fn waiting_of(&self, organization: &OrganizationId) -> Waiting {
+        let is_theirs = |group: &QueuedGroup| group.organization_id == *organization;
+        let theirs = self.groups.iter().filter(|(group, _)| is_theirs(group));
+        Waiting {
+            jobs: self.count(|group, _| is_theirs(group)),
+            stalled: self.count(|group, reason| is_theirs(group) && reason.is_stalled()),
+            oldest: theirs.map(|(group, _)| group.oldest).min(),
+        }
+    }
+
+    /// How much waits and cannot start unless somebody changes something.
+    pub fn stalled(&self) -> u64 {
+        self.count(|_, reason| reason.is_stalled())
+    }
+
+    fn count(&self, counts: impl Fn(&QueuedGroup, &WaitReason) -> bool) -> u64 {
+        self.groups
             .iter()
-            .filter(|(_, reason)| reason.is_stalled())
-            .count()
+            .filter(|(group, reason)| counts(group, reason))
+            .map(|(group, _)| group.jobs)
+            .sum()
+    }
+
+    /// How much waits behind what the queue lists.
+    pub fn unlisted(&self) -> u64 {
+        self.waiting().saturating_sub(self.queue.len() as u64)
+    }
+
+    /// Since when what waits longest does.
+    pub fn oldest(&self) -> Option<Timestamp> {
+        self.groups.iter().map(|(group, _)| group.oldest).min()
+    }
+
+    /// Why something cannot start unless somebody changes something.
+    pub fn why_stalled(&self) -> Option<&WaitReason> {
+        let stalled = self.groups.iter().find(|(_, reason)| reason.is_stalled());
+        stalled.map(|(_, reason)| reason)
+    }
+
+    /// Whether something waits for slots or memory.
+    pub fn lacks_capacity(&self) -> bool {
+        self.groups.iter().any(|(_, reason)| reason.is_capacity())
     }
 }
 
@@ -71,6 +126,55 @@ fn pool_agent(agent: &AgentRecord, now: Timestamp, pool: &PoolRecord) -> PoolAge
     }
 }
 
+/// What decides why jobs of a pool wait.
+struct Seen {
+    pool: PoolRecord,
+    agents: Vec<AgentRecord>,
+    seen: Vec<PoolAgent>,
+    /// When an agent was heard from last.
+    last_heard: Option<Timestamp>,
+}
+
+impl Seen {
+    /// Whether a workspace may use the pool. `named` is the pool that the workspace names itself.
+    fn allows(&self, workspace: &WorkspaceId, project: &ProjectId, named: Option<&AgentPoolId>) -> bool {
+        let moved = named.is_some_and(|named| *named != self.pool.id);
+        self.pool.organization_id.is_none() || (!moved && self.pool.access.allows(workspace, project))
+    }
+
+    fn reason(&self, needs_mb: u64, ahead: u64, allowed: bool) -> WaitReason {
+        let job = QueuedJob {
+            needs_mb,
+            ahead,
+            allowed,
+            paused: self.pool.settings.paused,
+            last_heard: self.last_heard,
+        };
+        wait::of_job(&job, &self.seen)
+    }
+
+    fn reason_of(&self, waiting: &QueuedView) -> WaitReason {
+        let named = waiting.workspace_pool.as_ref();
+        let allowed = self.allows(&waiting.workspace_id, &waiting.project_id, named);
+        self.reason(waiting.job.limits.memory_mb, waiting.ahead, allowed)
+    }
+}
+
+async fn look_at(connection: &mut Connection, pool: PoolRecord, now: Timestamp) -> Result<Seen, StoreError> {
+    let page = Page::first(MOST_AGENTS);
+    let agents = agents::list(connection, &pool.id, None, false, &page)
+        .await?
+        .items;
+    let seen: Vec<PoolAgent> = agents.iter().map(|agent| pool_agent(agent, now, &pool)).collect();
+    let last_heard = agents.iter().map(|agent| agent.last_ping_at).max();
+    Ok(Seen {
+        pool,
+        agents,
+        seen,
+        last_heard,
+    })
+}
+
 /// A pool with its agents and what waits for them.
 ///
 /// # Errors
@@ -80,33 +184,31 @@ pub async fn of_pool(
     pool: PoolRecord,
     now: Timestamp,
 ) -> Result<PoolState, StoreError> {
-    let page = Page::first(MOST_AGENTS);
-    let agents = agents::list(connection, &pool.id, None, false, &page)
+    let seen = look_at(connection, pool, now).await?;
+    let queue = overview::queue(connection, &seen.pool.id)
         .await?
-        .items;
-    let seen: Vec<PoolAgent> = agents.iter().map(|agent| pool_agent(agent, now, &pool)).collect();
-    let last_heard = agents.iter().map(|agent| agent.last_ping_at).max();
-    let queue = overview::queue(connection, &pool.id).await?;
-    let queue = queue
         .into_iter()
         .map(|waiting| {
-            let moved = waiting
-                .workspace_pool
-                .as_ref()
-                .is_some_and(|named| *named != pool.id);
-            let shared = pool.organization_id.is_none();
-            let job = QueuedJob {
-                needs_mb: waiting.job.limits.memory_mb,
-                ahead: waiting.ahead,
-                allowed: shared || (!moved && pool.access.allows(&waiting.workspace_id, &waiting.project_id)),
-                paused: pool.settings.paused,
-                last_heard,
-            };
-            let reason = wait::of_job(&job, &seen);
+            let reason = seen.reason_of(&waiting);
             (waiting, reason)
         })
         .collect();
-    Ok(PoolState { pool, agents, queue })
+    let groups = overview::queued_groups(connection, &seen.pool.id)
+        .await?
+        .into_iter()
+        .map(|group| {
+            let (workspace, project) = (&group.workspace_id, &group.project_id);
+            let allowed = seen.allows(workspace, project, group.workspace_pool.as_ref());
+            let reason = seen.reason(group.needs_mb, 0, allowed);
+            (group, reason)
+        })
+        .collect();
+    Ok(PoolState {
+        pool: seen.pool,
+        agents: seen.agents,
+        queue,
+        groups,
+    })
 }
 
 /// The pools of an organization and, when runs of the organization wait there or `with_shared`, the shared one.
@@ -145,27 +247,22 @@ pub struct Wait {
     pub sentence: String,
 }
 
-/// Why each of these runs of an organization waits that does.
+/// Why each of these runs waits that does.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn of_runs(
     connection: &mut Connection,
-    organization: &OrganizationId,
     runs: impl Iterator<Item = &RunRecord>,
     now: Timestamp,
 ) -> Result<BTreeMap<RunId, Wait>, StoreError> {
-    let mut queued = None;
+    let runs: Vec<&RunRecord> = runs.collect();
+    let mut queued = of_queued_runs(connection, &runs, now).await?;
     let mut locks: BTreeMap<WorkspaceId, Lock> = BTreeMap::new();
     let mut waits = BTreeMap::new();
     for run in runs {
         let reason = match run.status {
-            RunStatus::PlanQueued | RunStatus::ApplyQueued => {
-                if queued.is_none() {
-                    queued = Some(of_queued_runs(connection, organization, now).await?);
-                }
-                queued.as_mut().and_then(|queued| queued.remove(&run.id))
-            }
+            RunStatus::PlanQueued | RunStatus::ApplyQueued => queued.remove(&run.id),
             RunStatus::Pending => {
                 if !locks.contains_key(&run.workspace_id)
                     && let Some(workspace) = workspaces::get(connection, &run.workspace_id).await?
@@ -193,34 +290,30 @@ pub async fn of_runs(
     Ok(waits)
 }
 
-/// Why each of an organization's queued runs waits.
+/// Why each of these runs waits that is queued.
 async fn of_queued_runs(
     connection: &mut Connection,
-    organization: &OrganizationId,
+    runs: &[&RunRecord],
     now: Timestamp,
 ) -> Result<BTreeMap<RunId, WaitReason>, StoreError> {
-    let waiting = overview::queued_of_organization(connection, organization).await?;
+    let mut queued: BTreeMap<&AgentPoolId, Vec<RunId>> = BTreeMap::new();
+    for run in runs {
+        if matches!(run.status, RunStatus::PlanQueued | RunStatus::ApplyQueued) {
+            queued.entry(&run.pool_id).or_default().push(run.id.clone());
+        }
+    }
     let mut reasons = BTreeMap::new();
-    for id in waiting.into_keys() {
-        reasons.extend(of_pool_by_run(connection, &id, now).await?);
+    for (pool, runs) in queued {
+        let Some(pool) = pools::get(connection, pool).await? else {
+            continue;
+        };
+        let seen = look_at(connection, pool, now).await?;
+        for waiting in overview::queued_runs(connection, &seen.pool.id, &runs).await? {
+            let reason = seen.reason_of(&waiting);
+            reasons.insert(waiting.job.run_id, reason);
+        }
     }
     Ok(reasons)
-}
-
-async fn of_pool_by_run(
-    connection: &mut Connection,
-    pool: &AgentPoolId,
-    now: Timestamp,
-) -> Result<BTreeMap<RunId, WaitReason>, StoreError> {
-    let Some(pool) = pools::get(connection, pool).await? else {
-        return Ok(BTreeMap::new());
-    };
-    let state = of_pool(connection, pool, now).await?;
-    Ok(state
-        .queue
-        .into_iter()
-        .map(|(waiting, reason)| (waiting.job.run_id, reason))
-        .collect())
 }
 
 /// Why a run waits; `None` when it does not, or waits for a person to decide on it.
@@ -251,9 +344,9 @@ pub async fn under_lock(
             let ahead = runs::queue_position(connection, run).await?;
             Ok(Some(wait::of_pending(&run.id, lock, ahead)))
         }
-        RunStatus::PlanQueued | RunStatus::ApplyQueued => Ok(of_pool_by_run(connection, &run.pool_id, now)
-            .await?
-            .remove(&run.id)),
+        RunStatus::PlanQueued | RunStatus::ApplyQueued => {
+            Ok(of_queued_runs(connection, &[run], now).await?.remove(&run.id))
+        }
         RunStatus::Planning
         | RunStatus::Planned
         | RunStatus::PlannedAndSaved

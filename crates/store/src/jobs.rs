@@ -17,6 +17,7 @@ use crate::{artifacts, installation, pools, state_copies, values};
 
 mod views;
 
+pub(crate) use views::{HEAD, line};
 pub use views::{HeldJob, Ready, ReportedJob, held, held_by, ready, reported};
 
 /// A job's row.

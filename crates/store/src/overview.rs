@@ -13,9 +13,10 @@ mod names;
 mod runs;
 
 pub use jobs::{
-    JobView, QueuedView, finished_since, memory_of, of_agent, of_run, platform_failures, queue,
-    queued_of_organization, running_on, taken_by,
+    JobView, QueuedGroup, QueuedView, finished_since, memory_of, of_agent, of_run, platform_failures, queue,
+    queued_groups, queued_of_organization, queued_runs, running_on, taken_by,
 };
+pub(crate) use names::numbered;
 pub use names::{
     organization_of_subject, pool_names, pool_or_agent_named, project_names, user_names, workspace_names,
 };

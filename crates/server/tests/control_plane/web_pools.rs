@@ -11,7 +11,7 @@ use terrapool_testkit::agent::SimulatedAgent;
 use terrapool_testkit::forms::FormBrowser;
 
 use crate::common::browser::{PASSWORD, account, look_at};
-use crate::common::{Plane, id};
+use crate::common::{Plane, id, run_body};
 
 async fn signed_in(plane: &Plane) -> FormBrowser {
     account(plane, "ada", true).await;
@@ -85,6 +85,48 @@ async fn the_fleet_tells_failures_of_the_platform_with_their_next_step() {
     // What is written down by the minute says the same.
     reconcile::write_pool_minutes(&plane.running.app).await.unwrap();
     told(&mut browser).await;
+}
+
+#[tokio::test]
+async fn a_line_that_is_longer_than_a_page_is_counted_and_explained_to_its_end() {
+    let plane = Plane::start().await;
+    let mut browser = signed_in(&plane).await;
+    let pool = pool(&plane, "own", json!({})).await;
+    let execution = json!({"execution-mode": "agent", "agent-pool-id": pool});
+    let workspace = plane.workspace_with("network", execution).await;
+    let configuration = plane
+        .configuration(&workspace, json!({"auto-queue-runs": false}))
+        .await;
+    let mut body = run_body(&workspace, &configuration);
+    body["data"]["attributes"]["plan-only"] = json!(true);
+    let mut last = String::new();
+    for _ in 0..501 {
+        last = id(&plane.post("runs", &body).await.expect(201));
+    }
+    let read = plane.get(&format!("runs/{last}")).await.expect(200);
+    let reason = &read["data"]["attributes"]["wait-reason"];
+    assert_eq!(reason["reason"], "no-agent", "{read}");
+
+    let page = browser.get(&format!("/app/acme/agent-pools/{pool}")).await;
+    assert_eq!(page.status, 200);
+    for words in [
+        "No agents, 501 runs waiting",
+        "501 cannot start",
+        "1 more run waits behind these",
+    ] {
+        assert!(page.text.contains(words), "{words}: {}", page.text);
+    }
+    let fleet = browser.get("/app/acme/fleet").await;
+    for words in ["501 cannot start", "<b>501</b>", "489 more runs wait"] {
+        assert!(fleet.text.contains(words), "{words}: {}", fleet.text);
+    }
+    // With an agent that takes them one by one, places count: the last one has the last place.
+    agent(&plane, &pool).await;
+    let read = plane.get(&format!("runs/{last}")).await.expect(200);
+    let reason = &read["data"]["attributes"]["wait-reason"];
+    assert_eq!(reason["reason"], "ahead", "{read}");
+    // Runs of one millisecond stand by their ids.
+    assert!(reason["ahead"].as_u64() >= Some(499), "{read}");
 }
 
 #[tokio::test]

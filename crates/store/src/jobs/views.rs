@@ -9,8 +9,9 @@ use terrapool_model::time::{Millis, Timestamp};
 use terrapool_protocol::job::Limits;
 
 use super::{JobRecord, columns, from_row};
-use crate::db::Connection;
+use crate::db::{Connection, Value};
 use crate::error::StoreError;
+use crate::overview::numbered;
 use crate::{lifecycle, pools, values};
 
 /// A job that an attempt holds.
@@ -143,20 +144,35 @@ pub struct Ready {
     pub image: Option<String>,
 }
 
-/// Jobs of a pool that wait for an agent, in the order in which they are offered.
+/// Jobs at the head of a pool's line that are read whole.
+pub(crate) const HEAD: usize = 500;
+
+/// All jobs of a pool that wait for an agent, in the order in which they are offered.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn ready(connection: &mut Connection, pool: &AgentPoolId) -> Result<Vec<Ready>, StoreError> {
+pub(crate) async fn line(
+    connection: &mut Connection,
+    pool: &AgentPoolId,
+) -> Result<Vec<Candidate>, StoreError> {
+    // Of all of them, since the order is fair only among those that take part in it; few columns, since they may be many.
     let rows = connection
         .fetch_all(
-            "SELECT id, workspace_id, run_id, phase, generation, limits, image, priority, queued_at FROM jobs \
-             WHERE pool_id = $1 AND state = 'queued' ORDER BY priority, queued_at LIMIT 500",
+            "SELECT id, workspace_id, priority, queued_at FROM jobs WHERE pool_id = $1 AND state = 'queued'",
             values![pool],
         )
         .await?;
     if rows.is_empty() {
         return Ok(Vec::new());
+    }
+    let mut candidates = Vec::with_capacity(rows.len());
+    for row in rows {
+        candidates.push(Candidate {
+            job: row.parse("id")?,
+            workspace: row.parse("workspace_id")?,
+            priority: u32::try_from(row.count("priority")?).unwrap_or(u32::MAX),
+            queued_at: row.time("queued_at")?,
+        });
     }
     let mut running = BTreeMap::new();
     let counts = connection
@@ -169,16 +185,29 @@ pub async fn ready(connection: &mut Connection, pool: &AgentPoolId) -> Result<Ve
     for row in counts {
         running.insert(row.parse::<WorkspaceId>("workspace_id")?, row.count("jobs")?);
     }
+    Ok(schedule::order(candidates, &running))
+}
+
+/// Jobs of a pool that wait for an agent, in the order in which they are offered; the first of them where they are many.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn ready(connection: &mut Connection, pool: &AgentPoolId) -> Result<Vec<Ready>, StoreError> {
+    let line = line(connection, pool).await?;
+    let head: Vec<&JobId> = line.iter().take(HEAD).map(|candidate| &candidate.job).collect();
+    if head.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT id, run_id, phase, generation, limits, image FROM jobs WHERE state = 'queued' AND id IN ({})",
+        numbered(head.len(), 1)
+    );
     let mut jobs = BTreeMap::new();
-    let mut candidates = Vec::new();
-    for row in rows {
+    for row in connection
+        .fetch_all(&sql, head.iter().copied().map(Value::from).collect())
+        .await?
+    {
         let job: JobId = row.parse("id")?;
-        candidates.push(Candidate {
-            job: job.clone(),
-            workspace: row.parse("workspace_id")?,
-            priority: u32::try_from(row.count("priority")?).unwrap_or(u32::MAX),
-            queued_at: row.time("queued_at")?,
-        });
         let ready = Ready {
             job: job.clone(),
             generation: row.count("generation")?,
@@ -189,8 +218,5 @@ pub async fn ready(connection: &mut Connection, pool: &AgentPoolId) -> Result<Ve
         };
         jobs.insert(job, ready);
     }
-    Ok(schedule::order(candidates, &running)
-        .into_iter()
-        .filter_map(|candidate| jobs.remove(&candidate.job))
-        .collect())
+    Ok(head.into_iter().filter_map(|job| jobs.remove(job)).collect())
 }

@@ -1,19 +1,19 @@
 //! Jobs as people see them: what waits, what runs where, and how it ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use terrapool_model::id::{
     AgentId, AgentPoolId, AttemptId, JobId, OrganizationId, ProjectId, RunId, WorkspaceId,
 };
 use terrapool_model::job::{JobState, Phase};
-use terrapool_model::schedule::{self, Candidate};
 use terrapool_model::time::Timestamp;
 use terrapool_protocol::job::{Limits, Outcome, Usage};
 use terrapool_protocol::memory::MemoryCurve;
 
 use crate::db::{Connection, Row, Value};
 use crate::error::StoreError;
-use crate::jobs::RecordedEnd;
+use crate::jobs::{self, RecordedEnd};
+use crate::overview::numbered;
 use crate::{pool_minutes, values};
 
 /// A job with the names around it.
@@ -255,56 +255,127 @@ pub struct QueuedView {
     pub ahead: u64,
 }
 
-/// The jobs of a pool that wait for an agent, in the order in which they are offered.
+/// The jobs of a pool that wait for an agent, in the order in which they are offered; the first of them where they are
+/// many.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn queue(connection: &mut Connection, pool: &AgentPoolId) -> Result<Vec<QueuedView>, StoreError> {
-    let sql = format!(
-        "SELECT {COLUMNS}, j.priority, j.workspace_id, w.project_id, w.agent_pool_id AS workspace_pool, \
-         u.username AS creator_name {FROM} LEFT JOIN users u ON u.id = r.created_by \
-         WHERE j.pool_id = $1 AND j.state = 'queued' ORDER BY j.priority, j.queued_at LIMIT 500"
-    );
-    let rows = connection.fetch_all(&sql, values![pool]).await?;
-    if rows.is_empty() {
+    let line = jobs::line(connection, pool).await?;
+    let head = line.iter().take(jobs::HEAD).map(|candidate| &candidate.job);
+    queued_jobs(connection, head.zip(0..).collect()).await
+}
+
+/// Those of some runs that wait in a pool for an agent, however many jobs are offered before theirs.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn queued_runs(
+    connection: &mut Connection,
+    pool: &AgentPoolId,
+    runs: &[RunId],
+) -> Result<Vec<QueuedView>, StoreError> {
+    if runs.is_empty() {
         return Ok(Vec::new());
     }
-    let mut running = BTreeMap::new();
-    let counts = connection
-        .fetch_all(
-            "SELECT workspace_id, COUNT(*) AS jobs FROM jobs WHERE pool_id = $1 \
-             AND state IN ('leased', 'running') GROUP BY workspace_id",
-            values![pool],
-        )
-        .await?;
-    for row in counts {
-        running.insert(row.parse::<WorkspaceId>("workspace_id")?, row.count("jobs")?);
+    let sql = format!(
+        "SELECT id FROM jobs WHERE state = 'queued' AND run_id IN ({})",
+        numbered(runs.len(), 1)
+    );
+    let mut wanted = BTreeSet::new();
+    for row in connection
+        .fetch_all(&sql, runs.iter().map(Value::from).collect())
+        .await?
+    {
+        wanted.insert(row.parse::<JobId>("id")?);
     }
-    let (mut views, mut candidates) = (BTreeMap::new(), Vec::new());
-    for row in &rows {
-        let view = QueuedView {
-            job: read(row)?,
+    let line = jobs::line(connection, pool).await?;
+    let places = line.iter().map(|candidate| &candidate.job).zip(0..);
+    let places = places.filter(|(job, _)| wanted.contains(*job)).collect();
+    queued_jobs(connection, places).await
+}
+
+/// Jobs with their places in the line.
+async fn queued_jobs(
+    connection: &mut Connection,
+    places: BTreeMap<&JobId, u64>,
+) -> Result<Vec<QueuedView>, StoreError> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT {COLUMNS}, j.workspace_id, w.project_id, w.agent_pool_id AS workspace_pool, \
+         u.username AS creator_name {FROM} LEFT JOIN users u ON u.id = r.created_by \
+         WHERE j.state = 'queued' AND j.id IN ({})",
+        numbered(places.len(), 1)
+    );
+    let values = places.keys().copied().map(Value::from).collect();
+    let mut views = Vec::with_capacity(places.len());
+    for row in &connection.fetch_all(&sql, values).await? {
+        let job = read(row)?;
+        views.push(QueuedView {
+            ahead: places.get(&job.id).copied().unwrap_or_default(),
+            job,
             workspace_id: row.parse("workspace_id")?,
             project_id: row.parse("project_id")?,
             workspace_pool: row.opt_parse("workspace_pool")?,
             creator: row.opt_text("creator_name")?,
-            ahead: 0,
-        };
-        candidates.push(Candidate {
-            job: view.job.id.clone(),
-            workspace: view.workspace_id.clone(),
-            priority: u32::try_from(row.count("priority")?).unwrap_or(u32::MAX),
-            queued_at: view.job.queued_at,
         });
-        views.insert(view.job.id.clone(), view);
     }
-    let ordered = schedule::order(candidates, &running);
-    Ok(ordered
-        .into_iter()
-        .filter_map(|candidate| views.remove(&candidate.job))
-        .zip(0..)
-        .map(|(view, ahead)| QueuedView { ahead, ..view })
-        .collect())
+    views.sort_by_key(|view| view.ahead);
+    Ok(views)
+}
+
+/// Jobs of a workspace that wait for an agent and need the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedGroup {
+    /// How many.
+    pub jobs: u64,
+    /// Since when the first of them waits.
+    pub oldest: Timestamp,
+    /// Memory that each needs, in MiB.
+    pub needs_mb: u64,
+    /// Their workspace.
+    pub workspace_id: WorkspaceId,
+    /// Their workspace's project.
+    pub project_id: ProjectId,
+    /// Their workspace's organization.
+    pub organization_id: OrganizationId,
+    /// The pool that the workspace names itself now.
+    pub workspace_pool: Option<AgentPoolId>,
+}
+
+/// All jobs of a pool that wait for an agent, counted.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn queued_groups(
+    connection: &mut Connection,
+    pool: &AgentPoolId,
+) -> Result<Vec<QueuedGroup>, StoreError> {
+    let rows = connection
+        .fetch_all(
+            "SELECT q.workspace_id, q.limits, q.jobs, q.oldest, w.project_id, w.organization_id, \
+             w.agent_pool_id AS workspace_pool FROM (SELECT workspace_id, limits, COUNT(*) AS jobs, \
+             MIN(queued_at) AS oldest FROM jobs WHERE pool_id = $1 AND state = 'queued' \
+             GROUP BY workspace_id, limits) q JOIN workspaces w ON w.id = q.workspace_id ORDER BY q.oldest",
+            values![pool],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let limits: Limits = row.json("limits")?;
+            Ok(QueuedGroup {
+                jobs: row.count("jobs")?,
+                oldest: row.time("oldest")?,
+                needs_mb: limits.memory_mb,
+                workspace_id: row.parse("workspace_id")?,
+                project_id: row.parse("project_id")?,
+                organization_id: row.parse("organization_id")?,
+                workspace_pool: row.opt_parse("workspace_pool")?,
+            })
+        })
+        .collect()
 }
 
 /// How many jobs wait in each of the pools that an organization's runs go to, and since when the first one does.

@@ -32,7 +32,7 @@ pub async fn user_names(
 }
 
 /// `$1, $2, …` for `IN (…)`, from a number on.
-pub(super) fn numbered(count: usize, first: usize) -> String {
+pub(crate) fn numbered(count: usize, first: usize) -> String {
     (first..first + count)
         .map(|number| format!("${number}"))
         .collect::<Vec<_>>()

@@ -1,12 +1,14 @@
 //! Claims, grants and ends.
 
 use futures_util::future::join_all;
+use terrapool_model::id::{RunId, WorkspaceId};
 use terrapool_model::job::{JobState, Phase};
 use terrapool_model::lock::Lock;
 use terrapool_model::refusal::Refusal;
 use terrapool_model::run::RunStatus;
 use terrapool_store::jobs::{self, Ended, FinishError};
-use terrapool_store::runs::TransitionError;
+use terrapool_store::overview;
+use terrapool_store::runs::{NewRun, TransitionError};
 
 use crate::on_both;
 use crate::support::{Held, World, failed, mark, never_started, succeeded};
@@ -240,6 +242,65 @@ async fn a_job_that_was_never_started_is_tried_three_times(world: &World) {
     ));
 }
 
+async fn every_job_of_a_long_line_has_its_place_and_no_workspace_keeps_others_out(world: &World) {
+    let plan_only = NewRun {
+        plan_only: true,
+        ..world.new_run()
+    };
+    let mut last = None;
+    for _ in 0..501 {
+        let id = RunId::from_random(world.db.entropy().draw());
+        last = Some(
+            world
+                .create(NewRun {
+                    id,
+                    ..plan_only.clone()
+                })
+                .await,
+        );
+    }
+    let (workspace_id, configuration_version_id) = world.workspace("other").await;
+    let other = world
+        .create(NewRun {
+            id: RunId::from_random(world.db.entropy().draw()),
+            workspace_id: workspace_id.clone(),
+            configuration_version_id,
+            ..plan_only
+        })
+        .await;
+    let mut connection = world.read().await;
+    let head = overview::queue(&mut connection, &world.pool).await.unwrap();
+    assert_eq!(head.len(), 500);
+    assert!(head.iter().zip(0..).all(|(view, place)| view.ahead == place));
+    // One workspace's turn, then the other's, however many the first has.
+    assert_eq!((&head[1].job.run_id, head[1].ahead), (&other.id, 1));
+    let ready = jobs::ready(&mut connection, &world.pool).await.unwrap();
+    let offered: Vec<&RunId> = ready.iter().map(|job| &job.run).collect();
+    let listed: Vec<&RunId> = head.iter().map(|view| &view.job.run_id).collect();
+    assert_eq!(offered, listed);
+
+    let last = last.unwrap();
+    let asked = [last.id.clone(), other.id];
+    let found = overview::queued_runs(&mut connection, &world.pool, &asked)
+        .await
+        .unwrap();
+    let places: Vec<(&RunId, u64)> = found.iter().map(|view| (&view.job.run_id, view.ahead)).collect();
+    assert_eq!((places[0].0, places[0].1), (&asked[1], 1));
+    assert_eq!(places[1].0, &asked[0]);
+    assert!(places[1].1 >= 500, "{places:?}");
+
+    let groups = overview::queued_groups(&mut connection, &world.pool)
+        .await
+        .unwrap();
+    let counted: Vec<(&WorkspaceId, u64)> = groups
+        .iter()
+        .map(|group| (&group.workspace_id, group.jobs))
+        .collect();
+    assert_eq!(counted, [(&world.workspace, 501), (&workspace_id, 1)]);
+    assert_eq!(groups[0].oldest, head[0].job.queued_at);
+    assert_eq!(groups[0].needs_mb, head[0].job.limits.memory_mb);
+}
+
 on_both!(
     a_new_run_is_scheduled_and_its_job_is_ready_at_once,
     many_claims_at_once_make_one_lease,
@@ -253,4 +314,5 @@ on_both!(
     a_failed_plan_frees_the_workspace_for_the_next_run_in_the_same_moment,
     an_end_is_recorded_only_when_state_and_artifacts_have_arrived,
     a_job_that_was_never_started_is_tried_three_times,
+    every_job_of_a_long_line_has_its_place_and_no_workspace_keeps_others_out,
 );

@@ -14,7 +14,7 @@ use super::organizations::audit_export;
 use super::page::{Page, Section, Shell, html, html_with, see_with};
 use super::parts::status::{self as statuses, Status};
 use super::parts::time::Ago;
-use super::parts::words::megabytes;
+use super::parts::words::{self, megabytes};
 use super::parts::{Code, Icon};
 use super::pools::{status, tokens};
 use super::visitor::Visitor;
@@ -69,6 +69,8 @@ struct Shared {
     paused: bool,
     agents: Vec<SharedAgent>,
     waiting: Vec<(Status, String, String)>,
+    /// How many wait behind those.
+    unlisted: Option<String>,
 }
 
 struct SharedAgent {
@@ -131,6 +133,7 @@ async fn page(app: &App, visitor: &Visitor, new: Option<Code>, problem: Option<S
                         }
                     })
                     .collect(),
+                unlisted: words::more_runs(state.unlisted()),
                 waiting: state
                     .queue
                     .iter()

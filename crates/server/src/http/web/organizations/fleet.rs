@@ -37,8 +37,10 @@ struct FleetPage {
     summary: String,
     period_words: &'static str,
     periods: Vec<(&'static str, &'static str, bool)>,
-    waiting: usize,
-    stalled: usize,
+    waiting: u64,
+    stalled: u64,
+    /// How many wait that are not in the queue here.
+    unlisted: Option<String>,
     longest: (String, String),
     all: Figures,
     jobs: u64,
@@ -55,7 +57,7 @@ struct Row {
     address: Option<String>,
     status: Status,
     reason: String,
-    waiting: usize,
+    waiting: u64,
     oldest: String,
     figures: Figures,
     jobs: u64,
@@ -102,6 +104,7 @@ pub(super) async fn show(
     let since = Timestamp(now.0 - i64::try_from(trouble::DAY.0).unwrap_or(0));
     let states = waiting::of_organization(&mut connection, &place.organization.id, false, now).await?;
     let (mut rows, mut queue) = (Vec::new(), Vec::new());
+    let (mut waits, mut stalled, mut longest) = (0, 0, None);
     let (mut failures, mut refused) = (Vec::new(), Vec::new());
     for state in &states {
         let pool = &state.pool;
@@ -119,7 +122,10 @@ pub(super) async fn show(
         }
         let (status, reason) = status::of(state, now);
         let (used, slots) = status::slots(state, now);
-        let oldest = state.queue.iter().map(|(waiting, _)| waiting.job.queued_at).min();
+        let oldest = state.oldest();
+        let theirs = state.waiting_of(&place.organization.id);
+        (waits, stalled) = (waits + theirs.jobs, stalled + theirs.stalled);
+        longest = longest.max(theirs.oldest.map(|at| between(at, now)));
         for (waiting, reason) in &state.queue {
             if waiting.job.organization == place.organization.name {
                 let line = Line {
@@ -130,7 +136,7 @@ pub(super) async fn show(
                     why: waiting::words(reason),
                     waits: between(waiting.job.queued_at, now),
                 };
-                queue.push((line, reason.is_stalled()));
+                queue.push(line);
             }
         }
         let of = format!(" in {}", pool.name);
@@ -142,7 +148,7 @@ pub(super) async fn show(
                 .then(|| place.address(&format!("/agent-pools/{}", pool.id))),
             status,
             reason,
-            waiting: state.queue.len(),
+            waiting: state.waiting(),
             oldest: oldest.map_or_else(String::new, |at| format!("oldest {}", between(at, now))),
             jobs: figures.jobs(),
             spark: figures.spark(&of),
@@ -157,7 +163,7 @@ pub(super) async fn show(
         Tone::Warn => 1,
         Tone::Good | Tone::Live | Tone::Ask | Tone::Mute => 2,
     });
-    queue.sort_by_key(|(line, _)| std::cmp::Reverse(line.waits));
+    queue.sort_by_key(|line| std::cmp::Reverse(line.waits));
     let agents: usize = states.iter().map(|state| state.agents.len()).sum();
     let slots: u32 = rows.iter().map(|row| row.slots).sum();
     failures.sort_by_key(|job| std::cmp::Reverse(job.finished_at));
@@ -182,19 +188,24 @@ pub(super) async fn show(
             .into_iter()
             .map(|(value, word, _, words)| (value, word, words == period_words))
             .collect(),
-        waiting: queue.len(),
-        stalled: queue.iter().filter(|(_, stalled)| *stalled).count(),
-        longest: queue.first().map_or_else(
+        waiting: waits,
+        stalled,
+        longest: longest.map_or_else(
             || ("—".to_owned(), String::new()),
-            |(line, _)| (line.waits.to_string(), line.workspace.clone()),
+            |longest| {
+                let line = queue.iter().find(|line| line.waits == longest);
+                let workspace = line.map_or_else(String::new, |line| line.workspace.clone());
+                (longest.to_string(), workspace)
+            },
         ),
+        unlisted: words::more_runs(waits.saturating_sub(queue.len().min(MOST) as u64)),
         jobs: all.jobs(),
         all,
         goal: Took(GOAL),
         used: rows.iter().map(|row| row.used).sum(),
         slots,
         rows,
-        queue: queue.into_iter().map(|(line, _)| line).take(MOST).collect(),
+        queue: queue.into_iter().take(MOST).collect(),
         trouble,
         base,
     };

@@ -31,6 +31,11 @@ pub fn counted(number: &u64, one: &str, many: &str) -> String {
     count(*number, one, many)
 }
 
+/// "3 more runs wait", of a list that ends before them; none when it has all.
+pub fn more_runs(unlisted: u64) -> Option<String> {
+    (unlisted > 0).then(|| count(unlisted, "more run waits", "more runs wait"))
+}
+
 /// A number for templates, which hand over references.
 pub fn number(number: &u64) -> Number {
     Number(*number)

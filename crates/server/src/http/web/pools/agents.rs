@@ -45,9 +45,13 @@ struct Live {
     manages: bool,
     banner: Option<Banner>,
     queue: Vec<QueueRow>,
+    /// How many wait, listed or not.
+    waiting: u64,
+    /// How many wait behind those that are listed.
+    unlisted: Option<String>,
     /// Whether there is a row that may be canceled.
     cancels: bool,
-    stalled: usize,
+    stalled: u64,
     running: u32,
     slots: u64,
     connected: usize,
@@ -162,6 +166,8 @@ async fn live(app: &App, connection: &mut Connection, seen: &Seen) -> Result<Liv
         stalled: state.stalled(),
         cancels: queue.iter().any(|row| row.may_cancel),
         queue,
+        waiting: state.waiting(),
+        unlisted: words::more_runs(state.unlisted()),
         running: used,
         slots: u64::from(slots),
         connected,
@@ -230,21 +236,13 @@ fn lost(seen: &Seen, connected: usize, running: &[JobView]) -> Option<Banner> {
 
 fn banner(seen: &Seen, connected: usize) -> Option<Banner> {
     let (state, now) = (&seen.state, seen.now);
-    let waiting = state.queue.len();
-    let oldest = state
-        .queue
-        .iter()
-        .map(|(waiting, _)| waiting.job.queued_at)
-        .min()?;
-    let oldest = between(oldest, now);
+    let waiting = state.waiting();
+    let oldest = between(state.oldest()?, now);
     if connected == 0 {
         return Some(Banner {
             tone: Tone::Bad,
             icon: "warn",
-            heading: format!(
-                "No agents, {} waiting",
-                words::count(waiting as u64, "run", "runs")
-            ),
+            heading: format!("No agents, {} waiting", words::count(waiting, "run", "runs")),
             text: format!(
                 "Nothing can run in this pool. The oldest run has waited {oldest}. They start by themselves when an \
                  agent connects, and wait until then or until someone cancels them."
@@ -254,12 +252,12 @@ fn banner(seen: &Seen, connected: usize) -> Option<Banner> {
     }
     let stalled = state.stalled();
     if stalled > 0 {
-        let reason = state.queue.iter().find(|(_, reason)| reason.is_stalled())?;
+        let reason = state.why_stalled()?;
         return Some(Banner {
             tone: Tone::Warn,
             icon: "warn",
-            heading: words::count(stalled as u64, "run cannot start", "runs cannot start"),
-            text: waiting::words(&reason.1),
+            heading: words::count(stalled, "run cannot start", "runs cannot start"),
+            text: waiting::words(reason),
             connect: false,
         });
     }

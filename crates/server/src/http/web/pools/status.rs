@@ -24,7 +24,7 @@ pub(in crate::http::web) fn offer(state: &PoolState, now: Timestamp) -> String {
     let (status, _) = of(state, now);
     let (used, all) = slots(state, now);
     let connected = state.connected(now).count();
-    let waiting = match state.queue.len() {
+    let waiting = match state.waiting() {
         0 => String::new(),
         waiting => format!(", {waiting} waiting"),
     };
@@ -43,21 +43,21 @@ pub(in crate::http::web) fn offer(state: &PoolState, now: Timestamp) -> String {
 pub(in crate::http::web) fn of(state: &PoolState, now: Timestamp) -> (Status, String) {
     let connected = state.connected(now).count();
     let lost = state.agents.iter().filter(|agent| !agent.exited).count() - connected;
-    let stalled = state.stalled();
+    let (waiting, stalled) = (state.waiting(), state.stalled());
     let (used, all) = slots(state, now);
-    if connected == 0 && !state.queue.is_empty() {
+    if connected == 0 && waiting > 0 {
         return (Status::new(Tone::Bad, "warn", "Stalled"), "No agents".to_owned());
     }
     if state.pool.settings.paused {
-        let reason = words::count(state.queue.len() as u64, "run waits", "runs wait");
+        let reason = words::count(waiting, "run waits", "runs wait");
         return (Status::new(Tone::Warn, "stop", "Paused"), reason);
     }
-    if stalled > 0 && stalled == state.queue.len() {
-        let reason = words::count(stalled as u64, "run cannot start", "runs cannot start");
+    if stalled > 0 && stalled == waiting {
+        let reason = words::count(stalled, "run cannot start", "runs cannot start");
         return (Status::new(Tone::Bad, "warn", "Stalled"), reason);
     }
     if stalled > 0 {
-        let reason = words::count(stalled as u64, "run cannot start", "runs cannot start");
+        let reason = words::count(stalled, "run cannot start", "runs cannot start");
         return (Status::new(Tone::Warn, "warn", "Degraded"), reason);
     }
     if lost > 0 && connected > 0 {
@@ -74,7 +74,7 @@ pub(in crate::http::web) fn of(state: &PoolState, now: Timestamp) -> (Status, St
             "Nothing waits for one".to_owned(),
         );
     }
-    if state.queue.iter().any(|(_, reason)| reason.is_capacity()) {
+    if state.lacks_capacity() {
         let reason = match state.queue.first().map(|(_, reason)| reason) {
             Some(WaitReason::NoMemory { .. }) => "Short of memory".to_owned(),
             _ => format!("All {all} slots in use"),

@@ -71,7 +71,7 @@ pub(super) async fn rows(
     now: Timestamp,
 ) -> Result<Vec<RunRow>, WebError> {
     let runs = listed.iter().map(|listed| &listed.run);
-    let waits = waiting::of_runs(connection, &place.organization.id, runs, now).await?;
+    let waits = waiting::of_runs(connection, runs, now).await?;
     let row = |listed: &ListedRun| {
         let (run, wait) = (&listed.run, waits.get(&listed.run.id));
         RunRow {

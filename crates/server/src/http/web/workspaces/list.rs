@@ -281,7 +281,7 @@ async fn rows(
         .map(|listed| (listed.run.id.clone(), listed))
         .collect();
     let current = runs.values().map(|listed| &listed.run);
-    let waits = waiting::of_runs(connection, &place.organization.id, current, now).await?;
+    let waits = waiting::of_runs(connection, current, now).await?;
     let projects = overview::project_names(connection, &place.organization.id).await?;
     let pools = overview::pool_names(connection, &place.organization.id).await?;
     let row = |record: &WorkspaceRecord| {
@@ -366,7 +366,7 @@ async fn needs(connection: &mut Connection, place: &Place, now: Timestamp) -> Re
             continue;
         }
         let connected = state.connected(now).count();
-        let oldest = state.queue.iter().map(|(waiting, _)| waiting.job.queued_at).min();
+        let oldest = state.oldest();
         needs.push(Need {
             tone: Tone::Bad,
             icon: "warn",
@@ -376,10 +376,7 @@ async fn needs(connection: &mut Connection, place: &Place, now: Timestamp) -> Re
             } else {
                 format!("Pool {} cannot take every run", state.pool.name)
             },
-            place: format!(
-                "and {} cannot start.",
-                words::count(stalled as u64, "run", "runs")
-            ),
+            place: format!("and {} cannot start.", words::count(stalled, "run", "runs")),
             detail: "The oldest was queued".to_owned(),
             since: oldest.map(|at| Ago::new(at, now)),
             action: "Open pool",
