@@ -5,6 +5,7 @@
     reason = "bodies are written where they are sent"
 )]
 
+mod agents;
 mod audit;
 mod names;
 mod policy;
@@ -111,11 +112,18 @@ async fn credentials_of_agents_and_jobs_open_no_route_of_people_nor_theirs_one_o
     let mut wrong = Vec::new();
     for (method, path, rule) in table() {
         let agents = rule == Rule::Agents;
+        let [session, job] = world.foreign_credentials();
         let tokens: Vec<&str> = match rule {
-            Rule::Agents => vec![&world.plane.token, "tps_unknown", "tpj_unknown"],
-            Rule::Signed => vec![&world.plane.token, &world.foreign_agent_token],
+            Rule::Agents => vec![&world.plane.token, session, job, "tps_unknown", "tpj_unknown"],
+            Rule::Signed => vec![&world.plane.token, &world.foreign_agent_token, session, job],
             Rule::Own | Rule::From(_) | Rule::Absent if !is_page(&path) => {
-                vec![&world.foreign_agent_token, "tps_unknown", "tpj_unknown"]
+                vec![
+                    &world.foreign_agent_token,
+                    session,
+                    job,
+                    "tps_unknown",
+                    "tpj_unknown",
+                ]
             }
             Rule::Open | Rule::Own | Rule::From(_) | Rule::Absent => continue,
         };

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use serde_json::{Value, json};
+use terrapool_model::id::AttemptId;
+use terrapool_model::job::Phase;
 use terrapool_protocol::secret::Secret;
 use terrapool_server::admin::{self, UserRequest};
 use terrapool_server::http;
 use terrapool_server::http::routes::Route;
 use terrapool_store::error::StoreError;
-use terrapool_store::{agent_tokens, pools};
+use terrapool_store::{agent_tokens, jobs, pools};
+use terrapool_testkit::agent::{Attempt, SimulatedAgent};
 
 use super::policy::Level;
 use crate::common::{Plane, archive, id, md5, state};
@@ -46,6 +49,8 @@ pub(crate) struct World {
     pub(crate) plane: Plane,
     /// A token of a pool of another organization.
     pub(crate) foreign_agent_token: String,
+    /// An agent of that pool, and the job of that organization that it holds.
+    pub(crate) foreign: Option<(SimulatedAgent, Attempt)>,
     client: reqwest::Client,
     pub(super) people: BTreeMap<&'static str, Person>,
     pub(super) teams: BTreeMap<&'static str, String>,
@@ -83,6 +88,7 @@ impl World {
         let mut world = Self {
             plane,
             foreign_agent_token: String::new(),
+            foreign: None,
             client: reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
                 .build()
@@ -129,8 +135,35 @@ impl World {
         let token = document(json!({"description": "d"}), &[]);
         let made = world.post_as(&stranger, &path, &token).await;
         world.foreign_agent_token = made["data"]["attributes"]["token"].as_str().unwrap().to_owned();
+        world.foreign = Some(world.hold_a_job(&stranger, &pool).await);
         world.renew().await;
         world
+    }
+
+    /// An agent of the other organization's pool with a job of that organization.
+    async fn hold_a_job(&self, stranger: &str, pool: &str) -> (SimulatedAgent, Attempt) {
+        let attributes = json!({"name": "theirs", "execution-mode": "agent", "agent-pool-id": pool});
+        let path = "organizations/bobs/workspaces";
+        let workspace = id(&self.post_as(stranger, path, &document(attributes, &[])).await);
+        let configuration = self
+            .plane
+            .configuration(&workspace, json!({"auto-queue-runs": false}))
+            .await;
+        self.plane.run(&workspace, &configuration).await;
+        let token = Secret::new(self.foreign_agent_token.as_str());
+        let router = http::router(&self.plane.running.app);
+        let mut agent = SimulatedAgent::register(&router, &token, "theirs", "1").await;
+        let plan = agent.take(Phase::Plan, &AttemptId::from_random([9; 16])).await;
+        (agent, plan)
+    }
+
+    /// The credentials of the other organization's agent: its session's, and its job's.
+    pub(crate) fn foreign_credentials(&self) -> [&str; 2] {
+        let (agent, attempt) = self.foreign.as_ref().unwrap();
+        [
+            agent.registered.session_token.expose(),
+            attempt.credential.expose(),
+        ]
     }
 
     pub(crate) fn routes(&self) -> Vec<Route> {
@@ -314,6 +347,7 @@ impl World {
             ("state", version),
             ("output", output),
             ("configuration", configuration),
+            ("job", self.job_of(&id(&run)).await),
             ("run", id(&run)),
             ("plan", related("plan")),
             ("apply", related("apply")),
@@ -333,6 +367,14 @@ impl World {
             ("guest", guest),
             ("user", me),
         ]);
+    }
+
+    /// The job that plans a run.
+    async fn job_of(&self, run: &str) -> String {
+        let mut connection = self.plane.running.app.db.read().await.unwrap();
+        let run = run.parse().unwrap();
+        let job = jobs::of_run(&mut connection, &run, Phase::Plan).await.unwrap();
+        job.unwrap().id.to_string()
     }
 
     async fn register(&self, token: &str) -> String {
@@ -392,7 +434,7 @@ impl World {
                 ("authentication-tokens", "{id}") => self.thing("token"),
                 ("users", "{id}") => self.thing("user"),
                 ("kept-apart-states", "{id}") => self.thing("kept-apart"),
-                ("jobs", "{job}") => "job-111111111111abcd",
+                ("jobs", "{job}") => self.thing("job"),
                 (_, "{action}") => "roll-back",
                 ("terraform-versions" | "opentofu-versions", "{id}") => self.thing("engine-version"),
                 (_, parameter) if parameter.starts_with('{') => "none-1111111111abcd",
