@@ -524,6 +524,80 @@ async fn who_changes_a_project_or_the_tags_of_a_workspace_is_in_the_audit_log() 
 }
 
 #[tokio::test]
+async fn a_run_of_a_workspace_that_may_not_use_its_pool_any_more_is_made_and_waits() {
+    let plane = Plane::start().await;
+    let body = attributes(json!({"name": "own"}));
+    let pool = id(&plane
+        .post("organizations/acme/agent-pools", &body)
+        .await
+        .expect(201));
+    let execution = json!({"execution-mode": "agent", "agent-pool-id": pool});
+    let workspace = plane.workspace_with("network", execution).await;
+    let configuration = plane
+        .configuration(&workspace, json!({"auto-queue-runs": false}))
+        .await;
+    let excluded = json!({"data": {"attributes": {}, "relationships": {
+        "excluded-workspaces": {"data": [{"type": "workspaces", "id": workspace}]}}}});
+    plane
+        .patch(&format!("agent-pools/{pool}"), &excluded)
+        .await
+        .expect(200);
+    let run = id(&plane.run(&workspace, &configuration).await);
+    let reason = async || {
+        let read = plane.get(&format!("runs/{run}")).await.expect(200);
+        read["data"]["attributes"]["wait-reason"]["reason"].clone()
+    };
+    assert_eq!(reason().await, "not-allowed");
+    let allowed = json!({"data": {"attributes": {}, "relationships": {"excluded-workspaces": {"data": []}}}});
+    plane
+        .patch(&format!("agent-pools/{pool}"), &allowed)
+        .await
+        .expect(200);
+    assert_eq!(reason().await, "no-agent");
+}
+
+#[tokio::test]
+async fn a_pool_becomes_the_default_only_of_those_that_may_use_it() {
+    let plane = Plane::start().await;
+    let body = attributes(json!({"name": "closed", "organization-scoped": false}));
+    let pool = id(&plane
+        .post("organizations/acme/agent-pools", &body)
+        .await
+        .expect(201));
+    let project = id(&plane
+        .post(
+            "organizations/acme/projects",
+            &attributes(json!({"name": "core"})),
+        )
+        .await
+        .expect(201));
+    let path = format!("projects/{project}");
+    let default = |name: &str| {
+        attributes(json!({"name": name, "default-execution-mode": "agent", "default-agent-pool-id": pool}))
+    };
+    for refused in [
+        plane.patch("organizations/acme", &default("acme")).await,
+        plane.patch(&path, &default("core")).await,
+        plane.post("organizations/acme/projects", &default("other")).await,
+    ] {
+        assert_eq!(refused.status, 422, "{}", refused.error());
+        assert!(
+            refused.error().contains("Agent pool closed is not for"),
+            "{}",
+            refused.error()
+        );
+    }
+    let access = |projects: Value| json!({"data": {"attributes": {}, "relationships": {"allowed-projects": {"data": projects}}}});
+    let pool_path = format!("agent-pools/{pool}");
+    let allowed = access(json!([{"type": "projects", "id": project}]));
+    plane.patch(&pool_path, &allowed).await.expect(200);
+    plane.patch(&path, &default("core")).await.expect(200);
+    // A project that loses the pool later keeps its other settings changeable.
+    plane.patch(&pool_path, &access(json!([]))).await.expect(200);
+    plane.patch(&path, &default("nucleus")).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_projects_default_pool_goes_before_the_organizations_and_keeps_its_pool() {
     let plane = Plane::start().await;
     let make = async |name: &str| {

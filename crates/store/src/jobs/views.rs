@@ -1,6 +1,6 @@
 //! What reconcilers and syncs read of jobs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use terrapool_model::id::{AgentId, AgentPoolId, AttemptId, JobId, RunId, WorkspaceId};
 use terrapool_model::job::{Job, Phase};
@@ -188,13 +188,52 @@ pub(crate) async fn line(
     Ok(schedule::order(candidates, &running))
 }
 
-/// Jobs of a pool that wait for an agent, in the order in which they are offered; the first of them where they are many.
+/// The workspaces with jobs in a pool's line that may not use the pool any more.
+async fn barred(
+    connection: &mut Connection,
+    pool: &AgentPoolId,
+) -> Result<BTreeSet<WorkspaceId>, StoreError> {
+    let Some(pool) = pools::get(connection, pool).await? else {
+        return Ok(BTreeSet::new());
+    };
+    if pool.organization_id.is_none() {
+        return Ok(BTreeSet::new());
+    }
+    let rows = connection
+        .fetch_all(
+            "SELECT id, project_id, agent_pool_id FROM workspaces WHERE id IN \
+             (SELECT workspace_id FROM jobs WHERE pool_id = $1 AND state = 'queued')",
+            values![&pool.id],
+        )
+        .await?;
+    let mut barred = BTreeSet::new();
+    for row in rows {
+        let workspace: WorkspaceId = row.parse("id")?;
+        let named: Option<AgentPoolId> = row.opt_parse("agent_pool_id")?;
+        let moved = named.is_some_and(|named| named != pool.id);
+        if moved || !pool.access.allows(&workspace, &row.parse("project_id")?) {
+            barred.insert(workspace);
+        }
+    }
+    Ok(barred)
+}
+
+/// Jobs of a pool that wait for an agent and whose workspaces may use the pool, in the order in which they are offered;
+/// the first of them where they are many.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn ready(connection: &mut Connection, pool: &AgentPoolId) -> Result<Vec<Ready>, StoreError> {
     let line = line(connection, pool).await?;
-    let head: Vec<&JobId> = line.iter().take(HEAD).map(|candidate| &candidate.job).collect();
+    if line.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Their claims would be refused, and take the slots of others' offers.
+    let barred = barred(connection, pool).await?;
+    let open = line
+        .iter()
+        .filter(|candidate| !barred.contains(&candidate.workspace));
+    let head: Vec<&JobId> = open.take(HEAD).map(|candidate| &candidate.job).collect();
     if head.is_empty() {
         return Ok(Vec::new());
     }

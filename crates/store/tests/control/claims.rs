@@ -84,6 +84,8 @@ async fn a_claim_is_refused_once_the_pool_may_not_be_used_any_more(world: &World
     let run = world.create(world.new_run()).await;
     let job = world.job(&run.id, Phase::Plan).await.id;
     let agent = world.agent("one").await;
+    let ready = async || jobs::ready(&mut world.read().await, &world.pool).await.unwrap();
+    assert_eq!(ready().await.len(), 1);
     let change = terrapool_store::pools::PoolChange {
         excluded_workspaces: Some([world.workspace.clone()].into()),
         ..Default::default()
@@ -100,6 +102,12 @@ async fn a_claim_is_refused_once_the_pool_may_not_be_used_any_more(world: &World
         matches!(refused, Err(TransitionError::Refused(Refusal::NotAllowed(_)))),
         "{refused:?}"
     );
+    // It is offered to nobody, so that it takes no slot of what may be claimed.
+    assert!(ready().await.is_empty());
+    let waits = overview::queue(&mut world.read().await, &world.pool)
+        .await
+        .unwrap();
+    assert_eq!(waits[0].job.id, job);
 }
 
 async fn the_start_of_an_apply_is_granted_to_one_attempt_once(world: &World) {

@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use serde_json::{Map, Value, json};
 use terrapool_model::execution::ExecutionMode;
-use terrapool_model::id::AgentPoolId;
+use terrapool_model::id::{AgentPoolId, ProjectId};
 use terrapool_model::permission::Standing;
 use terrapool_store::db::Connection;
 use terrapool_store::organizations::{self, OrganizationRecord};
@@ -268,8 +268,11 @@ pub(in crate::http) async fn update(
     }
     merge_settings(&mut record.settings, &body);
     let (mode, pool) = new_defaults(&body, &record)?;
-    if let Some(pool) = &pool {
-        check_pool(&mut connection, &record, pool).await?;
+    if let Some(pool) = pool
+        .as_ref()
+        .filter(|pool| record.default_agent_pool_id.as_ref() != Some(*pool))
+    {
+        check_pool(&mut connection, &record, &DefaultOf::Organization, pool).await?;
     }
     record.default_execution_mode = mode;
     record.default_agent_pool_id = pool;
@@ -336,19 +339,47 @@ fn new_defaults(
     Ok((mode, pool))
 }
 
-/// A default pool has to be of the organization.
-pub(in crate::http) async fn check_pool(
+/// Whose default a pool is to be.
+pub(super) enum DefaultOf {
+    /// The organization's.
+    Organization,
+    /// A project's that is made.
+    NewProject,
+    /// A project's.
+    Project(ProjectId),
+}
+
+/// A default pool has to be of the organization, and for those whose default it is to be.
+pub(super) async fn check_pool(
     connection: &mut Connection,
     organization: &OrganizationRecord,
+    of: &DefaultOf,
     pool: &AgentPoolId,
 ) -> Result<()> {
-    let found = pools::get(connection, pool).await?;
-    match found {
-        Some(found) if found.organization_id.as_ref() == Some(&organization.id) => Ok(()),
-        _ => Err(ApiError::attribute(
-            "default-agent-pool-id",
-            format!("Agent pool {pool} does not exist in this organization"),
-        )),
+    let refused = |detail: String| ApiError::attribute("default-agent-pool-id", detail);
+    let found = pools::get(connection, pool)
+        .await?
+        .filter(|found| found.organization_id.as_ref() == Some(&organization.id))
+        .ok_or_else(|| refused(format!("Agent pool {pool} does not exist in this organization")))?;
+    let (allowed, what) = match of {
+        DefaultOf::Organization => (
+            found.access.organization_scoped,
+            "is not for every project: make it organization-scoped, or choose another one",
+        ),
+        // No list can name it yet.
+        DefaultOf::NewProject => (
+            found.access.organization_scoped,
+            "is not for every project: make the project, allow it in the pool's access, then set the pool",
+        ),
+        DefaultOf::Project(project) => (
+            found.access.allows_project(project),
+            "is not for this project: allow the project in the pool's access, or choose another pool",
+        ),
+    };
+    if allowed {
+        Ok(())
+    } else {
+        Err(refused(format!("Agent pool {} {what}", found.name)))
     }
 }
 

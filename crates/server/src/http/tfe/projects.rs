@@ -18,6 +18,7 @@ use terrapool_tfe::time::iso8601;
 
 use super::AppState;
 use super::execution::{self, Own};
+use super::organizations::{DefaultOf, check_pool};
 use crate::auth::{self, Caller, OrganizationPermission, ProjectPermission};
 use crate::http::answer::{Answer, ApiBody, Params, Result};
 use crate::http::audited::{self, Entry};
@@ -152,7 +153,7 @@ pub(in crate::http) async fn create(
     };
     let own = execution::resolve(&body, execution::PROJECT, &none, &inherited)?;
     if let Some(pool) = &own.pool {
-        super::organizations::check_pool(&mut connection, &organization, pool).await?;
+        check_pool(&mut connection, &organization, &DefaultOf::NewProject, pool).await?;
     }
     let new = NewProject {
         description: body.text("description")?.unwrap_or_default(),
@@ -237,8 +238,9 @@ pub(in crate::http) async fn update(
         pool: record.default_agent_pool_id.clone(),
     };
     let own = execution::resolve(&body, execution::PROJECT, &now, &inherited)?;
-    if let Some(pool) = &own.pool {
-        super::organizations::check_pool(&mut connection, &organization, pool).await?;
+    if let Some(pool) = own.pool.as_ref().filter(|pool| now.pool.as_ref() != Some(*pool)) {
+        let project = DefaultOf::Project(record.id.clone());
+        check_pool(&mut connection, &organization, &project, pool).await?;
     }
     record.default_execution_mode = own.mode;
     record.default_agent_pool_id = own.pool;

@@ -409,10 +409,12 @@ async fn pool(app: &App, connection: &mut Connection, workspace: &WorkspaceRecor
                 workspaces::may_use_pool(connection, organization, Some(&workspace.id), project, pool)
                     .await?;
             match found {
-                PoolUse::Allowed => Ok(pool.clone()),
-                PoolUse::Refused | PoolUse::NoSuchPool => Err(ApiError::Conflict(format!(
-                    "workspace {} may not use its agent pool {pool} any more: change the pool's access or the \
-                     workspace's pool",
+                // One that may not use its pool any more waits with that reason, as what it has queued before does: no
+                // agent is given it.
+                PoolUse::Allowed | PoolUse::Refused => Ok(pool.clone()),
+                PoolUse::NoSuchPool => Err(ApiError::Conflict(format!(
+                    "workspace {} runs on the agent pool {pool}, which does not exist in its organization: set another \
+                     one",
                     workspace.name
                 ))),
             }
