@@ -30,7 +30,7 @@ struct ListPage {
     agents: usize,
     used: u32,
     slots: u32,
-    waiting: usize,
+    waiting: u64,
 }
 
 struct Row {
@@ -45,7 +45,7 @@ struct Row {
     used: u32,
     slots: u32,
     memory: String,
-    waiting: usize,
+    waiting: u64,
     oldest: String,
     spark: Spark,
     access: String,
@@ -69,7 +69,7 @@ fn stalled(row: &Row, state: &PoolState) -> Option<Stalled> {
             name,
             why: format!(
                 "It has no connected agent. {} for one; {}. They start by themselves as soon as an agent connects.",
-                words::count(row.waiting as u64, "run waits", "runs wait"),
+                words::count(row.waiting, "run waits", "runs wait"),
                 row.oldest
             ),
             button: "Connect an agent",
@@ -149,7 +149,7 @@ async fn row(
         .map(|agent| agent.capacity.free_memory_mb)
         .sum();
     let figures = figures::of(connection, &pool.id, figures::DAY, now).await?;
-    let oldest = state.queue.iter().map(|(waiting, _)| waiting.job.queued_at).min();
+    let oldest = state.oldest();
     let users = pools::workspaces(connection, &pool.id).await?.len();
     Ok(Row {
         name: pool.name.clone(),
@@ -176,7 +176,7 @@ async fn row(
         } else {
             "—".to_owned()
         },
-        waiting: state.queue.len(),
+        waiting: state.waiting(),
         oldest: oldest.map_or_else(String::new, |at| format!("oldest {}", between(at, now))),
         spark: figures.spark(&format!(" in {}", pool.name)),
         access: if shared {
