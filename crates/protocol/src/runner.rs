@@ -26,6 +26,8 @@ pub const WORK: &str = "/terrapool/work";
 pub const STATE: &str = "/terrapool/state";
 /// Provider mirror and cache, where the agent has one.
 pub const PROVIDERS: &str = "/terrapool/providers";
+/// What the job has changed of the host's files, read-only, where a sandbox shows these to root.
+pub const CHANGES: &str = "/terrapool/changes";
 /// The runner's socket, below [`JOB`].
 pub const SOCKET: &str = "runner.sock";
 

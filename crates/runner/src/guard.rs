@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -58,6 +59,7 @@ impl Guard {
         let mut folders = vec![paths.work.clone(), paths.state.clone(), paths.job.clone()];
         // Nobody else can write to the root of a sandbox.
         if shared.children.is_init() && rustix::process::geteuid().is_root() {
+            folders.push(paths.changes.clone());
             folders.push("/".into());
         }
         let (shared, begin) = (Arc::clone(shared), Instant::now());
@@ -170,7 +172,18 @@ impl Guard {
 
     fn disk(&mut self) -> Option<String> {
         let limit = self.limits.disk_mb;
-        let used = self.disk.look()?;
+        let used = match self.disk.look()? {
+            Ok(used) => used,
+            Err(folder) => {
+                return Some(format!(
+                    "The {} was stopped: what is in its folder {} cannot be counted, so nobody knows whether it is more than \
+                     the {limit} MiB of disk that are allowed. Leave folders readable, and their paths shorter than 4096 \
+                     bytes.",
+                    self.phase.as_str(),
+                    cut(&folder)
+                ));
+            }
+        };
         (used >= limit * MIB).then(|| {
             format!(
                 "The {} was stopped: it used {} MiB of disk, of the {limit} MiB that are allowed. {}.",
@@ -199,26 +212,33 @@ impl Disk {
         };
         // Only what is in the root of the image was there before.
         disk.before = match disk.folders.last() {
-            Some(root) if root == Path::new("/") => size(std::slice::from_ref(root)),
+            Some(root) if root == Path::new("/") => size(std::slice::from_ref(root)).unwrap_or(0),
             _ => 0,
         };
         disk
     }
 
-    /// Bytes in use; `None` when it is not time to look.
-    fn look(&mut self) -> Option<u64> {
+    /// Bytes in use, or a folder that cannot be counted; `None` when it is not time to look.
+    fn look(&mut self) -> Option<Result<u64, PathBuf>> {
         let now = Instant::now();
         if now < self.next {
             return None;
         }
-        let used = size(&self.folders).saturating_sub(self.before);
+        let used = size(&self.folders).map(|used| used.saturating_sub(self.before));
         self.next = Instant::now() + COUNT.max(now.elapsed() * 20);
         Some(used)
     }
 }
 
-/// Bytes on disk below folders, without what is mounted below them. What vanishes meanwhile does not count.
-fn size(folders: &[PathBuf]) -> u64 {
+/// What everything that has a name counts for at least, in bytes: empty files take room too.
+const ENTRY: u64 = 4096;
+
+/// Bytes on disk below folders, without what is mounted below them. What vanishes meanwhile does not count. Folders of this
+/// user that are closed are opened.
+///
+/// # Errors
+/// A folder that hides what is in it.
+fn size(folders: &[PathBuf]) -> Result<u64, PathBuf> {
     let mut total = 0;
     let mut links = HashSet::new();
     for root in folders {
@@ -227,22 +247,64 @@ fn size(folders: &[PathBuf]) -> u64 {
         };
         let mut todo = vec![root.clone()];
         while let Some(folder) = todo.pop() {
-            let Ok(entries) = fs::read_dir(&folder) else {
-                continue;
+            let entries = match open(&folder) {
+                Ok(entries) => entries,
+                Err(error) if hides(&folder, &error) => return Err(folder),
+                Err(_) => continue,
             };
             for entry in entries.flatten() {
-                let Ok(metadata) = entry.metadata() else { continue };
+                let metadata = match entry.metadata() {
+                    Ok(metadata) => metadata,
+                    Err(error) if hides(&folder, &error) => return Err(folder),
+                    Err(_) => continue,
+                };
                 if metadata.is_dir() {
                     if metadata.dev() == device {
+                        total += ENTRY.max(metadata.blocks() * 512);
                         todo.push(entry.path());
                     }
                 } else if metadata.nlink() == 1 || links.insert((metadata.dev(), metadata.ino())) {
-                    total += metadata.blocks() * 512;
+                    total += ENTRY.max(metadata.blocks() * 512);
                 }
             }
         }
     }
-    total
+    Ok(total)
+}
+
+/// What its owner needs to list a folder, and to look at what is in it.
+const OPEN: u32 = 0o500;
+
+fn open(folder: &Path) -> io::Result<fs::ReadDir> {
+    let metadata = fs::symlink_metadata(folder)?;
+    if metadata.mode() & OPEN != OPEN {
+        // Refused where it is another user's.
+        let _ = fs::set_permissions(folder, fs::Permissions::from_mode(metadata.mode() | OPEN));
+    }
+    fs::read_dir(folder)
+}
+
+/// Whether a folder that cannot be listed, though it was opened just now, may be one in which the job hides something.
+fn hides(folder: &Path, error: &io::Error) -> bool {
+    match error.kind() {
+        // Others' folders are of the image, or of the host. Who closes one all the time closes those below as well.
+        io::ErrorKind::PermissionDenied => match fs::symlink_metadata(folder) {
+            Ok(metadata) => metadata.uid() == rustix::process::geteuid().as_raw(),
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        },
+        // Whoever goes down step by step makes longer paths than the kernel takes.
+        io::ErrorKind::InvalidFilename => true,
+        _ => false,
+    }
+}
+
+/// The path of a folder, as much as fits into a message.
+fn cut(folder: &Path) -> String {
+    let text = folder.display().to_string();
+    if text.chars().count() <= 200 {
+        return text;
+    }
+    text.chars().take(200).chain("…".chars()).collect()
 }
 
 #[cfg(test)]
@@ -259,8 +321,51 @@ mod tests {
         std::os::unix::fs::symlink("/", folder.path().join("elsewhere")).unwrap();
         let sparse = fs::File::create(below.join("sparse")).unwrap();
         sparse.set_len(1 << 40).unwrap();
-        let found = size(&[folder.path().to_owned()]);
+        let found = size(&[folder.path().to_owned()]).unwrap();
         assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&found), "{found}");
+    }
+
+    #[test]
+    fn empty_files_and_folders_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..100 {
+            fs::write(folder.path().join(format!("file-{number}")), "").unwrap();
+            fs::create_dir(folder.path().join(format!("folder-{number}"))).unwrap();
+        }
+        let found = size(&[folder.path().to_owned()]).unwrap();
+        assert!((200 * ENTRY..300 * ENTRY).contains(&found), "{found}");
+    }
+
+    #[test]
+    fn a_closed_folder_is_opened_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let closed = folder.path().join("closed");
+        let below = closed.join("below");
+        fs::create_dir_all(&below).unwrap();
+        fs::write(below.join("file"), vec![1; 1 << 20]).unwrap();
+        for path in [&below, &closed] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
+        }
+        let found = size(&[folder.path().to_owned()]).unwrap();
+        assert!(found > 1 << 20, "{found}");
+        // Also where this test may look into everything.
+        assert_eq!(fs::metadata(&below).unwrap().mode() & 0o777, OPEN);
+    }
+
+    #[test]
+    fn a_folder_below_a_path_that_is_too_long_hides_what_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = "n".repeat(250);
+        let flags = rustix::fs::OFlags::DIRECTORY;
+        let mode = rustix::fs::Mode::from_raw_mode(0o700);
+        let mut at = rustix::fs::open(folder.path(), flags, mode).unwrap();
+        for _ in 0..20 {
+            rustix::fs::mkdirat(&at, &name, mode).unwrap();
+            at = rustix::fs::openat(&at, &name, flags, mode).unwrap();
+        }
+        let hidden = size(&[folder.path().to_owned()]).unwrap_err();
+        assert!(hidden.starts_with(folder.path().join(name)));
+        assert!(cut(&hidden).ends_with('…'));
     }
 
     #[test]

@@ -77,6 +77,15 @@ struct Left {
     schemas_key: Option<String>,
 }
 
+/// What the kernel has refused so far; `None` where it does not tell.
+#[derive(Debug, Clone, Copy)]
+struct Refusals {
+    /// Processes that were killed for memory.
+    kills: Option<u64>,
+    /// Processes and threads that could not be made.
+    processes: Option<u64>,
+}
+
 struct Job<'job> {
     shared: &'job Arc<Shared>,
     work: &'job Work,
@@ -374,7 +383,7 @@ impl Job<'_> {
         let command = self.command(root, &arguments);
         let engine = self.engine.clone();
         let expected = self.work.engine_sha256.clone();
-        let kills = self.group.out_of_memory_kills();
+        let before = self.refusals();
         let mut output = Vec::new();
         let (verified, exit) = thread::scope(|scope| {
             let verification =
@@ -400,7 +409,7 @@ impl Job<'_> {
         if self.shared.status().stop.is_some() {
             return Err(Halt::Stopped);
         }
-        if let Some(failure) = self.out_of_memory(kills) {
+        if let Some(failure) = self.out_of_memory(before) {
             return Err(failure.into());
         }
         let detail = self
@@ -408,7 +417,7 @@ impl Job<'_> {
             .first_error()
             .unwrap_or_else(|| outcome::describe(exit));
         let message = format!("`{} init` failed: {detail}", self.work.engine.kind);
-        Err(Failure::new(FailureReason::Init, message).into())
+        Err(Failure::new(FailureReason::Init, self.with_refused_processes(message, before)).into())
     }
 
     /// Makes the marker, then runs the engine phase. Returns its exit only when it ended by itself and was not told to.
@@ -454,7 +463,7 @@ impl Job<'_> {
     }
 
     /// What a stop request, the kernel or the engine's exit mean for the outcome. `None` when the engine succeeded.
-    fn ending(&self, exit: Exit, good: &[i32], kills: Option<u64>, stop: Option<Stop>) -> Option<Outcome> {
+    fn ending(&self, exit: Exit, good: &[i32], before: Refusals, stop: Option<Stop>) -> Option<Outcome> {
         let phase = self.work.spec.phase.as_str();
         let succeeded = exit.code.is_some_and(|code| good.contains(&code));
         match stop {
@@ -463,10 +472,13 @@ impl Job<'_> {
                 say_why(self.spool, &stop);
                 return Some(outcome::stopped(self.work.spec.phase, stop));
             }
-            _ if succeeded => return None,
+            _ if succeeded => {
+                self.tell_refusals(before);
+                return None;
+            }
             _ => {}
         }
-        if let Some(failure) = self.out_of_memory(kills) {
+        if let Some(failure) = self.out_of_memory(before) {
             self.spool.line(&format!("\nError: {}", failure.message));
             return Some(outcome::failed(failure));
         }
@@ -479,11 +491,47 @@ impl Job<'_> {
                 .line(&format!("\nError: the engine {}", outcome::describe(exit)));
         }
         let message = format!("`{} {phase}` failed: {detail}", self.work.engine.kind);
+        self.tell_refusals(before);
+        let message = self.with_refused_processes(message, before);
         Some(outcome::failed(Failure::new(FailureReason::Exit, message)))
     }
 
-    fn out_of_memory(&self, before: Option<u64>) -> Option<Failure> {
-        let more = self.group.out_of_memory_kills() > before;
+    fn refusals(&self) -> Refusals {
+        Refusals {
+            kills: self.group.out_of_memory_kills(),
+            processes: self.group.refused_processes(),
+        }
+    }
+
+    /// Says in the log which limits were reached though the engine went on to its own end.
+    fn tell_refusals(&self, before: Refusals) {
+        let memory = self.out_of_memory(before).map(|failure| failure.message);
+        let notes = memory.into_iter().chain(self.refused_processes(before));
+        for note in notes {
+            self.spool.flush();
+            self.spool.line(&format!("\nWarning: {note}"));
+        }
+    }
+
+    fn with_refused_processes(&self, message: String, before: Refusals) -> String {
+        match self.refused_processes(before) {
+            Some(note) => format!("{}. {note}", message.trim_end_matches('.')),
+            None => message,
+        }
+    }
+
+    fn refused_processes(&self, before: Refusals) -> Option<String> {
+        let limit = self.work.spec.limits.pids;
+        (self.group.refused_processes() > before.processes).then(|| {
+            format!(
+                "Processes or threads of the run were refused: it may have {limit} at once. {}.",
+                guard::raise(Limit::Processes)
+            )
+        })
+    }
+
+    fn out_of_memory(&self, before: Refusals) -> Option<Failure> {
+        let more = self.group.out_of_memory_kills() > before.kills;
         let limit = self.work.spec.limits.memory_mb;
         more.then(|| {
             self.group.killed();

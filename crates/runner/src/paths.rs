@@ -16,6 +16,8 @@ pub struct Paths {
     pub work: PathBuf,
     /// The state volume.
     pub state: PathBuf,
+    /// What the job has changed of the host's files, where it may do that.
+    pub changes: PathBuf,
     /// Provider mirror, where there is one.
     pub providers: PathBuf,
     /// The system's folder for temporary files.
@@ -31,6 +33,7 @@ impl Default for Paths {
             job: runner::JOB.into(),
             work: runner::WORK.into(),
             state: runner::STATE.into(),
+            changes: runner::CHANGES.into(),
             providers: runner::PROVIDERS.into(),
             tmp: "/tmp".into(),
             cgroup: "/sys/fs/cgroup".into(),

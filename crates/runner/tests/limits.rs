@@ -135,3 +135,41 @@ fn case_15_a_job_that_fills_the_disk_is_stopped() {
         "{message}"
     );
 }
+
+#[test]
+fn case_15_an_engine_that_goes_on_without_what_was_refused_says_so_in_its_log() {
+    let group =
+        "echo 'max 7' > $STATE/../cgroup/pids.events; echo 'oom_kill 1' > $STATE/../cgroup/memory.events\n";
+    for (exit, ends_well) in [(0, true), (1, false)] {
+        let (sandbox, job) = scripted_plan(&format!("{group}exit {exit}\n"));
+        fs::create_dir_all(&sandbox.paths.cgroup).unwrap();
+        fs::write(sandbox.paths.cgroup.join("pids.events"), "max 3\n").unwrap();
+        fs::write(sandbox.paths.cgroup.join("memory.events"), "oom_kill 0\n").unwrap();
+        let mut agent = sandbox.begin(&job);
+        let ended = agent.finish();
+        let text = agent.text();
+        assert!(text.contains("needed more than its 512 MiB of memory"), "{text}");
+        assert_eq!(matches!(ended.outcome, Outcome::Succeeded { .. }), ends_well);
+        if ends_well {
+            assert!(
+                text.contains("were refused: it may have 512 at once. Raise `processes`"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn case_15_an_engine_that_fails_without_what_was_refused_names_the_limit() {
+    let (sandbox, job) = scripted_plan("echo 'max 7' > $STATE/../cgroup/pids.events; exit 1\n");
+    fs::create_dir_all(&sandbox.paths.cgroup).unwrap();
+    fs::write(sandbox.paths.cgroup.join("pids.events"), "max 3\n").unwrap();
+    let mut agent = sandbox.begin(&job);
+    let Outcome::Failed { message, .. } = agent.finish().outcome else {
+        panic!("an engine that fails fails its job");
+    };
+    assert!(
+        message.contains("failed") && message.contains("it may have 512 at once. Raise `processes`"),
+        "{message}"
+    );
+}

@@ -45,10 +45,10 @@ impl Job<'_> {
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let command = self.command(root, &arguments);
-        let kills = self.group.out_of_memory_kills();
+        let before = self.refusals();
         let exit = self.engine_phase(root, command, &mut None)?;
         let stop = self.shared.status().stop.clone();
-        if let Some(outcome) = self.ending(exit, &[0, 2], kills, stop) {
+        if let Some(outcome) = self.ending(exit, &[0, 2], before, stop) {
             return Ok(outcome);
         }
         self.after_plan(root, inventory)?;
@@ -139,7 +139,7 @@ impl Job<'_> {
         let plan = self.shared.paths.plan_file();
         let plan = plan.to_string_lossy();
         let command = self.command(root, &["apply", "-input=false", self.format_option(), &plan]);
-        let kills = self.group.out_of_memory_kills();
+        let before = self.refusals();
         let mut dump = None;
         let result = self.engine_phase(root, command, &mut dump);
         let stop = self.shared.status().stop.clone();
@@ -148,7 +148,7 @@ impl Job<'_> {
         }
         let exit = result?;
         Ok(self
-            .ending(exit, &[0], kills, stop)
+            .ending(exit, &[0], before, stop)
             .unwrap_or(Outcome::Succeeded { changes: true }))
     }
 }

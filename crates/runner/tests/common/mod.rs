@@ -84,6 +84,7 @@ impl Sandbox {
             job: root.join("job"),
             work: root.join("work"),
             state: root.join("state"),
+            changes: root.join("changes"),
             providers: root.join("providers"),
             tmp: root.join("tmp"),
             cgroup: root.join("cgroup"),
