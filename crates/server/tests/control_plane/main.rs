@@ -7,6 +7,7 @@ mod common;
 mod configuration_uploads;
 mod disk_full;
 mod engine_versions;
+mod organization_runs;
 mod pool_settings;
 mod shared_pool;
 mod startup;

@@ -43,6 +43,10 @@ pub struct RunFilter {
     pub who: Option<String>,
     /// Of this workspace.
     pub workspace: Option<WorkspaceId>,
+    /// In pools of these names.
+    pub pool_names: Vec<String>,
+    /// Of workspaces of these names.
+    pub workspace_names: Vec<String>,
     /// Workspace or message contain this.
     pub text: Option<String>,
     /// Of workspaces that somebody sees.
@@ -97,6 +101,19 @@ pub async fn list_runs(
         if let Some(id) = id {
             values.push(id);
             condition.push_str(&format!(" AND {column} = ${}", values.len()));
+        }
+    }
+    for (column, names) in [
+        ("w.name", &filter.workspace_names),
+        (
+            "(SELECT name FROM agent_pools WHERE id = r.pool_id)",
+            &filter.pool_names,
+        ),
+    ] {
+        if !names.is_empty() {
+            let first = values.len() + 1;
+            values.extend(names.iter().map(|name| Value::from(name.as_str())));
+            condition.push_str(&format!(" AND {column} IN ({})", numbered(names.len(), first)));
         }
     }
     if let Some(text) = &filter.text {

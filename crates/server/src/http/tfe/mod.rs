@@ -20,6 +20,7 @@ pub(super) mod kept_apart;
 pub(super) mod lease_times;
 pub(super) mod locks;
 pub(super) mod memberships;
+mod organization_runs;
 pub(super) mod organizations;
 pub(super) mod plans;
 pub(super) mod projects;
@@ -282,6 +283,7 @@ fn run_routes() -> Routes {
         .route("/runs/{id}/plan", get(plans::plan_of_run))
         .route("/runs/{id}/apply", get(plans::apply_of_run))
         .route("/workspaces/{id}/runs", get(runs::of_workspace))
+        .route("/organizations/{org}/runs", get(organization_runs::all))
         .route("/organizations/{org}/runs/queue", get(runs::queue))
         .route("/plans/{id}", get(plans::plan))
         .route("/plans/{id}/json-output", get(plans::json_output))

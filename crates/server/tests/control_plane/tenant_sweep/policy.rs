@@ -176,6 +176,7 @@ const POLICY: &str = "
 /api/v2/runs/{id}/plan GET=read
 /api/v2/runs/{id}/apply GET=read
 /api/v2/workspaces/{id}/runs GET=read
+/api/v2/organizations/{org}/runs GET=member
 /api/v2/organizations/{org}/runs/queue GET=member
 /api/v2/plans/{id} GET=read
 /api/v2/plans/{id}/json-output GET=read
