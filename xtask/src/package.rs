@@ -24,6 +24,9 @@ const OLDEST_GLIBC: (u32, u32) = (2, 17);
 /// The agent is built small: what it has read of its own program stays in memory that runs could use.
 pub(crate) const AGENT_PROFILE: &str = "agent";
 
+/// Only the symbols of what it makes are looked at.
+const SYMBOLS_PROFILE: &str = "symbols";
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Architecture {
     Amd64,
@@ -258,6 +261,15 @@ fn for_oldest_glibc(
     anywhere(&mut zigbuild, &folder);
     check(&mut zigbuild)?;
     Ok(folder.join(target).join(profile))
+}
+
+/// Builds the agent for the oldest C library that it is meant for, as quickly as that goes, and fails when it
+/// needs a newer one.
+pub(crate) fn check_glibc() -> anyhow::Result<()> {
+    packages::ensure(&[packages::BUILD])?;
+    let zig = Zig::obtain()?;
+    let folder = for_oldest_glibc(&zig, Architecture::OWN, "terrapool-agent", SYMBOLS_PROFILE)?;
+    oldest_glibc(&folder.join("terrapool-agent"))
 }
 
 /// Builds the programs for this machine.

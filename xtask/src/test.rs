@@ -48,6 +48,7 @@ pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<ExitCode> {
     step("programs", || {
         check(cargo().args(["build", "--locked", "--workspace", "--bins"]))
     })?;
+    step("oldest glibc", package::check_glibc)?;
     step("sandbox image", || image::make("debug").map(|_| ()))?;
     let mut folder = PathBuf::new();
     step("engines", || {
