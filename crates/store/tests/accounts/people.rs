@@ -97,7 +97,7 @@ pub(super) async fn disabled_accounts(db: &Db) {
         assert_eq!(web_sessions::end_all(tx, &ann).await?, 2);
         users::enabled_site_admins(tx).await?
     });
-    assert_eq!(administrators, [bob.clone()]);
+    assert_eq!(administrators, std::slice::from_ref(&bob));
     let mut connection = db.read().await.unwrap();
     let found = users::get(&mut connection, &ann).await.unwrap().unwrap();
     assert!(!found.is_enabled() && found.site_admin);
