@@ -227,6 +227,82 @@ echo done"#,
     );
 }
 
+/// Shell commands that make a program which makes a datagram socket of an address family: its status is the error, and at
+/// least 128 when it gets one. An interpreter is not everywhere.
+#[cfg(target_arch = "x86_64")]
+fn socket_probe(family: u8) -> String {
+    const LOADED_AT: u64 = 0x40_0000;
+    const HEADERS: u64 = 0x78;
+    #[rustfmt::skip]
+    let code: &[u8] = &[
+        0xbf, family, 0, 0, 0, // mov edi, family
+        0xbe, 2, 0, 0, 0,      // mov esi, SOCK_DGRAM
+        0x31, 0xd2,            // xor edx, edx
+        0xb8, 41, 0, 0, 0,     // mov eax, socket
+        0x0f, 0x05,            // syscall
+        0xf7, 0xd8,            // neg eax
+        0x89, 0xc7,            // mov edi, eax
+        0xb8, 60, 0, 0, 0,     // mov eax, exit
+        0x0f, 0x05,            // syscall
+    ];
+    let length = HEADERS + code.len() as u64;
+    let mut program = b"\x7fELF\x02\x01\x01".to_vec();
+    program.resize(16, 0);
+    // An executable (2) for x86-64 (62), whose one segment (1) is read and executed (5). See elf(5).
+    program.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    program.extend([LOADED_AT + HEADERS, 64, 0].map(u64::to_le_bytes).as_flattened());
+    program.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    program.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    let segment = [0, LOADED_AT, LOADED_AT, length, length, 0x1000];
+    program.extend(segment.map(u64::to_le_bytes).as_flattened());
+    program.extend(code);
+    let octal: String = program.iter().map(|byte| format!("\\{byte:03o}")).collect();
+    format!(
+        "printf '{octal}' > /terrapool/work/probe; chmod +x /terrapool/work/probe; /terrapool/work/probe; echo \"family {family}: $?\"\n"
+    )
+}
+
+#[cfg(target_arch = "x86_64")]
+async fn sockets_of_few_families(profile: &'static str) {
+    let site = Site::new(profile).await;
+    let _agent = site.agent().await;
+    const PERMITTED: [u8; 4] = [1, 2, 10, 16];
+    // Packets, cryptography of the kernel, virtual machines (AF_VSOCK).
+    const REFUSED: [u8; 3] = [17, 38, 40];
+    let script: String = PERMITTED
+        .iter()
+        .chain(&REFUSED)
+        .map(|family| socket_probe(*family))
+        .collect();
+    let log = site.applied("makes-sockets", &script).await;
+    for family in PERMITTED {
+        let answer = log
+            .lines()
+            .find_map(|line| line.split_once(&format!("): family {family}: ")));
+        let status = answer.and_then(|(_, status)| status.parse::<u8>().ok());
+        assert!(
+            status.is_some_and(|status| status >= 128),
+            "family {family}: {log}"
+        );
+    }
+    for family in REFUSED {
+        // EPERM, as of Docker's profile.
+        assert!(log.contains(&format!("): family {family}: 1\n")), "{log}");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[tokio::test]
+async fn case_05_sockets_that_pass_by_network_namespaces_cannot_be_made_in_the_default_profile() {
+    sockets_of_few_families("default").await;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[tokio::test]
+async fn case_05_sockets_that_pass_by_network_namespaces_cannot_be_made_in_the_root_profile() {
+    sockets_of_few_families("root").await;
+}
+
 #[tokio::test]
 async fn case_05_and_06_the_default_profile_has_no_power_and_sees_nothing_of_the_host() {
     nothing_of_the_host("default").await;

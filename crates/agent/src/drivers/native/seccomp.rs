@@ -88,6 +88,10 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWUTS,
 ];
 
+/// Kinds of sockets that may be made. The others reach what network namespaces do not separate, as virtual machines' hosts
+/// (`AF_VSOCK`), or parts of the kernel that no engine needs.
+const SOCKETS: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
 /// Filters the calls of this process and of all that come from it, for ever.
 pub(super) fn apply() -> io::Result<()> {
     for program in programs().map_err(io::Error::other)? {
@@ -110,6 +114,17 @@ fn programs() -> Result<Vec<BpfProgram>, seccompiler::Error> {
         clone.push(SeccompRule::new(vec![condition])?);
     }
     refused.insert(libc::SYS_clone, clone);
+    // The kernel takes an `int`: what is above it in the register does not count.
+    let foreign = SOCKETS
+        .iter()
+        .map(|family| {
+            let family = u64::from(family.unsigned_abs());
+            SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let foreign = SeccompRule::new(foreign)?;
+    refused.insert(libc::SYS_socket, vec![foreign.clone()]);
+    refused.insert(libc::SYS_socketpair, vec![foreign]);
     // Its arguments lie in memory, where a filter cannot look; "no such call" makes libraries take the one above.
     let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let mut programs = vec![filter(refused, libc::EPERM)?, filter(unknown, libc::ENOSYS)?];
