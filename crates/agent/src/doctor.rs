@@ -170,6 +170,8 @@ async fn engine(config: &Config) -> Vec<Check> {
     match info {
         Ok(info) => {
             checks.push(check("cgroups", system::cgroups(&info)));
+            checks.push(check("seccomp", system::seccomp(&info)));
+            checks.extend(system::selinux_labels(&info).map(|finding| check("SELinux labels", finding)));
             checks.push(check("swap", system::swap(&info)));
             if let (Some(all), Ok(ours)) = (info.containers, docker::count_containers(&docker).await) {
                 let all = usize::try_from(all).unwrap_or(0);

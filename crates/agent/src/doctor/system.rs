@@ -6,7 +6,7 @@ use bollard::models::SystemInfo;
 
 use super::Finding;
 use crate::config::SandboxUser;
-use crate::drivers::docker::rootless;
+use crate::drivers::docker::{promises, rootless};
 
 /// Less free disk than this, in MiB, and soon something fails.
 const LITTLE_MB: u64 = 2048;
@@ -31,8 +31,16 @@ pub(super) fn cgroups(info: &SystemInfo) -> Finding {
     }
     Finding::broken(
         format!("{text}: no limits of {}", missing.join(", ")),
-        "boot the kernel with these controllers (cgroup_enable=memory on some); in a container, mount /sys/fs/cgroup",
+        promises::CURE_OF_LIMITS,
     )
+}
+
+/// Whether system calls of sandboxes are filtered.
+pub(super) fn seccomp(info: &SystemInfo) -> Finding {
+    match promises::unfiltered(info) {
+        Some(reason) => Finding::broken(reason, promises::CURE_OF_SECCOMP),
+        None => Finding::fine("system calls of sandboxes are filtered"),
+    }
 }
 
 /// Whether two programs think that the tree of control groups is theirs (systemd's "The New Control Group Interfaces").
@@ -161,6 +169,28 @@ fn selinux_of(enforce: Option<&str>, has_policy: bool) -> Finding {
     }
 }
 
+/// Whether sandboxes of an engine have SELinux labels, on a host where SELinux enforces; `None` elsewhere.
+pub(super) fn selinux_labels(info: &SystemInfo) -> Option<Finding> {
+    let enforce = std::fs::read_to_string("/sys/fs/selinux/enforce").ok();
+    let options = info.security_options.as_deref().unwrap_or_default();
+    labels_of(enforce.as_deref().map(str::trim), options)
+}
+
+fn labels_of(enforce: Option<&str>, options: &[String]) -> Option<Finding> {
+    if matches!(enforce, None | Some("0")) {
+        return None;
+    }
+    Some(if rootless::says(options, "selinux") {
+        Finding::fine("sandboxes have labels of their own")
+    } else {
+        Finding::warning(
+            "enforcing, but the engine gives sandboxes no labels: SELinux does not keep them from the host",
+            "set \"selinux-enabled\": true in the engine's daemon.json (it needs container-selinux) and restart it while no \
+             job runs; the agent's own engine does it by itself where SELinux enforces",
+        )
+    })
+}
+
 /// Room in the file system of a folder, or of the nearest folder above that exists.
 pub(super) fn disk(what: &str, folder: &Path) -> Finding {
     let there = folder.ancestors().find(|folder| folder.exists());
@@ -278,6 +308,31 @@ mod tests {
         assert!(is_fine(&selinux_of(Some("0"), false)));
         assert!(is_fine(&selinux_of(Some("1"), true)));
         assert!(warns(&selinux_of(Some("1"), false), "container-selinux"));
+    }
+
+    #[test]
+    fn an_engine_without_labels_is_worth_a_word_where_selinux_enforces() {
+        let labelled = [
+            "name=seccomp,profile=builtin".to_owned(),
+            "name=selinux".to_owned(),
+        ];
+        assert!(labels_of(None, &[]).is_none());
+        assert!(labels_of(Some("0"), &[]).is_none());
+        assert!(labels_of(Some("1"), &labelled).is_some_and(|finding| is_fine(&finding)));
+        assert!(
+            labels_of(Some("1"), &labelled[..1]).is_some_and(|finding| warns(&finding, "selinux-enabled"))
+        );
+    }
+
+    #[test]
+    fn an_engine_that_filters_no_system_calls_is_broken() {
+        let says = |option: &str| SystemInfo {
+            security_options: Some(vec![option.to_owned()]),
+            ..Default::default()
+        };
+        assert!(is_fine(&seccomp(&says("name=seccomp,profile=builtin"))));
+        let unconfined = seccomp(&says("name=seccomp,profile=unconfined"));
+        assert!(matches!(unconfined, Finding::Broken { cure, .. } if cure.contains("seccomp-profile")));
     }
 
     #[test]

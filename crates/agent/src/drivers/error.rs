@@ -18,6 +18,18 @@ pub enum DriverError {
     /// The engine is rootless and cannot keep the limits of sandboxes here.
     #[error("the container engine is rootless and cannot limit sandboxes: {0}")]
     Unlimited(String),
+    /// The engine, or the kernel below it, does not keep what every sandbox is promised.
+    #[error("the container engine cannot isolate jobs: {0}")]
+    Unprotected(String),
+    /// A sandbox may use more memory than it was made for.
+    #[error(
+        "a sandbox was not used, because it could take more memory than the {wanted_mb} MiB that it was made for \
+         (terrapool-agent doctor names the cause)"
+    )]
+    Loose {
+        /// Its limit, in MiB, as it should be.
+        wanted_mb: u64,
+    },
     /// A call to the engine failed.
     #[error("{action} failed")]
     Call {

@@ -65,6 +65,12 @@ fn in_mb(bytes: u64) -> u64 {
     }
 }
 
+/// Why a sandbox is not used whose kernel lets it use this many bytes of memory, where it tells that, if it should be so
+/// many MiB.
+fn loose(limit: Option<u64>, wanted_mb: u64) -> Option<DriverError> {
+    (in_mb(limit?) > wanted_mb).then_some(DriverError::Loose { wanted_mb })
+}
+
 impl Drop for Working {
     fn drop(&mut self) {
         self.0.working.send_modify(|count| *count -= 1);
@@ -193,7 +199,7 @@ impl WarmSandboxes {
         let begun = Instant::now();
         let made = self.driver.create_sandbox(wanted).await;
         if !is_due || !self.key.borrow().is_of_kind(wanted) {
-            return made;
+            return self.refuse_loose(made).await;
         }
         let mut test = SelfTest {
             took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -211,7 +217,19 @@ impl WarmSandboxes {
         if self.key.borrow().is_of_kind(wanted) {
             self.tested.send_replace(Some(test));
         }
-        made
+        self.refuse_loose(made).await
+    }
+
+    /// No job is handed to a sandbox that may take more memory than it should.
+    async fn refuse_loose(&self, made: Result<Sandbox, DriverError>) -> Result<Sandbox, DriverError> {
+        let sandbox = made?;
+        match loose(sandbox.memory_limit, sandbox.key.limits.memory_mb) {
+            None => Ok(sandbox),
+            Some(error) => {
+                self.driver.remove_sandbox(&sandbox.id, sandbox.volumes()).await;
+                Err(error)
+            }
+        }
     }
 
     /// What came of the first sandbox of the kind that waits; `None` until one was tried.
@@ -340,6 +358,25 @@ impl WarmSandboxes {
         };
         if tokio::time::timeout(CLEARING, cleared).await.is_err() {
             tracing::warn!("some sandboxes are not removed yet; the next start of the agent does it");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_that_may_take_more_memory_than_it_should_is_not_used() {
+        for limit in [Some(513 << 20), Some(u64::MAX)] {
+            let said = loose(limit, 512)
+                .map(|error| error.to_string())
+                .unwrap_or_default();
+            assert!(said.contains("than the 512 MiB"), "{said}");
+        }
+        // Kernels round down to pages; some tell nothing inside.
+        for limit in [Some(512 << 20), Some((512 << 20) - 4096), None] {
+            assert!(loose(limit, 512).is_none());
         }
     }
 }

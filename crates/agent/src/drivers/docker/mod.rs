@@ -8,6 +8,7 @@ mod helper;
 mod image;
 mod network;
 mod podman;
+pub(crate) mod promises;
 mod pull;
 mod registries;
 pub(crate) mod rootless;
@@ -96,7 +97,7 @@ impl DockerDriver {
     /// [`DriverError`], which names the cure.
     pub async fn prepare(config: &Config, identity: &str) -> Result<Arc<Self>, DriverError> {
         let docker = connect(config).await?;
-        rootless::refuse_unlimited(&docker).await?;
+        promises::refuse_unprotected(&docker).await?;
         let image = match &config.image {
             Some(image) => image.clone(),
             None => image::load_default(&docker).await?,

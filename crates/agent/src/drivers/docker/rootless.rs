@@ -1,9 +1,6 @@
 //! Engines that run without root's rights (rootless), and what they cannot promise.
 
-use bollard::Docker;
 use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum};
-
-use super::DriverError;
 
 /// Whether an engine says this of its security, as in `name=rootless`.
 pub(crate) fn says(options: &[String], name: &str) -> bool {
@@ -56,16 +53,6 @@ pub(crate) fn unlimited(info: &SystemInfo) -> Option<String> {
             missing.join(" and ")
         )
     })
-}
-
-/// Refuses an engine that would let sandboxes take what they like.
-///
-/// # Errors
-/// [`DriverError::Unlimited`] says what to do.
-pub(super) async fn refuse_unlimited(docker: &Docker) -> Result<(), DriverError> {
-    // One that says nothing is taken for what engines are, and fails where it cannot set a limit.
-    let reason = docker.info().await.ok().and_then(|info| unlimited(&info));
-    reason.map_or(Ok(()), |reason| Err(DriverError::Unlimited(reason)))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use terrapool_protocol::job::Limits;
 use terrapool_protocol::runner::{JOB, STATE, WORK};
 use terrapool_protocol::secret::Secret;
 
-use super::{DockerDriver, is_status, labels, network};
+use super::{DockerDriver, is_status, labels, network, promises};
 use crate::config::SandboxUser;
 use crate::drivers::DriverError;
 use crate::drivers::sandbox::{Place, Sandbox, SandboxKey, greet};
@@ -157,6 +157,7 @@ impl DockerDriver {
                 "making a sandbox from image {}",
                 key.image
             )))?;
+        promises::refuse_lost_limits(&created.warnings)?;
         self.docker
             .start_container(&created.id, None::<StartContainerOptions>)
             .await
