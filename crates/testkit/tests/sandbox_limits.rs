@@ -105,8 +105,17 @@ async fn case_15_who_reaches_a_limit_is_told_which_and_keeps_the_state(driver: &
         .max();
     assert!((614..=768).contains(&most.unwrap_or(0)), "{memory}");
 
-    let fills = "for i in $(seq 1 100); do head -c 8000000 /dev/urandom > /terrapool/work/fill-$i; sleep 0.1; done; sleep 600";
-    let workspace = site.workspace("disk", json!({"disk-mb": 256}), fills).await;
+    // Where it might not be looked for: in a folder that is closed, or where root has changed what the image or the host
+    // gave it.
+    let folder = if profile == "root" {
+        "/usr/fills"
+    } else {
+        "/terrapool/work/closed"
+    };
+    let fills = format!(
+        "mkdir {folder}; exec 9> {folder}/fill; chmod 0 {folder}\nfor i in $(seq 1 100); do head -c 8000000 /dev/urandom >&9; sleep 0.1; done; sleep 600"
+    );
+    let workspace = site.workspace("disk", json!({"disk-mb": 256}), &fills).await;
     let (_, message, log) = site.errored(&workspace).await;
     assert!(
         message.contains("of the 256 MiB that are allowed") && message.contains("disk-mb"),

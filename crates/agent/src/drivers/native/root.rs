@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
-use terrapool_protocol::runner::BIN;
+use terrapool_protocol::runner::{BIN, CHANGES};
 
 use super::mounts;
 use super::privilege::Privilege;
@@ -196,7 +196,9 @@ impl Root<'_> {
             self.close("/dev", MountFlags::NOSUID | MountFlags::NOEXEC)?;
         }
         if self.is_root() {
-            return Ok(());
+            // They take room of the data folder, where only the runner's count sees them.
+            let flags = MountFlags::RDONLY | MountFlags::NOEXEC;
+            return self.bind(&self.overlays, Path::new(CHANGES), flags);
         }
         self.close("/", PLAIN)
     }
