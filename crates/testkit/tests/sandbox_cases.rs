@@ -112,6 +112,49 @@ true"#,
     }
 }
 
+/// What processes of one user may do with each other is refused on the runner, and on what joins it to the agent.
+async fn memory_of_the_runner_is_closed(site: &Site, driver: &str, profile: &str) {
+    let log = site
+        .applied(
+            "looks-into-processes",
+            r#"look_into() {
+  grep -q = /proc/$2/environ && echo "$1: environ is open" || echo "$1: environ is closed"
+  { true < /proc/$2/mem; } && echo "$1: mem is open" || echo "$1: mem is closed"
+  readlink /proc/$2/fd/0 && echo "$1: fd is open" || echo "$1: fd is closed"
+  ls /proc/$2/fd | grep -q 0 && echo "$1: list is open" || echo "$1: list is closed"
+}
+sleep 600 > /dev/null 2>&1 &
+look_into own $!
+look_into runner 1
+for process in $(ls /proc | grep '^[0-9]'); do
+  tr '\0' ' ' < /proc/$process/cmdline | grep -q '^/terrapool/bin/[^ ]* connect ' && look_into connect $process
+done
+true"#,
+        )
+        .await;
+    let is = |of: &str, what: &str, state: &str| {
+        assert!(log.contains(&format!("): {of}: {what} is {state}")), "{log}");
+    };
+    for what in ["environ", "mem", "fd", "list"] {
+        is("own", what, "open");
+    }
+    // The native driver speaks with the runner from outside.
+    let closed: &[&str] = if driver == "native" {
+        &["runner"]
+    } else {
+        &["runner", "connect"]
+    };
+    for of in closed {
+        for what in ["environ", "mem", "fd"] {
+            is(of, what, "closed");
+        }
+        // Root of the sandbox may count what they have open, and nothing more.
+        if profile == "default" {
+            is(of, "list", "closed");
+        }
+    }
+}
+
 async fn appetite_hurts_only_its_own_run(site: &Site) {
     let (message, log) = site
         .errored(
@@ -127,12 +170,17 @@ async fn appetite_hurts_only_its_own_run(site: &Site) {
     let run = site.begin("forks", &script).await;
     let status = site.installation.run_ends(&run).await;
     assert!(matches!(status.as_str(), "applied" | "errored"), "{status}");
+    let answer = site.installation.get(&format!("/runs/{run}")).await;
+    let message = answer["data"]["attributes"]["error-message"].as_str();
     let log = site.installation.phase_log(&run, "apply").await;
     let limited = [
         "Resource temporarily unavailable",
         "failed to create new OS thread",
     ];
     assert!(limited.iter().any(|text| log.contains(text)), "{log}");
+    let named = |text: &str| text.contains("were refused: it may have 512 at once. Raise `processes`");
+    assert!(named(&log), "{log}");
+    assert!(status == "applied" || message.is_some_and(named), "{message:?}");
     let log = site.applied("neighbour", "echo untouched").await;
     assert!(log.contains("untouched"), "{log}");
 }
@@ -227,6 +275,7 @@ echo seen $UNMASKED"#;
 async fn cases(driver: &str, profile: &str) {
     let site = Site::start(driver, profile).await;
     nothing_foreign_is_seen(&site).await;
+    memory_of_the_runner_is_closed(&site, driver, profile).await;
     appetite_hurts_only_its_own_run(&site).await;
     output_is_whole_in_order_and_masked(&site).await;
     nothing_outlives_its_run(&site).await;
