@@ -185,8 +185,8 @@ fn labels_of(enforce: Option<&str>, options: &[String]) -> Option<Finding> {
     } else {
         Finding::warning(
             "enforcing, but the engine gives sandboxes no labels: SELinux does not keep them from the host",
-            "set \"selinux-enabled\": true in the engine's daemon.json (it needs container-selinux) and restart it while no \
-             job runs; the agent's own engine does it by itself where SELinux enforces",
+            "with container-selinux, label the engine's data as Docker's (semanage fcontext -a -e /var/lib/docker FOLDER, \
+             restorecon -R FOLDER), set \"selinux-enabled\": true in its daemon.json, and restart it while no job runs",
         )
     })
 }
