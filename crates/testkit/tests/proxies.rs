@@ -324,7 +324,7 @@ async fn agent_engine_and_runs_go_through_the_proxy_of_a_drop_in_with_a_password
         site.system.share().join("proxy-ca.pem"),
     )
     .expect("mitmproxy makes its authority");
-    let commands = documented_with(MANUAL, SECTION, "--ca-file proxy-ca.pem");
+    let commands = documented_with(MANUAL, SECTION, "--ca-file=proxy-ca.pem");
     site.system
         .run(&format!(
             "sed -i 's|{address}|http://{PROXY}:{other}|' /etc/systemd/system/terrapool-agent.service.d/proxy.conf; \
@@ -338,7 +338,7 @@ async fn agent_engine_and_runs_go_through_the_proxy_of_a_drop_in_with_a_password
 
     // The same certificate in the system's store, and none of the agent's own for the proxy.
     site.system
-        .run("terrapool-agent configure --ca-file ca.pem; systemctl restart terrapool-agent")
+        .run("cat ca.pem > /etc/terrapool-agent/ca.pem; systemctl restart terrapool-agent")
         .await;
     site.system
         .prints("terrapool-agent status || true", "UnknownIssuer")
