@@ -333,30 +333,36 @@ pub(crate) fn at_least_one(what: &'static str, number: u32) -> Result<(), Config
     })
 }
 
+/// What a configuration does not say, and why not.
+#[derive(Debug, Default)]
+pub struct Gaps {
+    /// Where the control plane is.
+    pub address: Option<ConfigError>,
+    /// The agent's token.
+    pub token: Option<ConfigError>,
+}
+
 impl Config {
     /// Puts file, environment and flags together. Later ones win.
     ///
     /// # Errors
     /// [`ConfigError`] names the setting and what to do.
     pub fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
-        let (config, mut gaps) = Self::with_gaps(overrides)?;
-        if gaps.is_empty() {
-            return Ok(config);
-        }
-        Err(gaps.swap_remove(0))
+        let (config, gaps) = Self::with_gaps(overrides)?;
+        gaps.address.or(gaps.token).map_or(Ok(config), Err)
     }
 
     /// The same for whoever only looks around: address and token may be missing, which is answered beside it.
     ///
     /// # Errors
     /// [`ConfigError`] when what is said makes no sense.
-    pub fn with_gaps(overrides: &Overrides) -> Result<(Self, Vec<ConfigError>), ConfigError> {
+    pub fn with_gaps(overrides: &Overrides) -> Result<(Self, Gaps), ConfigError> {
         let file = File::load(overrides)?;
-        let mut gaps = Vec::new();
+        let mut gaps = Gaps::default();
         let url = match overrides.url.clone().or(file.url) {
             Some(url) => parse_url(&url)?,
             None => {
-                gaps.push(ConfigError::Missing {
+                gaps.address = Some(ConfigError::Missing {
                     what: "the control plane's address",
                     how: "`terrapool-agent configure`, TERRAPOOL_URL, or `url` in the configuration file",
                 });
@@ -364,7 +370,7 @@ impl Config {
             }
         };
         let token = token(overrides, file.token, file.token_file).unwrap_or_else(|gap| {
-            gaps.push(gap);
+            gaps.token = Some(gap);
             Secret::new("")
         });
         let driver = overrides.driver.clone().or(file.driver);

@@ -7,7 +7,7 @@ mod world;
 
 pub use environment::of_service;
 
-use crate::config::{Config, ConfigError, DriverKind};
+use crate::config::{Config, DriverKind, Gaps};
 use crate::control::{self, AskError, Request};
 use crate::control_plane::{ControlPlane, describe};
 use crate::drivers::docker;
@@ -81,8 +81,8 @@ impl std::fmt::Display for Check {
 }
 
 /// Looks at everything, even after something is broken. `gaps` is what the configuration does not say.
-pub async fn examine(config: &Config, gaps: &[ConfigError]) -> Vec<Check> {
-    let mut checks: Vec<Check> = gaps.iter().map(gap).collect();
+pub async fn examine(config: &Config, gaps: &Gaps) -> Vec<Check> {
+    let mut checks = missing(gaps);
     if !config.url.is_empty() {
         checks.extend(network::examine(config).await);
     }
@@ -101,21 +101,21 @@ pub async fn examine(config: &Config, gaps: &[ConfigError]) -> Vec<Check> {
     checks
 }
 
-/// A setting that is missing. Who has no token here may still have one as a credential of the service.
-fn gap(gap: &ConfigError) -> Check {
-    let is_token = !matches!(gap, ConfigError::Missing { what, .. } if what.contains("address"));
-    let found = describe(gap);
-    Check {
-        name: "configuration",
-        finding: if is_token {
-            Finding::warning(
-                found,
-                "make a token on the pool's page; one that the service gets as a systemd credential is not seen from here",
-            )
-        } else {
-            Finding::broken(found, "the pool's page has the commands, with address and token")
-        },
-    }
+/// Settings that are missing. Who has no token here may still have one as a credential of the service.
+fn missing(gaps: &Gaps) -> Vec<Check> {
+    let address = gaps.address.as_ref().map(|gap| {
+        Finding::broken(
+            describe(gap),
+            "the pool's page has the commands, with address and token",
+        )
+    });
+    let token = gaps.token.as_ref().map(|gap| {
+        let cure = "make a token on the pool's page; one that the service gets as a systemd credential is not seen from here";
+        Finding::warning(describe(gap), cure)
+    });
+    let name = "configuration";
+    let found = address.into_iter().chain(token);
+    found.map(|finding| Check { name, finding }).collect()
 }
 
 /// The container engine, and what it makes of the kernel.

@@ -75,26 +75,14 @@ where
     T: Send + 'static,
     F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T, ApiError>> + Send + Sync + 'static,
 {
-    let (actor, change) = (caller.audit_name(), Arc::new(change));
-    app.db
-        .write(move |tx| {
-            let (actor, entry, change) = (actor.clone(), entry.clone(), Arc::clone(&change));
-            Box::pin(async move {
-                let made = change(tx).await?;
-                let organization = entry.organization.as_ref();
-                audit::record(
-                    tx,
-                    organization,
-                    &actor,
-                    entry.action,
-                    &entry.subject,
-                    &entry.detail,
-                )
-                .await?;
-                Ok::<_, ApiError>(made)
-            })
-        })
-        .await
+    change_with(
+        app,
+        caller,
+        entry,
+        |_| Box::pin(async { Ok(Value::Null) }),
+        change,
+    )
+    .await
 }
 
 /// Makes a change and writes its entry with what `told` reads before and after it, all in one transaction. What it reads

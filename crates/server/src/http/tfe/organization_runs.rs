@@ -3,22 +3,19 @@
 use axum::extract::{Path, State};
 use terrapool_model::run::RunStatus;
 use terrapool_store::overview::{self, RunFilter};
-use terrapool_store::page::Page;
-use terrapool_store::workspaces;
 
 use super::{AppState, runs};
 use crate::auth::{self, Caller, OrganizationPermission};
 use crate::http::answer::{Answer, Params, Result};
 use crate::http::error::ApiError;
 
-/// Names that a filter may have, and workspaces that are told apart.
+/// Values that a filter may have.
 const MOST_NAMES: usize = 50;
 
 /// The parts of a filter, which are separated by commas.
 fn list(params: &Params, name: &str) -> Result<Vec<String>> {
-    let parts = params.get(name).unwrap_or_default().split(',');
-    let parts: Vec<String> = parts.map(str::trim).map(str::to_owned).collect();
-    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    let parts = params.get(name).unwrap_or_default().split(',').map(str::trim);
+    let parts: Vec<String> = parts.filter(|part| !part.is_empty()).map(str::to_owned).collect();
     if parts.len() > MOST_NAMES {
         return Err(ApiError::attribute(
             name,
@@ -79,20 +76,10 @@ pub(super) async fn all(
         sight: auth::sight(&caller, &standing),
         ..RunFilter::default()
     };
-    let page = params.page();
-    let page = Page {
-        number: page.number,
-        size: page.size,
-    };
+    let page = runs::page(&params);
     let listed = overview::list_runs(&mut connection, &organization.id, &filter, &page).await?;
-    let mut resources = Vec::new();
-    for found in &listed.items {
-        let Some(workspace) = workspaces::get(&mut connection, &found.run.workspace_id).await? else {
-            continue;
-        };
-        let rights = runs::rights(&mut connection, &caller, &workspace).await?;
-        resources.push(runs::resource(&mut connection, &found.run, &rights, &app).await?);
-    }
+    let found = listed.items.iter().map(|listed| &listed.run);
+    let resources = runs::of_several_workspaces(&app, &mut connection, &caller, found).await?;
     Ok(Answer::ok(params.paged(resources, listed.total)))
 }
 

@@ -250,7 +250,7 @@ pub(in crate::http) async fn show(
     ))
 }
 
-fn page(params: &Params) -> Page {
+pub(super) fn page(params: &Params) -> Page {
     let page = params.page();
     Page {
         number: page.number,
@@ -291,15 +291,26 @@ pub(in crate::http) async fn queue(
     let sight = auth::sight(&caller, &standing);
     let listed =
         runs::active_of_organization(&mut connection, &organization.id, &sight, &page(&params)).await?;
+    let resources = of_several_workspaces(&app, &mut connection, &caller, listed.items.iter()).await?;
+    Ok(Answer::ok(params.paged(resources, listed.total)))
+}
+
+/// Runs of whichever workspaces as clients see them.
+pub(super) async fn of_several_workspaces(
+    app: &App,
+    connection: &mut Connection,
+    caller: &Caller,
+    runs: impl Iterator<Item = &RunRecord>,
+) -> Result<Vec<Resource>> {
     let mut resources = Vec::new();
-    for run in &listed.items {
-        let Some(workspace) = workspaces::get(&mut connection, &run.workspace_id).await? else {
+    for run in runs {
+        let Some(workspace) = workspaces::get(connection, &run.workspace_id).await? else {
             continue;
         };
-        let rights = rights(&mut connection, &caller, &workspace).await?;
-        resources.push(resource(&mut connection, run, &rights, &app).await?);
+        let rights = rights(connection, caller, &workspace).await?;
+        resources.push(resource(connection, run, &rights, app).await?);
     }
-    Ok(Answer::ok(params.paged(resources, listed.total)))
+    Ok(resources)
 }
 
 /// `GET runs/:id/run-events`

@@ -244,6 +244,32 @@ async fn arrival(app: &App, connection: &mut Connection, seen: &Seen) -> Result<
         .iter()
         .find(|job| job.agent_id.as_ref() == Some(&agent.id));
     let capacity = &agent.capacity;
+    let mut checks: Vec<Check> = namesake(seen, agent).into_iter().collect();
+    checks.extend([
+        done(
+            "Token presented",
+            format!("from {}", agent.ip_address),
+            Some(Ago::new(agent.created_at, now)),
+        ),
+        done(
+            "Registered, version checked",
+            format!("{}, {} on {}", agent.version, agent.kernel, agent.hostname),
+            Some(Ago::new(agent.created_at, now)),
+        ),
+        sandbox(agent, now),
+        match taken {
+            Some(job) => done(
+                format!("First run taken: {}, {}", job.workspace, job.phase.as_str()),
+                format!(
+                    "had waited {}",
+                    between(job.queued_at, job.started_at.unwrap_or(now))
+                ),
+                job.started_at.map(|at| Ago::new(at, now)),
+            ),
+            None if seen.state.queue.is_empty() => to_come("First run taken", "nothing waits: start one"),
+            None => now_doing("First run taken", "it is offered now"),
+        },
+    ]);
     Ok(Arrival {
         base,
         heading: Status::new(Tone::Good, "ok", format!("{} is connected", agent.name)),
@@ -253,36 +279,7 @@ async fn arrival(app: &App, connection: &mut Connection, seen: &Seen) -> Result<
             megabytes(capacity.memory_mb),
             agent.driver
         ),
-        checks: namesake(seen, agent)
-            .into_iter()
-            .chain([
-                done(
-                    "Token presented",
-                    format!("from {}", agent.ip_address),
-                    Some(Ago::new(agent.created_at, now)),
-                ),
-                done(
-                    "Registered, version checked",
-                    format!("{}, {} on {}", agent.version, agent.kernel, agent.hostname),
-                    Some(Ago::new(agent.created_at, now)),
-                ),
-                sandbox(agent, now),
-                match taken {
-                    Some(job) => done(
-                        format!("First run taken: {}, {}", job.workspace, job.phase.as_str()),
-                        format!(
-                            "had waited {}",
-                            between(job.queued_at, job.started_at.unwrap_or(now))
-                        ),
-                        job.started_at.map(|at| Ago::new(at, now)),
-                    ),
-                    None if seen.state.queue.is_empty() => {
-                        to_come("First run taken", "nothing waits: start one")
-                    }
-                    None => now_doing("First run taken", "it is offered now"),
-                },
-            ])
-            .collect(),
+        checks,
         connected: true,
     })
 }

@@ -76,14 +76,20 @@ fn stalled(row: &Row, state: &PoolState) -> Option<Stalled> {
             address: format!("{address}/connect"),
         });
     }
-    let (first, reason) = state.queue.iter().find(|(_, reason)| reason.is_stalled())?;
+    let listed = state.queue.iter().find(|(_, reason)| reason.is_stalled());
+    let why = match listed {
+        Some((first, reason)) => {
+            format!(
+                "{}: {}",
+                words::theirs(&first.job.workspace),
+                waiting::words(reason)
+            )
+        }
+        None => waiting::words(state.why_stalled()?),
+    };
     Some(Stalled {
         name,
-        why: format!(
-            "{}: {}",
-            words::theirs(&first.job.workspace),
-            waiting::words(reason)
-        ),
+        why,
         button: "Look at its queue",
         address,
     })
