@@ -22,4 +22,5 @@ mod web_pools;
 mod web_runs;
 mod web_sign_in;
 mod web_views;
+mod workspace_pools;
 mod workspaces;
